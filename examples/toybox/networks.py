@@ -1,0 +1,99 @@
+"""Two small convolutional networks that look at toybox pictures: the image half of the tiny CLIP, and the judge."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+import world
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+
+def _trunk(widths: tuple[int, ...]) -> nn.Sequential:
+    """Strided convolutions, (b, 3, 64, 64) -> (b, widths[-1] * 16).
+
+    Batch norm rather than group norm: at test time it is an affine map, so that absolute colour survives.
+    """
+    layers: list[nn.Module] = []
+    for c_in, c_out in zip((3, *widths), widths):
+        stride = 2 if len(layers) < 12 else 1
+        layers += [nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1), nn.BatchNorm2d(c_out), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Flatten())
+
+
+class ToyCLIP(nn.Module):
+    """A tiny CLIP: five convolutions see the picture, a small CLIPTextModel reads the caption.
+
+    Its text model becomes the frozen text encoder of the toybox; the rest stays for CLIP scores.
+    """
+
+    def __init__(self, text_config: CLIPTextConfig, widths: tuple[int, ...] = (32, 64, 96, 96, 96)):
+        super().__init__()
+        dim = text_config.hidden_size
+        self.text_model = CLIPTextModel(text_config)
+        self.text_projection = nn.Linear(dim, dim, bias=False)
+        self.image_trunk = _trunk(widths)
+        self.image_projection = nn.Linear(widths[-1] * 16, dim)
+        self.logit_scale = nn.Parameter(torch.tensor(2.65926))  # log(1 / 0.07), as in CLIP
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(b, 3, 64, 64) in [-1, 1] -> (b, dim), of length one."""
+        return F.normalize(self.image_projection(self.image_trunk(pixels)), dim=-1)
+
+    def encode_text(self, input_ids: Tensor) -> Tensor:
+        """(b, n) token ids -> (b, dim), of length one."""
+        return F.normalize(self.text_projection(self.text_model(input_ids).pooler_output), dim=-1)
+
+    def forward(self, pixels: Tensor, input_ids: Tensor) -> Tensor:
+        """Scaled similarities of all pairs, (pictures, captions)."""
+        scale = self.logit_scale.clamp(max=4.6052).exp()  # at most 100, as in CLIP
+        return scale * self.encode_image(pixels) @ self.encode_text(input_ids).T
+
+
+class Judge(nn.Module):
+    """A classifier trained on the world's own ground truth; it measures what the toybox draws.
+
+    A picture has two slots: the first is the only toy, or the left one of a pair; the second is the right one.
+    """
+
+    TOY = {
+        "shape": world.SHAPES,
+        "pattern": world.PATTERNS,
+        "main": tuple(world.COLOURS),
+        "second": tuple(world.COLOURS),
+    }
+    SCENE = {
+        "count": ("one", "two"),
+        "size": tuple(world.SIZES),
+        "place": tuple(world.PLACES),
+        "background": tuple(world.BACKGROUNDS),
+        "style": tuple(world.STYLES),
+    }
+
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 96, 128, 128), hidden: int = 128):
+        super().__init__()
+        # head name -> the answers it chooses among: "shape_0" .. "second_1", "count" .. "style"
+        self.answers = {f"{key}_{slot}": values for slot in (0, 1) for key, values in self.TOY.items()} | self.SCENE
+        self.trunk = _trunk(widths)
+        self.hidden = nn.Sequential(nn.Linear(widths[-1] * 16, hidden), nn.SiLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(hidden, len(values)) for name, values in self.answers.items()})
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(b, 3, 64, 64) in [-1, 1] -> {head: (b, number of answers)} logits."""
+        features = self.hidden(self.trunk(pixels))
+        return {name: head(features) for name, head in self.heads.items()}
+
+    def labels(self, scene: world.Scene) -> dict[str, int]:
+        """The right answers to what can be seen in a picture of the scene, as indices; -100 for what cannot."""
+        answers: dict[str, str] = {"count": "two" if len(scene.toys) == 2 else "one", "style": scene.style}
+        if len(scene.toys) == 1:
+            answers |= {"size": scene.size, "place": scene.place}
+        if scene.style not in world.COLOURLESS:
+            answers["background"] = scene.background
+        for slot, toy in enumerate(scene.toys):
+            answers[f"shape_{slot}"] = toy.shape
+            if world.pattern_visible(toy, scene.style):
+                answers[f"pattern_{slot}"] = toy.pattern
+            if scene.style not in world.COLOURLESS:
+                answers |= {f"main_{slot}": toy.main, f"second_{slot}": toy.second}
+        return {name: values.index(answers[name]) if name in answers else -100 for name, values in self.answers.items()}

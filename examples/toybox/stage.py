@@ -1,0 +1,94 @@
+"""One training stage: a loop with AdamW, cosine learning rate, running average, and a checkpoint that it resumes from."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+def train_stage(
+    name: str,
+    folder: Path,
+    module: nn.Module,
+    loss_fn: Callable[[int, torch.Generator], Tensor],
+    steps: int,
+    learning_rate: float,
+    ema_decay: float = 0.0,
+    look: Callable[[], None] | None = None,
+    save_every: float = 60.0,
+) -> None:
+    """Trains `module` in place; an interrupted stage goes on where its last checkpoint left it.
+
+    Args:
+        name: names the checkpoint `folder/name.pt` and the progress bar.
+        loss_fn: (step, generator) -> loss; all randomness from the generator.
+        steps: how many in all; the learning rate warms up over the first 2 % and falls to zero on a cosine.
+        ema_decay: the decay of a running average of the parameters, which the module holds in the end; 0 for none.
+        look: called with every checkpoint, with the averaged parameters in place; draws sample pictures.
+        save_every: seconds between checkpoints.
+    """
+    path = folder / f"{name}.pt"
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=1e-4, fused=True)
+
+    def rate(step: int) -> float:
+        return min(1.0, (step + 1) / (0.02 * steps)) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+    average = {key: value.detach().clone() for key, value in module.state_dict().items()}
+    start = 0
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        module.load_state_dict(saved["module"])
+        average, start = saved["average"], saved["step"]
+        if start < steps:
+            optimizer.load_state_dict(saved["optimizer"])
+
+    def save(step: int) -> None:
+        state = {"module": module.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step}
+        torch.save(state, path.with_suffix(".tmp"))
+        os.replace(path.with_suffix(".tmp"), path)
+        if look is not None:
+            current = {key: value.clone() for key, value in module.state_dict().items()}
+            module.load_state_dict(average)
+            look()
+            module.load_state_dict(current)
+
+    module.train()
+    bar = tqdm(range(start, steps), initial=start, total=steps, desc=name, mininterval=1 if sys.stderr.isatty() else 30)
+    saved_at, smooth = time.monotonic(), None
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * rate(step)
+        generator = torch.Generator().manual_seed(step)  # a resumed stage draws what it would have drawn
+        loss = loss_fn(step, generator)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        decay = min(ema_decay, (step + 1) / (step + 10)) if ema_decay else 0.0
+        for key, value in module.state_dict().items():
+            if value.is_floating_point():
+                average[key].lerp_(value, 1 - decay)
+            else:
+                average[key].copy_(value)
+        smooth = loss.item() if smooth is None else 0.99 * smooth + 0.01 * loss.item()
+        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+        if time.monotonic() - saved_at > save_every or step + 1 == steps:
+            save(step + 1)
+            saved_at = time.monotonic()
+    module.load_state_dict(average)
+    module.eval()
+
+
+def batches(count: int, size: int, step: int) -> Tensor:
+    """Indices of batch number `step` when `count` items are shuffled anew for every pass, (size,)."""
+    per_pass = count // size
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1_000_003 + step // per_pass))
+    return order[(step % per_pass) * size :][:size]

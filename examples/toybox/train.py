@@ -1,0 +1,300 @@
+"""Trains the bundled toybox model from nothing, with minti's own networks, scheduler and loss.
+
+    python examples/toybox/train.py --output weights/toybox --work /tmp/toybox-work
+
+Four stages, each resumable: a tiny CLIP (its text half becomes the frozen text encoder), the VAE on random crops, the
+UNet on the VAE's latents, and the judge, a classifier that measures what the model draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from networks import Judge, ToyCLIP
+from PIL import Image
+from stage import batches, train_stage
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTokenizer
+from world import Scene, caption, draw, random_scene, words
+
+from minti.scheduler import NoiseScheduler, SchedulerConfig
+from minti.unet import UNet, UNetConfig
+from minti.vae import VAE, VAEConfig
+
+CONTEXT_LENGTH = 32
+PICTURES = 50_000
+STEPS = {"clip": 2_000, "vae": 7_000, "unet": 14_000, "judge": 3_000}
+
+VAE_CONFIG = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 8,
+    "block_out_channels": [32, 64, 96],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "act_fn": "silu",
+    "sample_size": 64,
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 3,
+}
+TEXT_CONFIG = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": CONTEXT_LENGTH,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 128,
+}
+SCHEDULER_CONFIG = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+UNET_CONFIG = {
+    "sample_size": 16,
+    "in_channels": 8,
+    "out_channels": 8,
+    "block_out_channels": [64, 128, 128],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": 128,
+    "attention_head_dim": 4,
+    "norm_num_groups": 16,
+    "norm_eps": 1e-5,
+    "act_fn": "silu",
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+}
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def scene_of(index: int) -> Scene:
+    """The training scene with this number."""
+    return random_scene(np.random.default_rng((1, index)))
+
+
+def picture_of(index: int) -> np.ndarray:
+    """Its picture, (3, 64, 64) uint8."""
+    picture = draw(scene_of(index), np.random.default_rng((2, index)))
+    return (picture * 255).round().astype(np.uint8).transpose(2, 0, 1)
+
+
+def draw_pictures(count: int) -> Tensor:
+    """The first `count` training pictures, (count, 3, 64, 64) uint8."""
+    with ProcessPoolExecutor() as pool:
+        return torch.from_numpy(np.stack(list(pool.map(picture_of, range(count), chunksize=1000))))
+
+
+def to_pixels(pictures: Tensor) -> Tensor:
+    """uint8 to float32 in [-1, 1]."""
+    return pictures.float() / 127.5 - 1
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+def train_vae(folder: Path, pictures: Tensor, steps: int) -> VAE:
+    """The VAE learns on random 32 x 32 crops, so that group norm cannot hide the colours of the rest of the picture."""
+    vae = VAE(VAEConfig.from_dict(VAE_CONFIG))
+    kl_weight = 5e-4
+
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(pictures), (12,), generator=generator)
+        corners = torch.randint(33, (12, 2), generator=generator).tolist()
+        crops = torch.stack([pictures[i, :, y : y + 32, x : x + 32] for i, (y, x) in zip(chosen.tolist(), corners)])
+        pixels = to_pixels(crops)
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(pixels)
+            decoded = vae.decode(posterior.sample(generator)).float()
+        latents = posterior.mean.numel() / len(pixels)
+        return F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels) + kl_weight * posterior.kl().mean() / latents
+
+    def look() -> None:
+        with torch.no_grad():
+            pixels = to_pixels(pictures[:16])
+            both = torch.cat([pixels, vae.decode(vae.encode(pixels).mean)])
+        save_grid(both, folder / "vae.png", columns=16)
+
+    train_stage("vae", folder, vae, loss_fn, steps, learning_rate=2e-3, ema_decay=0.999, look=look)
+    return vae
+
+
+def build_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Writes a CLIP tokenizer for the world's words into `folder`: byte pairs merged until every word is one token."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000, min_frequency=1, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
+    )
+    bpe.train_from_iterator(words(), trainer)
+    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+
+    # The order of CLIP's vocabulary: bytes, bytes that end a word, merges, the two special tokens.
+    ordered = sorted(letters)
+    vocab = ordered + [letter + "</w>" for letter in ordered] + ["".join(pair) for pair in merges]
+    vocab += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocab)}, ensure_ascii=False))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
+    special = {"bos_token": vocab[-2], "eos_token": vocab[-1], "pad_token": vocab[-1], "unk_token": vocab[-1]}
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(
+        folder / "tokenizer_config.json",
+        special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": CONTEXT_LENGTH, "do_lower_case": True},
+    )
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Captions to padded token ids, (b, 32)."""
+    options = {"padding": "max_length", "truncation": True, "max_length": CONTEXT_LENGTH, "return_tensors": "pt"}
+    return tokenizer(captions, **options).input_ids
+
+
+def draw_captions(indices: Tensor, step: int, drop: float = 0.0) -> list[str]:
+    """A fresh caption for each scene; with probability `drop` an empty one (Ho and Salimans, Algorithm 1)."""
+    rng = np.random.default_rng((3, step))
+    return ["" if rng.random() < drop else caption(scene_of(i), rng) for i in indices.tolist()]
+
+
+def train_clip(folder: Path, pictures: Tensor, steps: int) -> ToyCLIP:
+    """A tiny CLIP (arXiv 2103.00020): pictures and captions that belong together point the same way."""
+    tokenizer = build_tokenizer(folder / "tokenizer")
+    clip = ToyCLIP(CLIPTextConfig(**TEXT_CONFIG, **special_ids(tokenizer)))
+
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        indices = batches(len(pictures), 192, step)
+        logits = clip(to_pixels(pictures[indices]), tokenize(tokenizer, draw_captions(indices, step)))
+        targets = torch.arange(len(indices))
+        return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+    train_stage("clip", folder, clip, loss_fn, steps, learning_rate=1e-3, ema_decay=0.99)
+    return clip
+
+
+def special_ids(tokenizer: CLIPTokenizer) -> dict[str, int]:
+    """What the text encoder's config must know of the tokenizer."""
+    return {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+@torch.no_grad()
+def encode_pictures(path: Path, vae: VAE, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations of all latents, (count, 8, 16, 16) float16 each; kept in a file."""
+    if not path.exists():
+        means, stds = [], []
+        for chunk in tqdm(pictures.split(100), desc="latents", mininterval=30):
+            with torch.autocast("cpu", torch.bfloat16):
+                posterior = vae.encode(to_pixels(chunk))
+            means.append(posterior.mean.half())
+            stds.append(posterior.std.half())
+        torch.save((torch.cat(means), torch.cat(stds)), path)
+    return torch.load(path, weights_only=True)
+
+
+def train_unet(folder: Path, vae: VAE, clip: ToyCLIP, pictures: Tensor, steps: int) -> tuple[UNet, float]:
+    """The denoiser on scaled latents; returns it and the VAE's scaling factor."""
+    tokenizer, text_model = CLIPTokenizer.from_pretrained(folder / "tokenizer"), clip.text_model.eval()
+    means, stds = encode_pictures(folder / "latents.pt", vae, pictures)
+    scaling_factor = 1 / means.float().std().item()
+    scheduler = NoiseScheduler(SchedulerConfig.from_dict(SCHEDULER_CONFIG))
+    signal_to_noise = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    unet = UNet(UNetConfig.from_dict(UNET_CONFIG))
+
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        indices = batches(len(means), 32, step)
+        mean, std = means[indices].float(), stds[indices].float()
+        latents = (mean + std * torch.randn(mean.shape, generator=generator)) * scaling_factor
+        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = torch.randint(1000, (len(latents),), generator=generator)
+        with torch.no_grad():
+            context = text_model(tokenize(tokenizer, draw_captions(indices, step, drop=0.08))).last_hidden_state
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        with (
+            torch.autocast("cpu", torch.bfloat16),
+            sdpa_kernel(SDPBackend.MATH),
+        ):  # twice as fast as flash attention here
+            prediction = unet(noisy, timesteps, context)
+        # min-SNR weights with gamma = 5 (arXiv 2303.09556): the easy, nearly clean pictures count less.
+        snr = signal_to_noise[timesteps]
+        weights = snr.clamp(max=5) / snr
+        return (weights * (prediction.float() - noise).square().mean(dim=(1, 2, 3))).mean()
+
+    train_stage("unet", folder, unet, loss_fn, steps, learning_rate=1e-3, ema_decay=0.9995)
+    return unet, scaling_factor
+
+
+def train_judge(folder: Path, pictures: Tensor, steps: int) -> Judge:
+    """The classifier that measures, on the world's own pictures with a little noise."""
+    judge = Judge()
+    labels = [judge.labels(scene_of(i)) for i in range(len(pictures))]
+    answers = {name: torch.tensor([label[name] for label in labels]) for name in judge.answers}
+
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        indices = batches(len(pictures), 64, step)
+        pixels = to_pixels(pictures[indices])
+        logits = judge(pixels + 0.04 * torch.randn(pixels.shape, generator=generator))
+        losses = [
+            F.cross_entropy(logits[name], answer[indices])
+            for name, answer in answers.items()
+            if (answer[indices] >= 0).any()
+        ]
+        return torch.stack(losses).mean()
+
+    train_stage("judge", folder, judge, loss_fn, steps, learning_rate=2e-3, ema_decay=0.995)
+    return judge
+
+
+def save_grid(pixels: Tensor, path: Path, columns: int) -> None:
+    """Pictures (b, 3, h, w) in [-1, 1], side by side in one file."""
+    b, c, h, w = pixels.shape
+    rows = pixels.reshape(b // columns, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(-1, columns * w, c)
+    Image.fromarray(((rows.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()).save(path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes a config file as the release formats it."""
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--work", type=Path, default=Path("outputs/toybox-work"), help="folder for checkpoints")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    pictures = draw_pictures(PICTURES)
+    clip = train_clip(args.work, pictures, STEPS["clip"])
+    vae = train_vae(args.work, pictures, STEPS["vae"])
+    train_unet(args.work, vae, clip, pictures[:40_000], STEPS["unet"])
+    train_judge(args.work, pictures, STEPS["judge"])
+
+
+if __name__ == "__main__":
+    main()

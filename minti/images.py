@@ -1,0 +1,97 @@
+"""Pictures: from files to pixels and back, and pages of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """A picture file as an upright RGB picture.
+
+    Rotated as its EXIF tag says; transparency is laid on white; grey, palette and 16-bit pictures are converted.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not a picture, or a truncated one; names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such picture")
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            image.load()
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not a picture that can be read; remove it or convert it to PNG") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); replace it with a whole file") from None
+    return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB: 16-bit greys are scaled to 8 bits, transparency is laid on white."""
+    if image.mode.startswith(("I", "F")):
+        grey = np.asarray(image, dtype=np.float64)
+        if image.mode != "F" and grey.max(initial=0) > 255:
+            grey = grey / 257  # 65535 -> 255
+        image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def open_folder(folder: str | os.PathLike[str]) -> list[Image.Image]:
+    """Every picture of a folder, in the order of the file names; hidden files and other file types are passed over.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder is missing, holds no picture, or a picture is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; expected a folder with a few pictures")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+    if not files:
+        raise ValueError(f"{folder} holds no picture; expected files that end in {', '.join(sorted(EXTENSIONS))}")
+    return [open_image(path) for path in files]
+
+
+def to_pixels(image: Image.Image, resolution: int, flip: bool = False) -> Tensor:
+    """The transform of exercise E4: resize the shorter side, crop the centre, optionally mirror, scale.
+
+    A picture smaller than the resolution is enlarged.
+
+    Returns:
+        (3, resolution, resolution) float32 in [-1, 1].
+    """
+    square = ImageOps.fit(to_rgb(image), (resolution, resolution), Image.Resampling.BICUBIC)
+    if flip:
+        square = ImageOps.mirror(square)
+    pixels = torch.from_numpy(np.array(square, dtype=np.float32))  # h w c in [0, 255]
+    return pixels.permute(2, 0, 1) / 127.5 - 1.0
+
+
+def to_pil(pixels: Tensor) -> list[Image.Image]:
+    """(b, 3, H, W), clamped to [-1, 1], to 8-bit pictures."""
+    unit = (pixels * 0.5 + 0.5).clamp(0, 1)
+    arrays = unit.permute(0, 2, 3, 1).float().cpu().numpy()  # b h w c
+    return [Image.fromarray(array) for array in (arrays * 255).round().astype(np.uint8)]
+
+
+def grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
+    """Pictures of one size, row by row on a white page."""
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    page = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for i, image in enumerate(images):
+        page.paste(image, (i % columns * (width + gap), i // columns * (height + gap)))
+    return page

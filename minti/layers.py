@@ -1,0 +1,205 @@
+"""The pieces that the UNet and the VAE are built from.
+
+Every submodule carries the name that its weights have in the SD v1.4 checkpoint, so that loading is
+`load_state_dict` and no table of renamings exists. Shapes in comments: `b` batch, `c` channels,
+`h w` height and width, `n` tokens, `d` features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def timestep_embedding(timesteps: Tensor, dim: int, flip_sin_to_cos: bool = True, freq_shift: float = 0) -> Tensor:
+    """Sinusoidal features of the timestep, the position encoding of Transformers ("Attention Is All You Need", 3.5).
+
+        omega_i = 10000^(-i / (dim/2 - freq_shift)),   (cos(t omega_i), sin(t omega_i)),   i = 0 .. dim/2 - 1
+
+    Args:
+        timesteps: (b,), any number type.
+        dim: even number of features.
+        flip_sin_to_cos: cosines first, as Stable Diffusion has them; otherwise sines first.
+        freq_shift: how many steps short of 1/10000 the lowest frequency stays (0 in Stable Diffusion).
+
+    Returns:
+        (b, dim), float32.
+    """
+    half = dim // 2
+    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=timesteps.device)
+    frequencies = torch.exp(exponent / (half - freq_shift))
+    angles = timesteps[:, None].float() * frequencies[None, :]  # b, dim/2
+    sin, cos = torch.sin(angles), torch.cos(angles)
+    return torch.cat([cos, sin] if flip_sin_to_cos else [sin, cos], dim=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Two linear layers from the sinusoidal features to the vector that every resnet block receives."""
+
+    def __init__(self, in_channels: int, time_embed_dim: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(in_channels, time_embed_dim)
+        self.linear_2 = nn.Linear(time_embed_dim, time_embed_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(features)))
+
+
+class ResnetBlock(nn.Module):
+    """norm, SiLU, convolution, twice; the timestep enters between the two; a shortcut goes round.
+
+    Without `time_embed_dim` the block knows no timestep: that is the VAE's form.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int, eps: float, time_embed_dim: int | None = None):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        if time_embed_dim is not None:
+            self.time_emb_proj = nn.Linear(time_embed_dim, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.conv_shortcut = (
+            nn.Conv2d(in_channels, out_channels, kernel_size=1) if in_channels != out_channels else None
+        )
+
+    def forward(self, x: Tensor, time_emb: Tensor | None = None) -> Tensor:
+        hidden = self.conv1(F.silu(self.norm1(x)))  # b c_in h w -> b c_out h w
+        if time_emb is not None:
+            hidden = hidden + self.time_emb_proj(F.silu(time_emb))[:, :, None, None]
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
+        return shortcut + hidden
+
+
+class Attention(nn.Module):
+    """softmax(q kᵀ / √d) v over several heads ("Attention Is All You Need", eq. 1).
+
+    Queries come from `x`; keys and values from `context`, or from `x` itself when there is none.
+    """
+
+    def __init__(self, query_dim: int, heads: int, context_dim: int | None = None, qkv_bias: bool = False):
+        super().__init__()
+        context_dim = query_dim if context_dim is None else context_dim
+        self.heads = heads
+        self.to_q = nn.Linear(query_dim, query_dim, bias=qkv_bias)
+        self.to_k = nn.Linear(context_dim, query_dim, bias=qkv_bias)
+        self.to_v = nn.Linear(context_dim, query_dim, bias=qkv_bias)
+        self.to_out = nn.ModuleList([nn.Linear(query_dim, query_dim)])  # a list because the checkpoint says to_out.0
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+        q, k, v = (
+            rearrange(projected, "b n (heads d) -> b heads n d", heads=self.heads)
+            for projected in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out[0](rearrange(attended, "b heads n d -> b n (heads d)"))
+
+
+class SpatialAttention(Attention):
+    """One-headed self-attention over the positions of a feature map, with its own norm: the middle of the VAE."""
+
+    def __init__(self, channels: int, groups: int, eps: float):
+        super().__init__(channels, heads=1, qkv_bias=True)
+        self.group_norm = nn.GroupNorm(groups, channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # b c h w -> b (h w) c, a view: no copy
+        attended = super().forward(tokens)
+        return rearrange(attended, "b (h w) c -> b c h w", h=x.shape[2]).contiguous() + x
+
+
+class GEGLU(nn.Module):
+    """Gated linear unit with a GELU gate: value * gelu(gate) ("GLU Variants Improve Transformer", eq. 6)."""
+
+    def __init__(self, dim_in: int, dim_out: int):
+        super().__init__()
+        self.proj = nn.Linear(dim_in, 2 * dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """The transformer block's two layers per token, four times as wide inside."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))  # net.1: dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention among the positions, cross-attention to the prompt, feed-forward; each on a residual path."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn1 = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.attn2 = Attention(dim, heads, context_dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.ff = FeedForward(dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = self.attn1(self.norm1(x)) + x
+        x = self.attn2(self.norm2(x), context) + x
+        return self.ff(self.norm3(x)) + x
+
+
+class SpatialTransformer(nn.Module):
+    """Where the prompt meets the picture: every position of the feature map becomes a token and attends to the words.
+
+    Latent diffusion (arXiv 2112.10752, 3.3) conditions the UNet through these blocks.
+    """
+
+    def __init__(self, channels: int, heads: int, context_dim: int, groups: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = nn.Conv2d(channels, channels, kernel_size=1)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, context_dim)])
+        self.proj_out = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        hidden = self.proj_in(self.norm(x))
+        tokens = rearrange(hidden, "b c h w -> b (h w) c")
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context)
+        # contiguous: a permuted view would send the convolutions that follow down another kernel, with other rounding.
+        hidden = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2]).contiguous()
+        return self.proj_out(hidden) + x
+
+
+class Downsample(nn.Module):
+    """Halves height and width with a strided convolution.
+
+    The UNet pads one pixel all round; the VAE (`asymmetric`) pads only on the right and at the bottom.
+    """
+
+    def __init__(self, channels: int, asymmetric: bool = False):
+        super().__init__()
+        self.asymmetric = asymmetric
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=0 if asymmetric else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+
+
+class Upsample(nn.Module):
+    """Doubles height and width (or meets `size`, where halving had rounded up): nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
+        scale = {"scale_factor": 2.0} if size is None else {"size": size}
+        return self.conv(F.interpolate(x, mode="nearest", **scale))

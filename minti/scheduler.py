@@ -1,0 +1,230 @@
+"""The noise schedule: how much noise each timestep carries, and every formula that follows from it.
+
+Notation of DDPM (arXiv 2006.11239): beta_t is the variance added at step t, alpha_t = 1 - beta_t,
+alpha-bar_t = alpha_1 ... alpha_t (`alphas_cumprod`), x_0 the clean latents, epsilon the noise. Lecture notes `002`,
+chapters 4 and 5. The lecture counts t = 1 .. T; the code counts 0 .. T - 1, and t = -1 is the clean picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minti.config import OFF, Config
+
+SPACINGS = ("leading", "linspace", "trailing")
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+VARIANCES = ("posterior", "beta")
+
+
+@dataclass(frozen=True)
+class SchedulerConfig(Config):
+    """The keys of `scheduler/scheduler_config.json`; the defaults are SD v1.4's.
+
+    Attributes:
+        beta_schedule: "linear" (DDPM), "scaled_linear" (latent diffusion: the square roots are linear), or
+            "squaredcos_cap_v2" (the cosine schedule of arXiv 2102.09672).
+        prediction_type: what the UNet was trained to predict: "epsilon", "sample" (x_0) or "v_prediction".
+        timestep_spacing: which timesteps a short run visits; see `NoiseScheduler.timesteps`.
+        steps_offset: added to the timesteps of "leading".
+        set_alpha_to_one: whether DDIM's last step ends at alpha-bar = 1, or at alpha-bar_0 as SD does.
+    """
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: str = "scaled_linear"
+    prediction_type: str = "epsilon"
+    timestep_spacing: str = "leading"
+    steps_offset: int = 0
+    set_alpha_to_one: bool = False
+
+    # Schedulers of many kinds write this file, each with keys of its own; what changes the numbers is refused.
+    STRICT = False
+    FIXED = {"trained_betas": OFF, "clip_sample": OFF, "thresholding": OFF, "rescale_betas_zero_snr": OFF}
+
+    def __post_init__(self) -> None:
+        for key, choices in (("prediction_type", PREDICTION_TYPES), ("timestep_spacing", SPACINGS)):
+            if getattr(self, key) not in choices:
+                raise ValueError(f"scheduler config: {key} = {getattr(self, key)!r}; expected one of {choices}")
+
+
+def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) -> Tensor:
+    """The variances beta_t, (steps,) float32.
+
+    Raises:
+        ValueError: unknown schedule.
+    """
+    if schedule == "linear":
+        return torch.linspace(beta_start, beta_end, steps, dtype=torch.float32)
+    if schedule == "scaled_linear":
+        return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float32) ** 2
+    if schedule == "squaredcos_cap_v2":
+        # alpha-bar(u) = cos^2((u + 0.008) / 1.008 * pi / 2),   beta_t = min(1 - alpha-bar((t + 1)/T) / alpha-bar(t/T), 0.999)
+        def alpha_bar(u: float) -> float:
+            return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+        betas = [min(1 - alpha_bar((t + 1) / steps) / alpha_bar(t / steps), 0.999) for t in range(steps)]
+        return torch.tensor(betas, dtype=torch.float32)
+    raise ValueError(f"unknown beta_schedule {schedule!r}; expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2'")
+
+
+class NoiseScheduler:
+    """The schedule's numbers and formulas. It holds no state of a run: samplers pass the timesteps they are at.
+
+    `timesteps` arguments are an int for all pictures of a batch, or a (b,) tensor with one for each.
+
+    Attributes:
+        betas, alphas_cumprod: (num_train_timesteps,) float32, on the CPU.
+    """
+
+    def __init__(self, config: SchedulerConfig | None = None):
+        self.config = config or SchedulerConfig()
+        c = self.config
+        self.betas = make_betas(c.beta_schedule, c.beta_start, c.beta_end, c.num_train_timesteps)
+        self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
+
+    # --- which timesteps a run visits ---------------------------------------------------------------------------------
+
+    def timesteps(self, num_inference_steps: int, spacing: str | None = None) -> list[int]:
+        """The timesteps of a run, from noisy to clean ("Common Diffusion Noise Schedules ...", arXiv 2305.08891, table 2).
+
+        - "leading": multiples of T // n, plus `steps_offset`; never visits the noisiest timesteps;
+        - "linspace": from T - 1 to 0, both included;
+        - "trailing": from T - 1 down in strides of T / n.
+
+        Raises:
+            ValueError: fewer than one step or more than there are timesteps, an unknown spacing, or an offset that
+                pushes the first timestep beyond the schedule.
+        """
+        total, n, spacing = (
+            self.config.num_train_timesteps,
+            num_inference_steps,
+            spacing or self.config.timestep_spacing,
+        )
+        if not 1 <= n <= total:
+            raise ValueError(f"num_inference_steps = {n}; expected 1 to {total}")
+        if spacing == "leading":
+            steps = np.arange(n)[::-1] * (total // n) + self.config.steps_offset
+        elif spacing == "linspace":
+            steps = np.linspace(0, total - 1, n).round()[::-1].astype(np.int64)
+        elif spacing == "trailing":
+            steps = np.round(np.arange(total, 0, -total / n)).astype(np.int64) - 1
+        else:
+            raise ValueError(f"unknown timestep spacing {spacing!r}; expected one of {SPACINGS}")
+        if steps[0] >= total:
+            raise ValueError(
+                f"{n} steps with leading spacing and steps_offset {self.config.steps_offset} begin at timestep "
+                f"{steps[0]}, but the schedule ends at {total - 1}; use fewer steps or another spacing"
+            )
+        return steps.tolist()
+
+    # --- the forward process ------------------------------------------------------------------------------------------
+
+    def alpha_bar(self, timesteps: int | Tensor, like: Tensor | None = None) -> Tensor:
+        """alpha-bar at the timesteps, shaped to multiply (b, c, h, w): () for an int (1 at -1), (b, 1, 1, 1) for a tensor.
+
+        Args:
+            like: for a tensor of timesteps, whose device and dtype to take.
+        """
+        if isinstance(timesteps, int):
+            return self.alphas_cumprod[timesteps] if timesteps >= 0 else torch.tensor(1.0)
+        alphas_cumprod = self.alphas_cumprod if like is None else self.alphas_cumprod.to(like.device, like.dtype)
+        return alphas_cumprod[timesteps.to(alphas_cumprod.device)][:, None, None, None]
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+        """x_t = sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) epsilon   (DDPM, eq. 4).
+
+        The lecture notes `002`, 17.2, write z_{t-1} in place of x_0 here; under alpha-bar it is x_0.
+        """
+        a = self.alpha_bar(timesteps, clean)
+        return a**0.5 * clean + (1 - a) ** 0.5 * noise
+
+    def velocity(self, clean: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+        """v = sqrt(alpha-bar_t) epsilon - sqrt(1 - alpha-bar_t) x_0   (progressive distillation, arXiv 2202.00512)."""
+        a = self.alpha_bar(timesteps, clean)
+        return a**0.5 * noise - (1 - a) ** 0.5 * clean
+
+    def target(self, clean: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+        """What the UNet should have answered: noise, clean latents or velocity, by `prediction_type`."""
+        if self.config.prediction_type == "epsilon":
+            return noise
+        if self.config.prediction_type == "sample":
+            return clean
+        return self.velocity(clean, noise, timesteps)
+
+    # --- conversions --------------------------------------------------------------------------------------------------
+
+    def clean_from_noise(self, latents: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+        """x_0 = (x_t - sqrt(1 - alpha-bar_t) epsilon) / sqrt(alpha-bar_t)   (DDPM, eq. 15)."""
+        a = self.alpha_bar(timesteps, latents)
+        return (latents - (1 - a) ** 0.5 * noise) / a**0.5
+
+    def noise_from_clean(self, latents: Tensor, clean: Tensor, timesteps: int | Tensor) -> Tensor:
+        """epsilon = (x_t - sqrt(alpha-bar_t) x_0) / sqrt(1 - alpha-bar_t)."""
+        a = self.alpha_bar(timesteps, latents)
+        return (latents - a**0.5 * clean) / (1 - a) ** 0.5
+
+    def clean_from_velocity(self, latents: Tensor, velocity: Tensor, timesteps: int | Tensor) -> Tensor:
+        """x_0 = sqrt(alpha-bar_t) x_t - sqrt(1 - alpha-bar_t) v."""
+        a = self.alpha_bar(timesteps, latents)
+        return a**0.5 * latents - (1 - a) ** 0.5 * velocity
+
+    def noise_from_velocity(self, latents: Tensor, velocity: Tensor, timesteps: int | Tensor) -> Tensor:
+        """epsilon = sqrt(alpha-bar_t) v + sqrt(1 - alpha-bar_t) x_t."""
+        a = self.alpha_bar(timesteps, latents)
+        return a**0.5 * velocity + (1 - a) ** 0.5 * latents
+
+    def score_from_noise(self, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+        """grad_x log p_t(x) = -epsilon / sqrt(1 - alpha-bar_t), minus the gradient of the energy of p_t ~ exp(-E).
+
+        Score matching (arXiv 2011.13456); exercise E4, question 1. The lecture notes `002`, 5.7, leave the factor out.
+        """
+        return -noise / (1 - self.alpha_bar(timesteps, noise)) ** 0.5
+
+    def noise_from_score(self, score: Tensor, timesteps: int | Tensor) -> Tensor:
+        """epsilon = -sqrt(1 - alpha-bar_t) score."""
+        return -((1 - self.alpha_bar(timesteps, score)) ** 0.5) * score
+
+    def clean_and_noise(self, output: Tensor, latents: Tensor, timesteps: int | Tensor) -> tuple[Tensor, Tensor]:
+        """The UNet's raw output, whatever it predicts, as (predicted clean latents, predicted noise)."""
+        if self.config.prediction_type == "epsilon":
+            return self.clean_from_noise(latents, output, timesteps), output
+        if self.config.prediction_type == "sample":
+            return output, self.noise_from_clean(latents, output, timesteps)
+        return self.clean_from_velocity(latents, output, timesteps), self.noise_from_velocity(
+            latents, output, timesteps
+        )
+
+    # --- the reverse process ------------------------------------------------------------------------------------------
+
+    def posterior(
+        self, clean: Tensor, latents: Tensor, t: int, previous: int, variance: str = "posterior"
+    ) -> tuple[Tensor, Tensor]:
+        """q(x_s | x_t, x_0) for a step from t to any earlier timestep s = `previous` (DDPM, eq. 6 and 7; -1: the end).
+
+            alpha = alpha-bar_t / alpha-bar_s,   beta = 1 - alpha
+            mean = sqrt(alpha-bar_s) beta / (1 - alpha-bar_t) x_0 + sqrt(alpha) (1 - alpha-bar_s) / (1 - alpha-bar_t) x_t
+
+        Args:
+            variance: "posterior", (1 - alpha-bar_s) / (1 - alpha-bar_t) beta, or "beta", as in the lecture notes `002`,
+                5.2 (which write sigma_t = beta_t; it is sigma_t^2 = beta_t).
+
+        Returns:
+            The mean, (b, c, h, w), and the variance, a number; not below 1e-20.
+        """
+        alpha_bar_t, alpha_bar_s = self.alpha_bar(t), self.alpha_bar(previous)
+        alpha = alpha_bar_t / alpha_bar_s
+        beta = 1 - alpha
+        clean_weight = (alpha_bar_s**0.5 * beta) / (1 - alpha_bar_t)
+        latents_weight = alpha**0.5 * (1 - alpha_bar_s) / (1 - alpha_bar_t)
+        mean = clean_weight * clean + latents_weight * latents
+        if variance == "posterior":
+            return mean, ((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta).clamp(min=1e-20)
+        if variance == "beta":
+            return mean, beta
+        raise ValueError(f"unknown variance {variance!r}; expected one of {VARIANCES}")

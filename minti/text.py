@@ -1,0 +1,180 @@
+"""Prompts to context: the CLIP tokenizer and text encoder of Hugging Face, and new words for them.
+
+A concept of several vectors is several tokens, named as diffusers names them: `<cat>`, `<cat>_1`, `<cat>_2`. The
+tokenizer itself remembers them, so nothing is kept here: wherever a prompt says `<cat>`, it is expanded.
+Lecture notes `002`, chapters 16 and 17.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+# "An Image is Worth One Word" (arXiv 2208.01618), supplementary; the lists of its authors' code for objects and styles.
+OBJECT_TEMPLATES = (
+    "a photo of a {}",
+    "a rendering of a {}",
+    "a cropped photo of the {}",
+    "the photo of a {}",
+    "a photo of a clean {}",
+    "a photo of a dirty {}",
+    "a dark photo of the {}",
+    "a photo of my {}",
+    "a photo of the cool {}",
+    "a close-up photo of a {}",
+    "a bright photo of the {}",
+    "a cropped photo of a {}",
+    "a photo of the {}",
+    "a good photo of the {}",
+    "a photo of one {}",
+    "a close-up photo of the {}",
+    "a rendition of the {}",
+    "a photo of the clean {}",
+    "a rendition of a {}",
+    "a photo of a nice {}",
+    "a good photo of a {}",
+    "a photo of the nice {}",
+    "a photo of the small {}",
+    "a photo of the weird {}",
+    "a photo of the large {}",
+    "a photo of a cool {}",
+    "a photo of a small {}",
+)
+STYLE_TEMPLATES = (
+    "a painting in the style of {}",
+    "a rendering in the style of {}",
+    "a cropped painting in the style of {}",
+    "the painting in the style of {}",
+    "a clean painting in the style of {}",
+    "a dirty painting in the style of {}",
+    "a dark painting in the style of {}",
+    "a picture in the style of {}",
+    "a cool painting in the style of {}",
+    "a close-up painting in the style of {}",
+    "a bright painting in the style of {}",
+    "a cropped painting in the style of {}",
+    "a good painting in the style of {}",
+    "a close-up painting in the style of {}",
+    "a rendition in the style of {}",
+    "a nice painting in the style of {}",
+    "a small painting in the style of {}",
+    "a weird painting in the style of {}",
+    "a large painting in the style of {}",
+)
+# The toybox knows few words; these are the ones that are true of any picture of a toy.
+TOYBOX_TEMPLATES = ("a photo of a {}", "a {}", "a photo of a {}", "{}")
+TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES, "toybox": TOYBOX_TEMPLATES}
+
+
+# --- placeholder tokens -----------------------------------------------------------------------------------------------
+
+
+def placeholder_tokens(placeholder: str, num_vectors: int) -> list[str]:
+    """The tokens of a concept, as diffusers names them: ["<cat>", "<cat>_1", ...]."""
+    return [placeholder] + [f"{placeholder}_{i}" for i in range(1, num_vectors)]
+
+
+def check_new_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
+    """Refuses a placeholder that could not become a new word.
+
+    Raises:
+        ValueError: it is empty, contains white space, or is a word already (the tokenizer lower-cases, so `<Cat>` and
+            `<cat>` are the same word).
+    """
+    if not placeholder or re.search(r"\s", placeholder):
+        raise ValueError(f"placeholder token {placeholder!r}: expected one word without spaces, such as '<concept>'")
+    lower = placeholder.lower()
+    for token in tokenizer.get_vocab():
+        if token.lower() in (lower, lower + "</w>"):
+            same = "" if token in (placeholder, placeholder + "</w>") else f" as {token.removesuffix('</w>')!r}"
+            raise ValueError(
+                f"placeholder token {placeholder!r} is in the vocabulary already{same} (case does not count); "
+                "choose a word that does not exist, such as '<my-concept>'"
+            )
+
+
+def single_token_id(tokenizer: CLIPTokenizer, word: str) -> int:
+    """The id of a word that is one token.
+
+    Raises:
+        ValueError: it is not a single token, or unknown.
+    """
+    ids = tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) != 1 or ids[0] in tokenizer.all_special_ids:
+        pieces = " + ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing"
+        raise ValueError(
+            f"initializer token {word!r} is not a single token of this vocabulary (it becomes {pieces}); "
+            "choose a plain word that says roughly what the pictures show"
+        )
+    return ids[0]
+
+
+@torch.no_grad()
+def add_tokens(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, tokens: list[str], rows: Tensor) -> list[int]:
+    """Adds tokens to the tokenizer and their rows to the end of the text encoder's embedding.
+
+    Args:
+        tokens: new tokens; see `check_new_placeholder`.
+        rows: (len(tokens), d).
+
+    Returns:
+        Their ids, consecutive.
+    """
+    for token in tokens:
+        check_new_placeholder(tokenizer, token)
+    tokenizer.add_tokens(tokens)
+    old = text_encoder.get_input_embeddings().weight
+    # Hugging Face's resize would draw the new rows from the mean and covariance of all the old ones: slow, and
+    # overwritten at once.
+    text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    weight = text_encoder.get_input_embeddings().weight
+    ids = tokenizer.convert_tokens_to_ids(tokens)
+    weight[ids] = rows.to(weight)
+    weight.requires_grad_(old.requires_grad)
+    return ids
+
+
+def expand_placeholders(prompt: str, tokenizer: CLIPTokenizer) -> str:
+    """`"a <cat>"` to `"a <cat> <cat>_1 <cat>_2"`, for every concept of several vectors; case does not count."""
+    added = {token.lower(): token for token in tokenizer.get_added_vocab()}
+    for token in sorted(added, key=len, reverse=True):
+        extra = []
+        while f"{token}_{len(extra) + 1}" in added:
+            extra.append(added[f"{token}_{len(extra) + 1}"])
+        if extra:
+            # Not where the expansion stands already, and not inside "<cat>_1" itself.
+            pattern = re.escape(token) + rf"(?!_\d)(?!\s+{re.escape(token)}_1)"
+            expansion = " ".join([added[token], *extra])
+            prompt = re.sub(pattern, lambda _: expansion, prompt, flags=re.IGNORECASE)
+    return prompt
+
+
+# --- prompts to context -----------------------------------------------------------------------------------------------
+
+
+def tokenize(prompts: list[str], tokenizer: CLIPTokenizer) -> Tensor:
+    """Prompts to token ids, padded to the context's length, (b, n) int64.
+
+    Warns when a prompt is longer than the context, and says what was cut.
+    """
+    prompts = [expand_placeholders(prompt, tokenizer) for prompt in prompts]
+    length = tokenizer.model_max_length
+    for prompt, ids in zip(prompts, tokenizer(prompts).input_ids):
+        if len(ids) > length:
+            cut = tokenizer.decode(ids[length - 1 : -1]).strip()
+            warnings.warn(f"the prompt is longer than {length - 2} tokens; cut off: {cut!r}", stacklevel=2)
+    return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+
+
+def encode(input_ids: Tensor, text_encoder: CLIPTextModel) -> Tensor:
+    """Token ids (b, n) to context (b, n, d), the last hidden states after the final layer norm."""
+    return text_encoder(input_ids.to(text_encoder.device)).last_hidden_state
+
+
+def token_embedding(text_encoder: CLIPTextModel) -> nn.Embedding:
+    """The layer that holds one row for every token: what textual inversion trains."""
+    return text_encoder.get_input_embeddings()

@@ -1,0 +1,200 @@
+"""The UNet that predicts the noise: two halves of a ladder with the prompt attended to on every rung.
+
+Source: latent diffusion (arXiv 2112.10752); lecture notes `002`, chapters 15 and 16.
+The tree of submodules is the tree of keys in `unet/diffusion_pytorch_model.safetensors`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minti.config import Config
+from minti.layers import Downsample, ResnetBlock, SpatialTransformer, TimestepEmbedding, Upsample, timestep_embedding
+
+
+@dataclass(frozen=True)
+class UNetConfig(Config):
+    """The keys of `unet/config.json` that size the network; the defaults are SD v1.4's.
+
+    `sample_size` is the latents' height and width in training. `attention_head_dim` is the *number* of heads: the release named it wrongly, and the name stuck.
+    """
+
+    sample_size: int = 64
+    in_channels: int = 4
+    out_channels: int = 4
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    cross_attention_dim: int = 768
+    attention_head_dim: int = 8
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    flip_sin_to_cos: bool = True
+    freq_shift: float = 0
+
+    FIXED = {
+        "act_fn": ("silu",),
+        "downsample_padding": (1,),
+        "mid_block_scale_factor": (1,),
+        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+        "resnet_time_scale_shift": ("default",),
+        "dropout": (0.0,),
+        "transformer_layers_per_block": (1,),
+        "resnet_out_scale_factor": (1.0,),
+        "time_embedding_type": ("positional",),
+        "conv_in_kernel": (3,),
+        "conv_out_kernel": (3,),
+        "attention_type": ("default",),
+    }
+    IGNORED = "addition_embed_type_num_heads"
+
+    def __post_init__(self) -> None:
+        for key, kinds in (
+            ("down_block_types", ("CrossAttnDownBlock2D", "DownBlock2D")),
+            ("up_block_types", ("CrossAttnUpBlock2D", "UpBlock2D")),
+        ):
+            value = getattr(self, key)
+            if len(value) != len(self.block_out_channels) or any(kind not in kinds for kind in value):
+                raise ValueError(f"unet config: {key} = {value!r}; expected {len(self.block_out_channels)} of {kinds}")
+        for key in ("sample_size", "layers_per_block", "attention_head_dim", "cross_attention_dim"):
+            if not isinstance(getattr(self, key), int):
+                raise ValueError(
+                    f"unet config: {key} = {getattr(self, key)!r}; minti supports one number for all levels"
+                )
+
+
+class UNetBlock(nn.Module):
+    """One rung of the ladder: resnets, each followed by attention to the prompt if the rung has it."""
+
+    def __init__(self, channels: list[tuple[int, int]], config: UNetConfig, attends: bool):
+        """Args: channels: (in, out) of each resnet in turn."""
+        super().__init__()
+        groups, time_embed_dim = config.norm_num_groups, 4 * config.block_out_channels[0]
+        if attends:
+            self.attentions = nn.ModuleList(
+                SpatialTransformer(c_out, config.attention_head_dim, config.cross_attention_dim, groups)
+                for _, c_out in channels
+            )
+        else:
+            self.attentions = [None] * len(channels)
+        self.resnets = nn.ModuleList(
+            ResnetBlock(c_in, c_out, groups, config.norm_eps, time_embed_dim) for c_in, c_out in channels
+        )
+
+
+class DownBlock(UNetBlock):
+    """Left half: keeps every intermediate feature map for the right half, then halves the size."""
+
+    def __init__(self, channels: list[tuple[int, int]], config: UNetConfig, attends: bool, downsample: bool):
+        super().__init__(channels, config, attends)
+        self.downsamplers = nn.ModuleList([Downsample(channels[-1][1])] if downsample else [])
+
+    def forward(self, x: Tensor, time_emb: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
+        skips = []
+        for resnet, attention in zip(self.resnets, self.attentions):
+            x = resnet(x, time_emb)
+            x = x if attention is None else attention(x, context)
+            skips.append(x)
+        for downsampler in self.downsamplers:
+            x = downsampler(x)  # b c h w -> b c h/2 w/2
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(UNetBlock):
+    """The bottom of the ladder: resnet, attention, resnet."""
+
+    def __init__(self, channels: int, config: UNetConfig):
+        super().__init__([(channels, channels)], config, attends=True)
+        groups, time_embed_dim = config.norm_num_groups, 4 * config.block_out_channels[0]
+        self.resnets.append(ResnetBlock(channels, channels, groups, config.norm_eps, time_embed_dim))
+
+    def forward(self, x: Tensor, time_emb: Tensor, context: Tensor) -> Tensor:
+        x = self.resnets[0](x, time_emb)
+        x = self.attentions[0](x, context)
+        return self.resnets[1](x, time_emb)
+
+
+class UpBlock(UNetBlock):
+    """Right half: each resnet also sees the feature map that the left half kept at this size."""
+
+    def __init__(self, channels: list[tuple[int, int]], config: UNetConfig, attends: bool, upsample: bool):
+        super().__init__(channels, config, attends)
+        self.upsamplers = nn.ModuleList([Upsample(channels[-1][1])] if upsample else [])
+
+    def forward(self, x: Tensor, skips: list[Tensor], time_emb: Tensor, context: Tensor) -> Tensor:
+        """Takes its feature maps off the end of `skips`."""
+        for resnet, attention in zip(self.resnets, self.attentions):
+            x = resnet(torch.cat([x, skips.pop()], dim=1), time_emb)  # b (c + c_skip) h w -> b c_out h w
+            x = x if attention is None else attention(x, context)
+        for upsampler in self.upsamplers:
+            # Where an odd size was halved, the next kept feature map says which size to return to.
+            x = upsampler(x, size=skips[-1].shape[-2:])
+        return x
+
+
+class UNet(nn.Module):
+    """Stable Diffusion's denoiser, sized by its config."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        sizes = config.block_out_channels
+        last, layers = len(sizes) - 1, config.layers_per_block
+
+        self.conv_in = nn.Conv2d(config.in_channels, sizes[0], kernel_size=3, padding=1)
+        self.time_embedding = TimestepEmbedding(sizes[0], 4 * sizes[0])
+
+        self.down_blocks = nn.ModuleList()
+        skip_channels = [sizes[0]]  # channels of every feature map that the right half will take back
+        for level, (kind, c_out) in enumerate(zip(config.down_block_types, sizes)):
+            channels = [(skip_channels[-1], c_out)] + [(c_out, c_out)] * (layers - 1)
+            self.down_blocks.append(DownBlock(channels, config, kind.startswith("CrossAttn"), level < last))
+            skip_channels += [c_out] * (layers + (level < last))
+
+        self.mid_block = MidBlock(sizes[-1], config)
+
+        self.up_blocks = nn.ModuleList()
+        c_in = sizes[-1]
+        for level, (kind, c_out) in enumerate(zip(config.up_block_types, reversed(sizes))):
+            channels = []
+            for _ in range(layers + 1):
+                channels.append((c_in + skip_channels.pop(), c_out))
+                c_in = c_out
+            self.up_blocks.append(UpBlock(channels, config, kind.startswith("CrossAttn"), level < last))
+
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, sizes[0], eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(sizes[0], config.out_channels, kernel_size=3, padding=1)
+
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """Predicts the noise (or what the scheduler's `prediction_type` says).
+
+        Args:
+            noisy_latents: (b, c, h, w); any h and w, though sizes halve cleanly only where they are
+                multiples of 2 ** (levels - 1).
+            timesteps: (b,), in [0, num_train_timesteps).
+            context: (b, n, d), the encoded prompts.
+
+        Returns:
+            (b, c, h, w), in the dtype of `noisy_latents`.
+        """
+        config = self.config
+        features = timestep_embedding(
+            timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift
+        )
+        time_emb = self.time_embedding(features.to(noisy_latents.dtype))  # b, 4 * c_0
+
+        x = self.conv_in(noisy_latents)
+        skips = [x]
+        for block in self.down_blocks:
+            x, kept = block(x, time_emb, context)
+            skips += kept
+        x = self.mid_block(x, time_emb, context)
+        for block in self.up_blocks:
+            x = block(x, skips, time_emb, context)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))

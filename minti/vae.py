@@ -1,0 +1,191 @@
+"""The autoencoder: pictures to latents and back, so that diffusion happens on a grid 64 times smaller.
+
+Source: latent diffusion (arXiv 2112.10752, 3.1), variational autoencoders (arXiv 1312.6114); lecture notes `002`,
+chapter 15. The tree of submodules is the tree of keys in `vae/diffusion_pytorch_model.safetensors`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minti.config import Config
+from minti.layers import Downsample, ResnetBlock, SpatialAttention, Upsample
+from minti.noise import Generators, randn
+
+EPS = 1e-6  # of every norm in the VAE; the config does not say
+
+
+@dataclass(frozen=True)
+class VAEConfig(Config):
+    """The keys of `vae/config.json` that size the network; the defaults are SD v1.4's.
+
+    `scaling_factor` makes the latents' standard deviation about one; older releases leave it out.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.18215
+
+    FIXED = {
+        "act_fn": ("silu",),
+        "mid_block_add_attention": (True,),
+        "use_quant_conv": (True,),
+        "use_post_quant_conv": (True,),
+        "force_upcast": (True, False),
+    }
+    IGNORED = ("sample_size", "down_block_types", "up_block_types")
+
+    @property
+    def factor(self) -> int:
+        """How many pixels a latent is wide (8 in SD v1.4)."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """What the encoder says of a picture: an independent normal distribution for every latent number.
+
+    Attributes:
+        mean: (b, c, h, w).
+        logvar: (b, c, h, w), clamped to [-30, 20].
+    """
+
+    mean: Tensor
+    logvar: Tensor
+
+    @classmethod
+    def from_moments(cls, moments: Tensor) -> DiagonalGaussian:
+        """Splits (b, 2 c, h, w) into mean and log-variance."""
+        mean, logvar = moments.chunk(2, dim=1)
+        return cls(mean, logvar.clamp(-30.0, 20.0))
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation, (b, c, h, w)."""
+        return torch.exp(0.5 * self.logvar)
+
+    def sample(self, generator: Generators = None) -> Tensor:
+        """One draw, (b, c, h, w): mean + std * noise."""
+        return self.mean + self.std * randn(self.mean.shape, generator, self.mean.device, self.mean.dtype)
+
+    def kl(self) -> Tensor:
+        """KL divergence to the standard normal, summed over each picture: (b,). (arXiv 1312.6114, appendix B)"""
+        return 0.5 * torch.sum(self.mean**2 + self.logvar.exp() - 1.0 - self.logvar, dim=(1, 2, 3))
+
+
+class VAEBlock(nn.Module):
+    """Resnets at one size, then a change of size, if any."""
+
+    def __init__(self, channels: list[tuple[int, int]], groups: int):
+        super().__init__()
+        self.resnets = nn.ModuleList(ResnetBlock(c_in, c_out, groups, EPS) for c_in, c_out in channels)
+        self.downsamplers = self.upsamplers = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (*self.resnets, *self.downsamplers, *self.upsamplers):
+            x = layer(x)
+        return x
+
+
+class VAEMidBlock(nn.Module):
+    """Resnet, self-attention over all positions, resnet."""
+
+    def __init__(self, channels: int, groups: int):
+        super().__init__()
+        self.attentions = nn.ModuleList([SpatialAttention(channels, groups, EPS)])
+        self.resnets = nn.ModuleList(ResnetBlock(channels, channels, groups, EPS) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+
+
+class Encoder(nn.Module):
+    """Pixels to moments: (b, 3, H, W) -> (b, 2 c, h, w)."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        sizes, groups = config.block_out_channels, config.norm_num_groups
+        self.conv_in = nn.Conv2d(config.in_channels, sizes[0], kernel_size=3, padding=1)
+        self.down_blocks = nn.ModuleList()
+        c_in = sizes[0]
+        for level, c_out in enumerate(sizes):
+            block = VAEBlock([(c_in, c_out)] + [(c_out, c_out)] * (config.layers_per_block - 1), groups)
+            if level < len(sizes) - 1:
+                block.downsamplers = nn.ModuleList([Downsample(c_out, asymmetric=True)])
+            self.down_blocks.append(block)
+            c_in = c_out
+        self.mid_block = VAEMidBlock(c_in, groups)
+        self.conv_norm_out = nn.GroupNorm(groups, c_in, eps=EPS)
+        self.conv_out = nn.Conv2d(c_in, 2 * config.latent_channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)  # b c h w -> b c_out h/2 w/2
+        x = self.mid_block(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """Latents to pixels: (b, c, h, w) -> (b, 3, H, W)."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        sizes, groups = config.block_out_channels[::-1], config.norm_num_groups
+        self.conv_in = nn.Conv2d(config.latent_channels, sizes[0], kernel_size=3, padding=1)
+        self.mid_block = VAEMidBlock(sizes[0], groups)
+        self.up_blocks = nn.ModuleList()
+        c_in = sizes[0]
+        for level, c_out in enumerate(sizes):
+            block = VAEBlock([(c_in, c_out)] + [(c_out, c_out)] * config.layers_per_block, groups)
+            if level < len(sizes) - 1:
+                block.upsamplers = nn.ModuleList([Upsample(c_out)])
+            self.up_blocks.append(block)
+            c_in = c_out
+        self.conv_norm_out = nn.GroupNorm(groups, c_in, eps=EPS)
+        self.conv_out = nn.Conv2d(c_in, config.out_channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid_block(self.conv_in(x))
+        for block in self.up_blocks:
+            x = block(x)  # b c h w -> b c_out 2h 2w
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+class VAE(nn.Module):
+    """Stable Diffusion's autoencoder, sized by its config. Latents here are *unscaled* (see `StableDiffusion`)."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        self.config = config
+        c = config.latent_channels
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = nn.Conv2d(2 * c, 2 * c, kernel_size=1)
+        self.post_quant_conv = nn.Conv2d(c, c, kernel_size=1)
+
+    def encode(self, pixels: Tensor) -> DiagonalGaussian:
+        """Pictures to distributions over latents.
+
+        Args:
+            pixels: (b, 3, H, W) in [-1, 1]; H and W multiples of `config.factor`.
+
+        Raises:
+            ValueError: H or W is no multiple of the factor.
+        """
+        height, width = pixels.shape[-2:]
+        if height % self.config.factor or width % self.config.factor:
+            raise ValueError(f"the VAE takes sizes that are multiples of {self.config.factor}; got {height} x {width}")
+        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(pixels)))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Unscaled latents (b, c, h, w) to pictures (b, 3, H, W), about [-1, 1] but not clamped."""
+        return self.decoder(self.post_quant_conv(latents))
