@@ -1,6 +1,23 @@
 """minti: minimal textual inversion on Stable Diffusion v1.4, small enough to read in an afternoon."""
 
+from minti.embeddings import load_embeddings, save_embeddings
+from minti.inversion import TextualInversionConfig, TrainingWrapper, diffusion_loss, prepare_for_textual_inversion
 from minti.model import TOYBOX, StableDiffusion
 from minti.text_to_image import sample, sample_steps
+from minti.training import TrainingError, TrainingState, textual_inversion
 
-__all__ = ["TOYBOX", "StableDiffusion", "sample", "sample_steps"]
+__all__ = [
+    "TOYBOX",
+    "StableDiffusion",
+    "TextualInversionConfig",
+    "TrainingError",
+    "TrainingState",
+    "TrainingWrapper",
+    "diffusion_loss",
+    "load_embeddings",
+    "prepare_for_textual_inversion",
+    "sample",
+    "sample_steps",
+    "save_embeddings",
+    "textual_inversion",
+]
