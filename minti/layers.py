@@ -109,9 +109,9 @@ class SpatialAttention(Attention):
         self.group_norm = nn.GroupNorm(groups, channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # b c h w -> b (h w) c, a view: no copy
+        tokens = self.group_norm(x.flatten(2)).transpose(1, 2)  # b c h w -> b (h w) c, a view: no copy
         attended = super().forward(tokens)
-        return rearrange(attended, "b (h w) c -> b c h w", h=x.shape[2]).contiguous() + x
+        return rearrange(attended, "b (h w) c -> b c h w", h=x.shape[2]) + x
 
 
 class GEGLU(nn.Module):

@@ -32,7 +32,7 @@ from minti.vae import VAE, VAEConfig
 
 CONTEXT_LENGTH = 32
 PICTURES = 50_000
-STEPS = {"clip": 2_000, "vae": 7_000, "unet": 14_000, "judge": 3_000}
+STEPS = {"clip": 1_400, "vae": 7_000, "unet": 13_000, "judge": 3_000}
 
 VAE_CONFIG = {
     "in_channels": 3,
@@ -167,9 +167,9 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Captions to padded token ids, (b, 32)."""
-    options = {"padding": "max_length", "truncation": True, "max_length": CONTEXT_LENGTH, "return_tensors": "pt"}
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str], padding: str = "max_length") -> Tensor:
+    """Captions to token ids, (b, 32) or, with padding "longest", (b, n)."""
+    options = {"padding": padding, "truncation": True, "max_length": CONTEXT_LENGTH, "return_tensors": "pt"}
     return tokenizer(captions, **options).input_ids
 
 
@@ -186,7 +186,10 @@ def train_clip(folder: Path, pictures: Tensor, steps: int) -> ToyCLIP:
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
         indices = batches(len(pictures), 192, step)
-        logits = clip(to_pixels(pictures[indices]), tokenize(tokenizer, draw_captions(indices, step)))
+        # The text model is causal: what is padded after the end of a caption does not change its summary.
+        input_ids = tokenize(tokenizer, draw_captions(indices, step), padding="longest")
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = clip(to_pixels(pictures[indices]), input_ids).float()
         targets = torch.arange(len(indices))
         return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
