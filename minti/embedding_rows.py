@@ -5,8 +5,8 @@
 - `NewRows` is the lean form and the default: the new rows alone are the parameter, so that no gradient, optimizer state
   or copy exists for the other 49,408.
 
-Both are used alike: hand `parameters` to an optimizer, `attach` it, and read `values` and `gradient`, which are those of
-the new rows alone.
+Both are used alike: hand `parameters` to an optimizer, `attach` it, and read `values` and `gradient`, which are those
+of the new rows alone.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str]) -> lis
     for placeholder, rows in embeddings.items():
         if rows.ndim != 2 or rows.shape[1] != width:
             raise ValueError(
-                f"{path}: {placeholder} has shape {tuple(rows.shape)}, but this model's words are {width} numbers wide; "
-                "it was learned on another model"
+                f"{path}: {placeholder} has shape {tuple(rows.shape)}, but the words of this model are {width} "
+                "numbers wide; it was learned on another model"
             )
         check_new_placeholder(model.tokenizer, placeholder)
     for placeholder, rows in embeddings.items():

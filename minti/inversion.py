@@ -108,7 +108,7 @@ class TrainingWrapper:
 
     @property
     def templates(self) -> Sequence[str]:
-        """The config's, or the paper's list for objects, or the toybox's where the vocabulary lacks the paper's words."""
+        """The config's, or the paper's list for objects; the toybox's where the vocabulary lacks the paper's words."""
         templates = self.config.templates
         if templates is None:
             knows_english = len(self.tokenizer.tokenize("rendering")) == 1
@@ -172,9 +172,7 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
 
     embedding = text.token_embedding(wrapper.text_encoder)
     wrapper.rows = ROW_UPDATES[config.row_update](embedding, start=wrapper.placeholder_ids[0])
-    optimizer = torch.optim.AdamW(
-        wrapper.rows.parameters, lr=wrapper.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.AdamW(wrapper.rows.parameters, lr=wrapper.learning_rate, weight_decay=config.weight_decay)
     wrapper.rows.attach(optimizer)
 
     # Nothing but the rows can receive a gradient.

@@ -194,7 +194,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width (or meets `size`, where halving had rounded up): nearest neighbour, then a convolution."""
+    """Doubles height and width (or meets `size`, where halving rounded up): nearest neighbour, then a convolution."""
 
     def __init__(self, channels: int):
         super().__init__()

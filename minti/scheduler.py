@@ -64,7 +64,8 @@ def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) ->
     if schedule == "scaled_linear":
         return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float32) ** 2
     if schedule == "squaredcos_cap_v2":
-        # alpha-bar(u) = cos^2((u + 0.008) / 1.008 * pi / 2),   beta_t = min(1 - alpha-bar((t + 1)/T) / alpha-bar(t/T), 0.999)
+        # alpha-bar(u) = cos^2((u + 0.008) / 1.008 * pi / 2)
+        # beta_t = min(1 - alpha-bar((t + 1) / T) / alpha-bar(t / T), 0.999)
         def alpha_bar(u: float) -> float:
             return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
@@ -91,7 +92,7 @@ class NoiseScheduler:
     # --- which timesteps a run visits ---------------------------------------------------------------------------------
 
     def timesteps(self, num_inference_steps: int, spacing: str | None = None) -> list[int]:
-        """The timesteps of a run, from noisy to clean ("Common Diffusion Noise Schedules ...", arXiv 2305.08891, table 2).
+        """The timesteps of a run, from noisy to clean ("Common Diffusion Noise Schedules", arXiv 2305.08891, table 2).
 
         - "leading": multiples of T // n, plus `steps_offset`; never visits the noisiest timesteps;
         - "linspace": from T - 1 to 0, both included;
@@ -126,7 +127,7 @@ class NoiseScheduler:
     # --- the forward process ------------------------------------------------------------------------------------------
 
     def alpha_bar(self, timesteps: int | Tensor, like: Tensor | None = None) -> Tensor:
-        """alpha-bar at the timesteps, shaped to multiply (b, c, h, w): () for an int (1 at -1), (b, 1, 1, 1) for a tensor.
+        """alpha-bar, shaped to multiply (b, c, h, w): () for an int (1 at -1), (b, 1, 1, 1) for a tensor.
 
         Args:
             like: for a tensor of timesteps, whose device and dtype to take.
@@ -208,7 +209,8 @@ class NoiseScheduler:
         """q(x_s | x_t, x_0) for a step from t to any earlier timestep s = `previous` (DDPM, eq. 6 and 7; -1: the end).
 
             alpha = alpha-bar_t / alpha-bar_s,   beta = 1 - alpha
-            mean = sqrt(alpha-bar_s) beta / (1 - alpha-bar_t) x_0 + sqrt(alpha) (1 - alpha-bar_s) / (1 - alpha-bar_t) x_t
+            mean = sqrt(alpha-bar_s) beta / (1 - alpha-bar_t) x_0
+                 + sqrt(alpha) (1 - alpha-bar_s) / (1 - alpha-bar_t) x_t
 
         Args:
             variance: "posterior", (1 - alpha-bar_s) / (1 - alpha-bar_t) beta, or "beta", as in the lecture notes `002`,

@@ -142,14 +142,14 @@ def expand_placeholders(prompt: str, tokenizer: CLIPTokenizer) -> str:
     """`"a <cat>"` to `"a <cat> <cat>_1 <cat>_2"`, for every concept of several vectors; case does not count."""
     added = {token.lower(): token for token in tokenizer.get_added_vocab()}
     for token in sorted(added, key=len, reverse=True):
-        extra = []
-        while f"{token}_{len(extra) + 1}" in added:
-            extra.append(added[f"{token}_{len(extra) + 1}"])
-        if extra:
+        expansion = [added[token]]
+        while f"{token}_{len(expansion)}" in added:
+            expansion.append(added[f"{token}_{len(expansion)}"])
+        if len(expansion) > 1:
             # Not where the expansion stands already, and not inside "<cat>_1" itself.
             pattern = re.escape(token) + rf"(?!_\d)(?!\s+{re.escape(token)}_1)"
-            expansion = " ".join([added[token], *extra])
-            prompt = re.sub(pattern, lambda _: expansion, prompt, flags=re.IGNORECASE)
+            escaped = " ".join(expansion).replace("\\", r"\\")
+            prompt = re.sub(pattern, escaped, prompt, flags=re.IGNORECASE)
     return prompt
 
 
@@ -163,7 +163,7 @@ def tokenize(prompts: list[str], tokenizer: CLIPTokenizer) -> Tensor:
     """
     prompts = [expand_placeholders(prompt, tokenizer) for prompt in prompts]
     length = tokenizer.model_max_length
-    for prompt, ids in zip(prompts, tokenizer(prompts).input_ids):
+    for ids in tokenizer(prompts).input_ids:
         if len(ids) > length:
             cut = tokenizer.decode(ids[length - 1 : -1]).strip()
             warnings.warn(f"the prompt is longer than {length - 2} tokens; cut off: {cut!r}", stacklevel=2)

@@ -20,7 +20,8 @@ from minti.layers import Downsample, ResnetBlock, SpatialTransformer, TimestepEm
 class UNetConfig(Config):
     """The keys of `unet/config.json` that size the network; the defaults are SD v1.4's.
 
-    `sample_size` is the latents' height and width in training. `attention_head_dim` is the *number* of heads: the release named it wrongly, and the name stuck.
+    `sample_size` is the latents' height and width in training. `attention_head_dim` is the *number* of heads: the
+    release named it wrongly, and the name stuck.
     """
 
     sample_size: int = 64

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-import world
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
+
+import world
 
 
 def _trunk(widths: tuple[int, ...]) -> nn.Sequential:

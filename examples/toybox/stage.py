@@ -1,4 +1,4 @@
-"""One training stage: a loop with AdamW, cosine learning rate, running average, and a checkpoint that it resumes from."""
+"""One training stage: a loop with AdamW, a cosine learning rate, a running average, and a checkpoint to resume from."""
 
 from __future__ import annotations
 

@@ -16,23 +16,25 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from networks import Judge, ToyCLIP
 from PIL import Image
-from stage import batches, train_stage
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTokenizer
-from world import Scene, caption, draw, random_scene, words
 
 from minti.scheduler import NoiseScheduler, SchedulerConfig
 from minti.unet import UNet, UNetConfig
 from minti.vae import VAE, VAEConfig
+from networks import Judge, ToyCLIP
+from stage import batches, train_stage
+from world import Scene, caption, draw, random_scene, words
 
 CONTEXT_LENGTH = 32
-PICTURES = 50_000
-STEPS = {"clip": 1_400, "vae": 7_000, "unet": 13_000, "judge": 3_000}
+PICTURES = 50_000  # that the VAE, the CLIP and the judge see
+LATENTS = 40_000  # of them, that the UNet sees
+STEPS = {"clip": 1_400, "vae": 7_000, "unet": 13_000, "judge": 2_500}
 
 VAE_CONFIG = {
     "in_channels": 3,
@@ -262,9 +264,10 @@ def train_judge(folder: Path, pictures: Tensor, steps: int) -> Judge:
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
         indices = batches(len(pictures), 64, step)
         pixels = to_pixels(pictures[indices])
-        logits = judge(pixels + 0.04 * torch.randn(pixels.shape, generator=generator))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = judge(pixels + 0.04 * torch.randn(pixels.shape, generator=generator))
         losses = [
-            F.cross_entropy(logits[name], answer[indices])
+            F.cross_entropy(logits[name].float(), answer[indices])
             for name, answer in answers.items()
             if (answer[indices] >= 0).any()
         ]
@@ -286,17 +289,65 @@ def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def export(folder: Path, clip: ToyCLIP, vae: VAE, unet: UNet, judge: Judge, scaling_factor: float) -> None:
+    """Writes the model in the layout of SD v1.4, weights in half precision; beside it, what measures it."""
+
+    def save(name: str, module: nn.Module | dict[str, Tensor], config: dict | None = None, prefix: str = "") -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = module if isinstance(module, dict) else module.state_dict()
+        halves = {prefix + k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+        save_file(halves, path, metadata={"format": "pt"})
+        if config is not None:
+            write_json(path.parent / "config.json", config)
+
+    network = "diffusion_pytorch_model.safetensors"
+    save(f"unet/{network}", unet, {"_class_name": "UNet2DConditionModel", **UNET_CONFIG})
+    vae_config = {"_class_name": "AutoencoderKL", **VAE_CONFIG, "scaling_factor": scaling_factor}
+    save(f"vae/{network}", vae, vae_config)
+    tokenizer = build_tokenizer(folder / "tokenizer")
+    text_config = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+    text_config |= TEXT_CONFIG | special_ids(tokenizer)
+    save("text_encoder/model.safetensors", clip.text_model, text_config, prefix="text_model.")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    write_json(
+        folder / "scheduler/scheduler_config.json",
+        {"_class_name": "PNDMScheduler", "clip_sample": False} | SCHEDULER_CONFIG,
+    )
+    parts = {
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "feature_extractor": [None, None],
+        "safety_checker": [None, None],
+    }
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", **parts})
+
+    image_half = {key: value for key, value in clip.state_dict().items() if not key.startswith("text_model.")}
+    save("evaluation/clip.safetensors", image_half)
+    save("evaluation/judge.safetensors", judge)
+
+
 def main() -> None:
+    """All stages in turn, then the export."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--work", type=Path, default=Path("outputs/toybox-work"), help="folder for checkpoints")
+    parser.add_argument("--output", type=Path, default=Path("outputs/toybox"), help="where the model goes")
+    parser.add_argument(
+        "--work", type=Path, default=Path("outputs/toybox-work"), help="checkpoints and sample pictures"
+    )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
+    print(f"drawing {PICTURES} pictures")
     pictures = draw_pictures(PICTURES)
     clip = train_clip(args.work, pictures, STEPS["clip"])
     vae = train_vae(args.work, pictures, STEPS["vae"])
-    train_unet(args.work, vae, clip, pictures[:40_000], STEPS["unet"])
-    train_judge(args.work, pictures, STEPS["judge"])
+    unet, scaling_factor = train_unet(args.work, vae, clip, pictures[:LATENTS], STEPS["unet"])
+    judge = train_judge(args.work, pictures, STEPS["judge"])
+    export(args.output, clip, vae, unet, judge, scaling_factor)
+    print(f"wrote the model to {args.output}; measure it with: python examples/evaluate.py --model {args.output}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""What the scripts share: arguments, one-line errors, progress bars, and pages of labelled pictures."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from transformers.utils import logging as transformers_logging
+
+import minti
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def arguments(description: str, output: str) -> argparse.ArgumentParser:
+    """A parser with the options that all scripts have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", default=str(minti.TOYBOX), help="model folder: the bundled toybox, or SD v1.4")
+    parser.add_argument("--output", type=Path, default=Path(output), help="folder for the results")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random; picture i is drawn with seed + i")
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default_device, help="cpu, cuda, cuda:1, mps ...")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="number format of the networks")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls a script's main function; a bad input ends it with one line instead of a traceback."""
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    transformers_logging.set_verbosity_error()
+    try:
+        main()
+    except (ValueError, OSError, minti.TrainingError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def load(args: argparse.Namespace) -> minti.StableDiffusion:
+    """The model that the arguments name."""
+    return minti.StableDiffusion.from_pretrained(args.model, args.device, DTYPES[args.dtype])
+
+
+def make_output(folder: Path) -> Path:
+    """Creates the output folder, and finds out now whether it can be written, not after the work is done.
+
+    Raises:
+        OSError: it cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"cannot write to the output folder {folder}: {error.strerror or error}") from None
+    return folder
+
+
+def generators(seed: int, count: int) -> list[torch.Generator]:
+    """One generator per picture, seeded seed, seed + 1, ...: picture i is the same in any batch."""
+    return [torch.Generator().manual_seed(seed + i) for i in range(count)]
+
+
+def page(rows: Sequence[tuple[str, Sequence[Image.Image]]], size: int = 128) -> Image.Image:
+    """Labelled rows of pictures on one white page; small pictures are enlarged without smoothing.
+
+    Args:
+        rows: (label, pictures) for each row; a label may have several lines.
+        size: width of a picture on the page.
+    """
+    gap, label_width = 4, 190
+    columns = max(len(pictures) for _, pictures in rows)
+    width, height = label_width + columns * (size + gap), len(rows) * (size + gap) + gap
+    canvas = Image.new("RGB", (width, height), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    for row, (label, pictures) in enumerate(rows):
+        top = gap + row * (size + gap)
+        pen.multiline_text((8, top + size // 2), _wrap(label, font, label_width - 16), "black", font, anchor="lm")
+        for column, picture in enumerate(pictures):
+            smooth = Image.Resampling.NEAREST if picture.width <= size else Image.Resampling.LANCZOS
+            canvas.paste(picture.resize((size, size), smooth), (label_width + column * (size + gap), top))
+    return canvas
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    lines: list[str] = []
+    for word in text.split(" "):
+        if lines and font.getlength(f"{lines[-1]} {word}".split("\n")[-1]) <= width:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return "\n".join(lines)

@@ -1,0 +1,180 @@
+"""Measures the toybox: reconstructions, prompts, and learned words, as its judge sees them.
+
+    python examples/evaluate.py                      # everything
+    python examples/evaluate.py --only inversion --quiet
+
+Prints tables in per cent and writes measures.json. The judge was trained on the world's own ground truth.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import minti
+from common import arguments, generators, load, make_output, run
+
+sys.path.append(str(Path(__file__).parent / "toybox"))
+import world
+from draw_concepts import concept_pictures
+from measure import TOY, load_judge, rates, recognised, table, toy_truth, verdicts
+from networks import Judge
+
+SCENE = ("size", "place", "background", "style")
+
+
+def scenes(count: int, seed: int) -> tuple[list[world.Scene], torch.Tensor]:
+    """Scenes that training has not drawn, with their pixels."""
+    drawn = [world.random_scene(np.random.default_rng((seed, 9, i))) for i in range(count)]
+    return drawn, to_pixels([world.draw(scene, np.random.default_rng((seed, 10, i))) for i, scene in enumerate(drawn)])
+
+
+def to_pixels(pictures: list[np.ndarray]) -> torch.Tensor:
+    """The world's pictures, rounded to 8 bits as a file would be, as pixels in [-1, 1]."""
+    return torch.from_numpy(np.stack(pictures)).mul(255).round().div(127.5).sub(1).permute(0, 3, 1, 2)
+
+
+def truth(judge: Judge, scene: world.Scene) -> dict[str, str]:
+    """The right answers to what can be seen in a picture of the scene."""
+    return {name: judge.answers[name][index] for name, index in judge.labels(scene).items() if index >= 0}
+
+
+class Evaluation:
+    """A model, its judge, and how pictures are drawn."""
+
+    def __init__(self, args):
+        self.args, self.judge = args, load_judge(args.model)
+        self.quiet = True if args.quiet else None
+
+    def draw(self, model: minti.StableDiffusion, prompts: list[str]) -> list[dict[str, str]]:
+        """Draws the prompts and returns the judge's verdicts; picture i has noise of its own."""
+        pixels = []
+        for start in tqdm(range(0, len(prompts), 16), desc="drawing", disable=self.quiet, leave=False):
+            part = prompts[start : start + 16]
+            pixels.append(
+                minti.sample(
+                    model,
+                    part,
+                    generator=generators(self.args.seed + start, len(part)),
+                    num_inference_steps=self.args.steps,
+                    guidance_scale=self.args.guidance_scale,
+                    output="pixels",
+                )
+            )
+        return verdicts(self.judge, torch.cat(pixels))
+
+    @torch.no_grad()
+    def reconstruction(self, model: minti.StableDiffusion, count: int) -> list[tuple[str, dict[str, float]]]:
+        """The judge on true pictures, and on the same through the VAE."""
+        drawn, pixels = scenes(count, self.args.seed)
+        rows = []
+        decoded = torch.cat([model.vae.decode(model.encode(part).mean) for part in pixels.split(50)])
+        for name, seen in (("true pictures", pixels), ("reconstructions", decoded)):
+            pairs = zip(verdicts(self.judge, seen), (truth(self.judge, scene) for scene in drawn))
+            rows.append((name, rates(pairs)))
+        return rows
+
+    def prompts(self, model: minti.StableDiffusion, count: int) -> list[tuple[str, dict[str, float]]]:
+        """Prompts that name every attribute, or a made-up name, or two toys."""
+        rng = np.random.default_rng((self.args.seed, 11))
+        described, named, pairs = [], [], []
+        for _ in range(count):
+            scene = world.random_scene(rng, pair_rate=0)
+            (toy,) = scene.toys
+            while toy in world.HELD_OUT:
+                toy = world.random_toy(rng)
+            looks = f"{scene.size} {toy.main} and {toy.second} {toy.pattern} {toy.shape}"
+            tail = f"{scene.place} on a {scene.background} background"
+            described.append((f"{world.STYLES[scene.style]} a {looks} {tail}", truth(self.judge, scene)))
+            name = str(rng.choice(list(world.NAMED)))
+            named.append((f"a photo of a {name}", toy_truth(world.NAMED[name])))
+            two = [str(n) for n in rng.choice(list(world.NAMED), 2, replace=False)]
+            answers = toy_truth(world.NAMED[two[0]], 0) | toy_truth(world.NAMED[two[1]], 1)
+            pairs.append((f"a photo of a {two[0]} next to a {two[1]}", answers))
+        rows = []
+        for name, jobs in (
+            ("every attribute named", described),
+            ("made-up names", named),
+            ("two made-up names", pairs),
+        ):
+            seen = self.draw(model, [prompt for prompt, _ in jobs])
+            rows.append((name, rates(zip(seen, (answers for _, answers in jobs)))))
+        return rows
+
+    def inversion(self, toys: list[world.Toy], per_prompt: int) -> tuple[list[tuple[str, dict[str, float]]], dict]:
+        """Learns each toy from five pictures with the default settings, then draws it alone, in styles and in pairs."""
+        folder, names = make_output(self.args.output), [f"<toy-{i}>" for i in range(len(toys))]
+        seconds, steps, alone, styled = [], [], [], []
+        for name, toy in zip(tqdm(names, desc="learning", disable=self.quiet), toys):
+            model, begin = load(self.args), time.perf_counter()
+            config = minti.TextualInversionConfig(placeholder_token=name, seed=self.args.seed)
+            wrapper = minti.TrainingWrapper(model, config)
+            for state in minti.textual_inversion(wrapper, to_pixels(concept_pictures(toy))):
+                pass
+            seconds.append(time.perf_counter() - begin)
+            steps.append(state.step)
+            minti.save_embeddings(wrapper, folder / f"{name[1:-1]}.safetensors")
+            seen = self.draw(model, [f"a photo of a {name}"] * per_prompt)
+            alone += [(verdict, toy_truth(toy)) for verdict in seen]
+            styles = [style for style in world.STYLES if style != "photo"]
+            prompts = [f"{world.STYLES[style]} a {name}" for style in styles for _ in range(4)]
+            for verdict, style in zip(self.draw(model, prompts), np.repeat(styles, 4)):
+                styled.append((verdict, {"style": str(style), "shape_0": toy.shape}))
+        rows = [
+            (f"one learned word, {len(toys)} x {per_prompt} photos", rates(alone)),
+            ("in other styles", rates(styled)),
+        ]
+
+        model = load(self.args)
+        for name in names:
+            minti.load_embeddings(model, folder / f"{name[1:-1]}.safetensors")
+        hits = []
+        for i in range(0, len(toys) - 1, 2):
+            for verdict in self.draw(model, [f"a {names[i]} next to a {names[i + 1]}"] * per_prompt):
+                hits += [recognised(verdict, toys[i]), recognised(verdict, toys[i + 1])]
+        rows.append(("two learned words in one prompt", {"recognised": sum(hits) / len(hits)} if hits else {}))
+        each = {name: rates(alone[i * per_prompt : (i + 1) * per_prompt]) for i, name in enumerate(names)}
+        details = {"seconds": seconds, "steps": steps, "each": each}
+        return rows, details
+
+
+def main() -> None:
+    """All measures, as tables and as JSON."""
+    parser = arguments(__doc__.split("\n\n")[0], output="outputs/evaluation")
+    parser.add_argument("--only", choices=("reconstruction", "prompts", "inversion"), help="one part only")
+    parser.add_argument("--steps", type=int, default=50, help="denoising steps")
+    parser.add_argument("--guidance-scale", type=float, default=7.5)
+    parser.add_argument(
+        "--count", type=int, default=160, help="prompts of each kind; six times as many reconstructions"
+    )
+    parser.add_argument("--toys", choices=("test", "tuning"), default="test", help="which held-out toys to learn")
+    args = parser.parse_args()
+    folder = make_output(args.output)
+    evaluation, model = Evaluation(args), load(args)
+    results: dict[str, object] = {}
+
+    if args.only in (None, "reconstruction"):
+        rows = evaluation.reconstruction(model, 6 * args.count)
+        results["reconstruction"] = dict(rows)
+        print(table(rows, (*TOY, *SCENE)), end="\n\n")
+    if args.only in (None, "prompts"):
+        rows = evaluation.prompts(model, args.count)
+        results["prompts"] = dict(rows)
+        print(table(rows, (*TOY, *SCENE)), end="\n\n")
+    if args.only in (None, "inversion"):
+        toys = world.TEST_TOYS if args.toys == "test" else world.TUNING_TOYS
+        rows, details = evaluation.inversion(toys, per_prompt=16)
+        results["inversion"] = dict(rows) | details
+        print(table(rows, (*TOY, "style", "recognised")))
+        print(f"\nsteps: {details['steps']}; seconds: {[round(s, 1) for s in details['seconds']]}")
+    (folder / "measures.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

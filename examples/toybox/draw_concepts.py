@@ -1,0 +1,43 @@
+"""Draws the bundled concepts: five photos of each toy that training never shows, in a folder named after its looks.
+
+python examples/toybox/draw_concepts.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from world import BACKGROUNDS, PLACES, SIZES, TEST_TOYS, Scene, Toy, draw
+
+CONCEPTS = Path(__file__).resolve().parent.parent / "concepts"
+
+
+def concept_name(toy: Toy) -> str:
+    """The folder's name: "red-blue-striped-star"."""
+    return f"{toy.main}-{toy.second}-{toy.pattern}-{toy.shape}"
+
+
+def concept_pictures(toy: Toy, count: int = 5) -> list[np.ndarray]:
+    """Photos of the toy, each at another place and on another background; both sizes."""
+    pictures = []
+    for i in range(count):
+        places, backgrounds, sizes = list(PLACES), list(BACKGROUNDS), list(SIZES)
+        scene = Scene((toy,), sizes[i % 2], places[i % len(places)], backgrounds[i % len(backgrounds)], "photo")
+        pictures.append(draw(scene, np.random.default_rng((4, i))))
+    return pictures
+
+
+def main() -> None:
+    """Writes examples/concepts/NAME/0.png .. 4.png."""
+    for toy in TEST_TOYS:
+        folder = CONCEPTS / concept_name(toy)
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, picture in enumerate(concept_pictures(toy)):
+            Image.fromarray((picture * 255).round().astype(np.uint8)).save(folder / f"{i}.png")
+
+
+if __name__ == "__main__":
+    main()
