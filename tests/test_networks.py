@@ -1,0 +1,117 @@
+"""The UNet and the VAE against diffusers, with random weights and no tolerance."""
+
+import diffusers
+import pytest
+import torch
+from conftest import UNET as SMALL
+from conftest import VAE as SMALL_VAE
+
+from minti.layers import timestep_embedding
+from minti.unet import UNet, UNetConfig
+from minti.vae import VAE, VAEConfig
+
+UNETS = {
+    "as SD": SMALL,
+    "one level": SMALL
+    | {
+        "block_out_channels": (32,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+    },
+    "as the toybox": SMALL
+    | {
+        "in_channels": 8,
+        "out_channels": 8,
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    },
+    "sines first": SMALL | {"flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-6},
+}
+
+
+def twins(theirs, ours_class, config_class):
+    """Our network with the weights of theirs."""
+    ours = ours_class(config_class.from_dict(dict(theirs.config))).eval()
+    ours.load_state_dict(theirs.state_dict())
+    return ours
+
+
+@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("size", [(8, 8), (8, 12), (9, 13)])
+@torch.no_grad()
+def test_unet_equals_diffusers(name, size):
+    torch.manual_seed(0)
+    theirs = diffusers.UNet2DConditionModel(**UNETS[name]).eval()
+    ours = twins(theirs, UNet, UNetConfig)
+    x = torch.randn(2, ours.config.in_channels, *size)
+    timesteps, context = torch.tensor([3, 700]), torch.randn(2, 7, 48)
+    expected = theirs(x, timesteps, context).sample
+    assert expected.std() > 0.01
+    assert torch.equal(ours(x, timesteps, context), expected)
+
+
+def test_unet_gradients_equal_diffusers():
+    torch.manual_seed(0)
+    theirs = diffusers.UNet2DConditionModel(**SMALL)
+    ours = twins(theirs, UNet, UNetConfig)
+    x, timesteps, gradients = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), []
+    context = torch.randn(2, 7, 48)
+    for network in (lambda c: theirs(x, timesteps, c).sample, lambda c: ours(x, timesteps, c)):
+        leaf = context.clone().requires_grad_()
+        network(leaf).square().sum().backward()
+        gradients.append(leaf.grad)
+    assert gradients[0].abs().max() > 1e-4
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@torch.no_grad()
+def test_vae_equals_diffusers(layers):
+    torch.manual_seed(0)
+    config = SMALL_VAE | {
+        "layers_per_block": layers,
+        "block_out_channels": (16, 32, 32),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+    }
+    theirs = diffusers.AutoencoderKL(**config).eval()
+    ours = twins(theirs, VAE, VAEConfig)
+    pixels = torch.rand(2, 3, 16, 24) * 2 - 1
+    expected, got = theirs.encode(pixels).latent_dist, ours.encode(pixels)
+    assert torch.equal(got.mean, expected.mean)
+    assert torch.equal(got.std, expected.std)
+    draw = expected.sample(torch.Generator().manual_seed(5))
+    assert torch.equal(got.sample(torch.Generator().manual_seed(5)), draw)
+    assert torch.equal(ours.decode(draw), theirs.decode(draw).sample)
+    torch.testing.assert_close(got.kl(), expected.kl())
+
+
+def test_vae_logvar_is_clamped_and_sizes_are_checked():
+    vae = VAE(VAEConfig(block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1))
+    with torch.no_grad():
+        vae.quant_conv.bias[4:] = 100.0
+        assert vae.encode(torch.zeros(1, 3, 4, 4)).logvar.max() == 20
+    with pytest.raises(ValueError, match="multiples of 2; got 4 x 5"):
+        vae.encode(torch.zeros(1, 3, 4, 5))
+
+
+def test_timestep_embedding_closed_form():
+    """The first frequency is 1, the last 10000^(-(half - 1) / half)."""
+    got = timestep_embedding(torch.tensor([7.0]), 8)
+    omega = 10000 ** (-torch.arange(4) / 4)
+    torch.testing.assert_close(got, torch.cat([(7 * omega).cos(), (7 * omega).sin()])[None])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("use_linear_projection", True),
+        ("addition_embed_type", "text_time"),
+        ("attention_head_dim", [5, 10]),
+        ("act_fn", "relu"),
+    ],
+)
+def test_another_architecture_is_refused_by_name(key, value):
+    with pytest.raises(ValueError, match=f"{key} = "):
+        UNetConfig.from_dict({key: value})

@@ -1,0 +1,91 @@
+"""The scripts as people run them, in a process of their own."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent
+CONCEPT = next((ROOT / "examples" / "concepts").iterdir())
+
+
+def script(name, *args, check=True):
+    """Runs a script of examples/ and returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / name, *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The main job, on a few steps."""
+    folder = tmp_path_factory.mktemp("outputs") / "toy"
+    done = script("train.py", "--output", folder, "--steps", 12, "--sample-steps", 2, "--columns", 3, "--vectors", 2)
+    return folder, done
+
+
+def test_the_main_job_writes_everything(trained):
+    folder, done = trained
+    assert {p.name for p in folder.iterdir()} == {"learned_embeds.safetensors", "page.png", "curves.png", "losses.csv"}
+    assert load_file(folder / "learned_embeds.safetensors")["<concept>"].shape == (2, 128)
+    rows = list(csv.DictReader((folder / "losses.csv").open()))
+    assert [int(row["step"]) for row in rows] == list(range(1, 13))
+    assert all(float(row["loss"]) > 0 for row in rows)
+    assert rows[-1]["fixed_loss"]
+    page = Image.open(folder / "page.png")
+    assert page.height > 15 * 128  # training pictures, the word alone, seven prompts before and after
+    assert "learned <concept> in 12 steps" in done.stdout
+    assert "\r" not in done.stderr  # no progress bar where there is no terminal
+
+
+def test_a_learned_word_is_drawn(trained, tmp_path):
+    folder, _ = trained
+    prompts = ("a sketch of a <concept>", "a red star")
+    options = ("--embedding", folder / "learned_embeds.safetensors", "--num-images", 2, "--steps", 2)
+    script("sample.py", *prompts, *options, "--output", tmp_path / "a")
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert names == ["00-00.png", "00-01.png", "01-00.png", "01-01.png", "grid.png"]
+    script("sample.py", prompts[1], "--num-images", 2, "--steps", 2, "--output", tmp_path / "b", "--batch-size", 1)
+    for i in range(2):  # the same picture, whatever else is in the batch
+        a, b = (Image.open(path) for path in (tmp_path / "a" / f"01-0{i}.png", tmp_path / "b" / f"00-0{i}.png"))
+        difference = max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes()))
+        assert difference <= 1  # rounding of the kernels, then of the 8 bits
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("train.py", ("--images", "nowhere"), "nowhere: no such folder"),
+        ("train.py", ("--placeholder", "star"), "in the vocabulary already"),
+        ("train.py", ("--initializer", "zebra"), "is not a single token"),
+        ("train.py", ("--model", "nowhere"), "nowhere is not a folder"),
+        ("train.py", ("--output", "/proc/minti"), "cannot write to the output folder /proc/minti"),
+        ("sample.py", ("a", "--height", "65"), "must be multiples of 4"),
+        ("sample.py", ("a", "--embedding", "none.safetensors"), "none.safetensors is missing"),
+    ],
+)
+def test_bad_input_gets_one_line(tmp_path, name, args, message):
+    output = () if "--output" in args else ("--output", tmp_path)
+    done = script(name, *args, *output, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py"])
+def test_help(name):
+    usage = script(name, "--help").stdout
+    for option in ("--model", "--output", "--seed", "--device", "--dtype"):
+        assert option in usage

@@ -1,0 +1,84 @@
+"""Placeholders, their expansion, and the encoded prompts."""
+
+import warnings
+
+import pytest
+import torch
+
+from minti import text
+
+
+def add(model, placeholder, vectors=1):
+    width = text.token_embedding(model.text_encoder).embedding_dim
+    rows = torch.randn(vectors, width, generator=torch.Generator().manual_seed(vectors))
+    tokens = text.placeholder_tokens(placeholder, vectors)
+    return text.add_tokens(model.tokenizer, model.text_encoder, tokens, rows), rows
+
+
+@pytest.mark.parametrize("prompt", ["", "a photo of a red cat", "zebra, 3 dogs!"])
+def test_context_equals_the_pipeline(tiny, pipeline, prompt):
+    expected = pipeline.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)[0]
+    assert torch.equal(tiny.encode_prompt(prompt), expected)
+
+
+def test_new_rows_stand_at_the_end_and_the_old_ones_are_untouched(tiny):
+    before = text.token_embedding(tiny.text_encoder).weight.clone()
+    context = tiny.encode_prompt("a red cat")
+    ids, rows = add(tiny, "<thing>", 3)
+    weight = text.token_embedding(tiny.text_encoder).weight
+    assert ids == list(range(len(before), len(before) + 3))
+    assert torch.equal(weight[ids], rows)
+    assert torch.equal(weight[: len(before)], before)
+    assert torch.equal(tiny.encode_prompt("a red cat"), context)
+
+
+def test_expansion_equals_diffusers(tiny, pipeline):
+    for vectors, token in ((1, "<one>"), (3, "<three>")):
+        add(tiny, token, vectors)
+    for prompt in ("a <three> and a <one>", "<three>", "<one>, <three>.", "nothing new"):
+        expected = pipeline._maybe_convert_prompt(prompt, tiny.tokenizer)
+        assert text.expand_placeholders(prompt, tiny.tokenizer) == expected
+
+
+def test_expansion_is_idempotent_and_ignores_case(tiny):
+    add(tiny, "<Cat>", 3)
+    expanded = "a <Cat> <Cat>_1 <Cat>_2 here"
+    assert text.expand_placeholders("a <cat> here", tiny.tokenizer) == expanded
+    assert text.expand_placeholders(expanded, tiny.tokenizer) == expanded
+    ids = text.tokenize(["a <CAT> here"], tiny.tokenizer)[0].tolist()
+    assert ids == text.tokenize([expanded], tiny.tokenizer)[0].tolist()
+    assert len(tiny.tokenizer) - 3 in ids  # the first of the three new tokens
+
+
+@pytest.mark.parametrize(
+    ("placeholder", "message"),
+    [
+        ("cat", "in the vocabulary already"),
+        ("CAT", "in the vocabulary already as 'cat'"),
+        ("<thing>", "in the vocabulary already"),
+        ("<THING>", "already as '<thing>'"),
+        ("two words", "one word without spaces"),
+        ("", "one word without spaces"),
+    ],
+)
+def test_placeholders_that_cannot_be_new(tiny, placeholder, message):
+    add(tiny, "<thing>")
+    size = len(tiny.tokenizer)
+    with pytest.raises(ValueError, match=message):
+        add(tiny, placeholder)
+    assert len(tiny.tokenizer) == size
+
+
+@pytest.mark.parametrize("word", ["zebra", "red cat", "", "<|endoftext|>"])
+def test_initializers_that_are_no_single_token(tiny, word):
+    with pytest.raises(ValueError, match="is not a single token"):
+        text.single_token_id(tiny.tokenizer, word)
+    assert tiny.tokenizer.decode(text.single_token_id(tiny.tokenizer, "cat")).strip() == "cat"
+
+
+def test_a_long_prompt_warns_and_says_what_was_cut(tiny):
+    with pytest.warns(UserWarning, match=r"longer than 14 tokens; cut off: 'toy dog'"):
+        got = tiny.encode_prompt("a " * 14 + "toy dog")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(got, tiny.encode_prompt("a " * 14))

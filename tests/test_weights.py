@@ -1,0 +1,190 @@
+"""Model folders: what loads, what is refused, and learned words in files."""
+
+import json
+import pickle
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import minti
+from minti import text, weights
+
+NETWORK = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path):
+    """A copy of the small model that a test may spoil."""
+    return shutil.copytree(tiny_folder, tmp_path / "model")
+
+
+def state(model):
+    """Every tensor of a model, under its part's name."""
+    return {
+        f"{part}.{key}": value
+        for part in ("unet", "vae", "text_encoder")
+        for key, value in getattr(model, part).state_dict().items()
+    }
+
+
+def edit(path, change):
+    """Rewrites a safetensors file."""
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def test_the_release_s_older_names_load(folder, tiny):
+    """SD v1.4 on disk: the VAE's attention named as in 2022, `text_model.`, `position_ids`, no scaling factor."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def rename_vae(tensors):
+        for key in list(tensors):
+            if match := re.search(r"attentions\.0\.(to_out\.0|to_[qkv])\.", key):
+                tensors[key.replace(match[1], old[match[1]])] = tensors.pop(key)
+
+    def rename_text(tensors):
+        for key in list(tensors):
+            tensors["text_model." + key.removeprefix("text_model.")] = tensors.pop(key)
+        tensors["text_model.embeddings.position_ids"] = torch.arange(16)[None]
+
+    edit(folder / "vae" / NETWORK, rename_vae)
+    edit(folder / "text_encoder/model.safetensors", rename_text)
+    config = json.loads((folder / "vae/config.json").read_text())
+    del config["scaling_factor"]
+    (folder / "vae/config.json").write_text(json.dumps(config))
+
+    model = minti.StableDiffusion.from_pretrained(folder)
+    expected = state(tiny)
+    assert state(model).keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in state(model).items())
+    assert model.vae.config.scaling_factor == 0.18215
+    assert torch.equal(model.encode_prompt("a cat"), tiny.encode_prompt("a cat"))
+
+
+def test_dtype_and_frozen_and_nothing_left_on_meta(tiny_folder):
+    model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    for part in (model.unet, model.vae, model.text_encoder):
+        assert not part.training
+        for tensor in (*part.parameters(), *part.buffers()):
+            assert tensor.device.type == "cpu"
+            assert not tensor.requires_grad
+        assert {p.dtype for p in part.parameters()} == {torch.bfloat16}
+    assert model.dtype == torch.bfloat16
+    assert torch.isfinite(minti.sample(model, "a cat", num_inference_steps=2, output="latents")).all()
+
+
+@pytest.mark.parametrize(("part", "file"), [("unet", NETWORK), ("vae", NETWORK), ("text_encoder", "model.safetensors")])
+def test_wrong_tensors_are_named(folder, part, file):
+    path, key = folder / part / file, None
+    whole = path.read_bytes()
+
+    def drop(tensors):
+        nonlocal key
+        key = min(tensors)
+        del tensors[key]
+
+    def widen(tensors):
+        tensors[key] = torch.zeros(*tensors[key].shape, 2)
+
+    for change, message in (
+        (drop, "lacks tensor"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), "unexpected tensor extra"),
+        (widen, "has shape"),
+    ):
+        path.write_bytes(whole)
+        edit(path, change)
+        with pytest.raises(ValueError, match=message) as caught:
+            minti.StableDiffusion.from_pretrained(folder)
+        assert str(path) in str(caught.value)
+        assert (key in str(caught.value)) or "extra" in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_part_is_named(folder, part):
+    shutil.rmtree(folder / part)
+    with pytest.raises(FileNotFoundError, match=f"has no {part}"):
+        minti.StableDiffusion.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "file", ["unet/config.json", f"unet/{NETWORK}", "text_encoder/model.safetensors", "tokenizer/tokenizer.json"]
+)
+def test_a_missing_file_is_named(folder, file):
+    (folder / file).unlink()
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        minti.StableDiffusion.from_pretrained(folder)
+
+
+def test_damaged_files_are_named(folder):
+    path = folder / "unet" / NETWORK
+    whole = path.read_bytes()
+    for damaged in (whole[:-1000], whole[:5], b"", b"\xff" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="not a whole safetensors file"):
+            minti.StableDiffusion.from_pretrained(folder)
+    path.write_bytes(whole)
+    (folder / "vae/config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"vae/config\.json is not valid JSON"):
+        minti.StableDiffusion.from_pretrained(folder)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        minti.StableDiffusion.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_diffusers_draws_the_same_picture_with_a_learned_word(tiny, pipeline, tmp_path, vectors):
+    rows = torch.randn(vectors, 48, generator=torch.Generator().manual_seed(0))
+    weights.write_embeddings(tmp_path / "word.safetensors", {"<word>": rows})
+    assert minti.load_embeddings(tiny, tmp_path / "word.safetensors") == ["<word>"]
+    pipeline.load_textual_inversion(tmp_path, weight_name="word.safetensors")
+    expected, got = (
+        draw(generator=torch.Generator().manual_seed(1), num_inference_steps=3)
+        for draw in (
+            lambda **o: pipeline("a <word> photo", **o).images[0],
+            lambda **o: minti.sample(tiny, "a <word> photo", **o)[0],
+        )
+    )
+    assert got.tobytes() == expected.tobytes()
+
+
+def test_bad_embedding_files(tiny, tmp_path):
+    path = tmp_path / "word.safetensors"
+    weights.write_embeddings(path, {"<word>": torch.zeros(1, 1024)})
+    with pytest.raises(ValueError, match="48 numbers wide"):
+        minti.load_embeddings(tiny, path)
+    weights.write_embeddings(path, {"cat": torch.zeros(1, 48)})
+    with pytest.raises(ValueError, match="in the vocabulary already"):
+        minti.load_embeddings(tiny, path)
+    path.write_bytes(pickle.dumps({"<word>": [1, 2]}))
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        minti.load_embeddings(tiny, path)
+    with pytest.raises(FileNotFoundError):
+        minti.load_embeddings(tiny, tmp_path / "none.safetensors")
+
+
+def test_writing_is_atomic(tmp_path, monkeypatch):
+    path = tmp_path / "word.safetensors"
+    weights.write_embeddings(path, {"<word>": torch.ones(1, 4)})
+
+    def full_disk(tensors, file):
+        with open(file, "wb") as handle:
+            handle.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(weights, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        weights.write_embeddings(path, {"<word>": torch.zeros(1, 4)})
+    assert torch.equal(weights.read_embeddings(path)["<word>"], torch.ones(1, 4))
+    assert [p.name for p in tmp_path.iterdir()] == ["word.safetensors"]
+
+
+def test_tokens_of_a_loaded_word_are_the_last(tiny, tmp_path):
+    weights.write_embeddings(tmp_path / "a.safetensors", {"<a>": torch.ones(2, 48)})
+    minti.load_embeddings(tiny, tmp_path / "a.safetensors")
+    assert torch.equal(text.token_embedding(tiny.text_encoder).weight[-2:], torch.ones(2, 48))
