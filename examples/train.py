@@ -184,7 +184,7 @@ def main() -> None:
     jobs = [("{}", args.placeholder)]
     jobs += [(prompt, word) for prompt in prompts for word in (args.initializer, args.placeholder)]
     for prompt, word in tqdm(jobs, desc="drawing", disable=True if args.quiet else None):
-        text = prompt.format(word)
+        text = prompt.replace("{}", word)
         rows.append((text, draw(args, model, [text] * args.columns)))
     page(rows).save(folder / "page.png")
     print(f"wrote {folder}/page.png, curves.png, losses.csv and learned_embeds.safetensors")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minti.inversion import TrainingWrapper
 from minti.model import StableDiffusion
-from minti.text import add_tokens, check_new_placeholder, placeholder_tokens, token_embedding
+from minti.text import add_tokens, check_new_placeholder, placeholder_tokens
 from minti.weights import read_embeddings, write_embeddings
 
 
@@ -30,7 +30,7 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str]) -> lis
             a placeholder that exists already.
     """
     embeddings = read_embeddings(Path(path))
-    width = token_embedding(model.text_encoder).embedding_dim
+    width = model.text_encoder.get_input_embeddings().embedding_dim
     for placeholder, rows in embeddings.items():
         if rows.ndim != 2 or rows.shape[1] != width:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Classifier-free guidance: how the predictions with and without the prompt combine.
 
-Ho and Salimans (arXiv 2207.12598), Algorithm 2; lecture notes `002`, chapter 7; slides `001`.
+Ho and Salimans (arXiv 2207.12598), Algorithm 2; lecture notes `002`, 6.2.2; slides `001`.
 """
 
 from __future__ import annotations

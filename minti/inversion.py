@@ -70,10 +70,12 @@ class TextualInversionConfig:
         for key in ("num_vectors", "steps", "max_steps", "batch_size", "gradient_accumulation"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ValueError(f"{key} = {getattr(self, key)}; expected at least 1")
-        if isinstance(self.templates, str) and self.templates not in text.TEMPLATES:
-            raise ValueError(f"unknown templates {self.templates!r}; expected one of {', '.join(text.TEMPLATES)}")
-        for template in self.templates if isinstance(self.templates, Sequence) else ():
-            if not isinstance(self.templates, str) and "{}" not in template:
+        if isinstance(self.templates, str):
+            if self.templates not in text.TEMPLATES:
+                raise ValueError(f"unknown templates {self.templates!r}; expected one of {', '.join(text.TEMPLATES)}")
+            return
+        for template in self.templates or ():
+            if "{}" not in template:
                 raise ValueError(f"template {template!r} has no {{}}; write {{}} where the new word goes")
 
 
@@ -90,7 +92,7 @@ class TrainingWrapper:
         self.model, self.config = model, config
         self.unet, self.vae, self.scheduler = model.unet, model.vae, model.scheduler
         self.text_encoder, self.tokenizer = model.text_encoder, model.tokenizer
-        vocabulary = text.token_embedding(model.text_encoder).weight.detach().float()
+        vocabulary = model.text_encoder.get_input_embeddings().weight.detach().float()
         self.vocabulary_norm = vocabulary.norm(dim=1).mean().item()
         self.vocabulary_rms = vocabulary.square().mean().sqrt().item()
         self.rows: TrainableRows | None = None
@@ -117,7 +119,7 @@ class TrainingWrapper:
 
     def prompt(self, template: str) -> str:
         """A template with the placeholder in it."""
-        return template.format(self.config.placeholder_token)
+        return template.replace("{}", self.config.placeholder_token)
 
 
 # --- E4, task 1 -------------------------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
         ValueError: the placeholder is a word already, the initializer is not a single token, or a template is too long
             for the word to fit.
     """
-    config, embedding = wrapper.config, text.token_embedding(wrapper.text_encoder)
+    config, embedding = wrapper.config, wrapper.text_encoder.get_input_embeddings()
     for part in (wrapper.unet, wrapper.vae, wrapper.text_encoder):
         part.requires_grad_(False)
 
@@ -170,7 +172,7 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
     wrapper.placeholder_ids = text.add_tokens(wrapper.tokenizer, wrapper.text_encoder, tokens, rows)
     _check_prompts(wrapper)
 
-    embedding = text.token_embedding(wrapper.text_encoder)
+    embedding = wrapper.text_encoder.get_input_embeddings()
     wrapper.rows = ROW_UPDATES[config.row_update](embedding, start=wrapper.placeholder_ids[0])
     optimizer = torch.optim.AdamW(wrapper.rows.parameters, lr=wrapper.learning_rate, weight_decay=config.weight_decay)
     wrapper.rows.attach(optimizer)
@@ -191,8 +193,6 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
 def _check_prompts(wrapper: TrainingWrapper) -> None:
     """Training on a prompt without the word would run for hours and learn nothing."""
     for template in wrapper.templates:
-        if "{}" not in template:
-            raise ValueError(f"template {template!r} has no {{}}; write {{}} where the new word goes")
         prompt = wrapper.prompt(template)
         found = text.tokenize([prompt], wrapper.tokenizer)[0].tolist()
         if any(token not in found for token in wrapper.placeholder_ids):

@@ -2,7 +2,7 @@
 
 A concept of several vectors is several tokens, named as diffusers names them: `<cat>`, `<cat>_1`, `<cat>_2`. The
 tokenizer itself remembers them, so nothing is kept here: wherever a prompt says `<cat>`, it is expanded.
-Lecture notes `002`, chapters 16 and 17.
+Lecture notes `002`, 7.3 and chapter 16.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 
@@ -144,8 +144,3 @@ def tokenize(prompts: list[str], tokenizer: CLIPTokenizer) -> Tensor:
 def encode(input_ids: Tensor, text_encoder: CLIPTextModel) -> Tensor:
     """Token ids (b, n) to context (b, n, d), the last hidden states after the final layer norm."""
     return text_encoder(input_ids.to(text_encoder.device)).last_hidden_state
-
-
-def token_embedding(text_encoder: CLIPTextModel) -> nn.Embedding:
-    """The layer that holds one row for every token: what textual inversion trains."""
-    return text_encoder.get_input_embeddings()

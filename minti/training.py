@@ -1,4 +1,4 @@
-"""Textual inversion, the loop (exercise E4, `000`, task 3a; lecture notes `002`, chapter 17).
+"""Textual inversion, the loop (exercise E4, `000`, task 3a; lecture notes `002`, chapter 16).
 
 The pictures and the VAE never change, so each picture is encoded once, and every step draws fresh latents from what the
 encoder said of it; after that the VAE is free to leave memory.

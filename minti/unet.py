@@ -1,6 +1,6 @@
 """The UNet that predicts the noise: two halves of a ladder with the prompt attended to on every rung.
 
-Source: latent diffusion (arXiv 2112.10752); lecture notes `002`, chapters 15 and 16.
+Source: latent diffusion (arXiv 2112.10752); lecture notes `002`, 7.2 and chapter 17.
 The tree of submodules is the tree of keys in `unet/diffusion_pytorch_model.safetensors`.
 """
 

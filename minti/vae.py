@@ -1,7 +1,7 @@
 """The autoencoder: pictures to latents and back, so that diffusion happens on a grid 64 times smaller.
 
 Source: latent diffusion (arXiv 2112.10752, 3.1), variational autoencoders (arXiv 1312.6114); lecture notes `002`,
-chapter 15. The tree of submodules is the tree of keys in `vae/diffusion_pytorch_model.safetensors`.
+7.1. The tree of submodules is the tree of keys in `vae/diffusion_pytorch_model.safetensors`.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def test_loss_and_its_gradient_equal_diffusers(tiny, pipeline):
 
     gradients, losses = [], []
     for model, unet in ((tiny, None), (pipeline, pipeline.unet)):
-        weight = text.token_embedding(model.text_encoder).weight.requires_grad_(True)
+        weight = model.text_encoder.get_input_embeddings().weight.requires_grad_(True)
         context = model.text_encoder(ids)[0]
         if unet is None:
             loss = minti.diffusion_loss(wrapper(tiny), latents, timesteps, context, noise=noise)
@@ -81,7 +81,7 @@ def test_only_the_new_rows_change(tiny, form):
                 assert not torch.equal(value[-1], value[-2])
                 value = value[:-2]
             assert torch.equal(value, old[key]), key
-    initial = text.token_embedding(tiny.text_encoder).weight[text.single_token_id(tiny.tokenizer, "toy")]
+    initial = tiny.text_encoder.get_input_embeddings().weight[text.single_token_id(tiny.tokenizer, "toy")]
     assert (w.rows.values - initial).abs().min() > 0
 
 
@@ -104,7 +104,7 @@ def test_the_lean_form_keeps_nothing_for_the_old_rows(tiny):
     (parameter,) = optimizer.param_groups[0]["params"]
     assert parameter.shape == (2, 48)
     assert all(v.numel() <= parameter.numel() for v in optimizer.state[parameter].values())
-    assert text.token_embedding(tiny.text_encoder).weight.grad is None
+    assert tiny.text_encoder.get_input_embeddings().weight.grad is None
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -113,7 +113,7 @@ def test_preparation(tiny, form):
     optimizer = minti.prepare_for_textual_inversion(w)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert tiny.tokenizer(" <NEW> <new>_1", add_special_tokens=False).input_ids == w.placeholder_ids
-    weight = text.token_embedding(tiny.text_encoder).weight
+    weight = tiny.text_encoder.get_input_embeddings().weight
     for row in weight[w.placeholder_ids]:
         assert torch.equal(row, weight[text.single_token_id(tiny.tokenizer, "cat")])
     trainable = [p for part in (tiny.unet, tiny.vae, tiny.text_encoder) for p in part.parameters() if p.requires_grad]
@@ -126,13 +126,13 @@ def test_torch_schedulers_accept_the_patched_step(tiny, form):
     optimizer = minti.prepare_for_textual_inversion(w)
     assert optimizer.step.__func__
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, 1.0, 4)
-    old = text.token_embedding(tiny.text_encoder).weight.detach().clone()
+    old = tiny.text_encoder.get_input_embeddings().weight.detach().clone()
     for _ in range(4):
         for parameter in w.rows.parameters:
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
         schedule.step()
-    new = text.token_embedding(tiny.text_encoder).weight
+    new = tiny.text_encoder.get_input_embeddings().weight
     assert torch.equal(new[: w.rows.start], old[: w.rows.start])
     assert not torch.equal(new[w.rows.start :], old[w.rows.start :])
 
@@ -173,7 +173,7 @@ def test_bad_configs(options, message):
 def test_one_step_is_adamw_on_the_rows_gradient(tiny):
     """The first step by hand: AdamW moves every number by the learning rate, after decay (arXiv 1711.05101)."""
     w = wrapper(tiny, weight_decay=0.1, steps=1)
-    start = text.token_embedding(tiny.text_encoder).weight[text.single_token_id(tiny.tokenizer, "toy")].clone()
+    start = tiny.text_encoder.get_input_embeddings().weight[text.single_token_id(tiny.tokenizer, "toy")].clone()
     for state in minti.textual_inversion(w, pictures()):
         assert state.learning_rate == 0.01
     moved = w.rows.values.detach()[0] - start * (1 - 0.01 * 0.1)
@@ -214,7 +214,7 @@ def test_the_model_samples_with_the_learned_rows_at_every_yield_and_after_a_brea
     contexts = []
     for state in minti.textual_inversion(w, pictures()):
         contexts.append(tiny.encode_prompt("a <concept>").detach())
-        weight = text.token_embedding(tiny.text_encoder).weight
+        weight = tiny.text_encoder.get_input_embeddings().weight
         assert torch.equal(weight[w.placeholder_ids], w.rows.values)
         if state.step == 4:
             break
@@ -233,7 +233,7 @@ def test_the_best_rows_are_kept(tiny):
     assert len(losses) > 3
     assert best != max(losses), "the test needs a run that gets worse"
     assert torch.equal(w.rows.values, rows[best])
-    assert torch.equal(text.token_embedding(tiny.text_encoder).weight[w.placeholder_ids], rows[best])
+    assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[w.placeholder_ids], rows[best])
 
 
 def test_the_fixed_loss_is_the_mean_over_its_set(tiny):
@@ -276,7 +276,7 @@ def test_learning_rate_schedules(tiny_folder):
 
 
 def test_default_learning_rate_is_relative_to_the_vocabulary(tiny):
-    rms = text.token_embedding(tiny.text_encoder).weight.square().mean().sqrt().item()
+    rms = tiny.text_encoder.get_input_embeddings().weight.square().mean().sqrt().item()
     assert wrapper(tiny, learning_rate=None).learning_rate == pytest.approx(0.1 * rms)
 
 

@@ -9,7 +9,7 @@ from minti import text
 
 
 def add(model, placeholder, vectors=1):
-    width = text.token_embedding(model.text_encoder).embedding_dim
+    width = model.text_encoder.get_input_embeddings().embedding_dim
     rows = torch.randn(vectors, width, generator=torch.Generator().manual_seed(vectors))
     tokens = text.placeholder_tokens(placeholder, vectors)
     return text.add_tokens(model.tokenizer, model.text_encoder, tokens, rows), rows
@@ -22,10 +22,10 @@ def test_context_equals_the_pipeline(tiny, pipeline, prompt):
 
 
 def test_new_rows_stand_at_the_end_and_the_old_ones_are_untouched(tiny):
-    before = text.token_embedding(tiny.text_encoder).weight.clone()
+    before = tiny.text_encoder.get_input_embeddings().weight.clone()
     context = tiny.encode_prompt("a red cat")
     ids, rows = add(tiny, "<thing>", 3)
-    weight = text.token_embedding(tiny.text_encoder).weight
+    weight = tiny.text_encoder.get_input_embeddings().weight
     assert ids == list(range(len(before), len(before) + 3))
     assert torch.equal(weight[ids], rows)
     assert torch.equal(weight[: len(before)], before)

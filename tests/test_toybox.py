@@ -1,25 +1,22 @@
 """The bundled model and its little world."""
 
-import sys
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import pytest
 import torch
-
-import minti
-from minti import text
-
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "examples" / "toybox")]
 from PIL import Image
 
 import measure
+import minti
 import world
 from draw_concepts import concept_name, concept_pictures
+from minti import text
 from stage import batches, train_stage
 from train import picture_of, scene_of
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
