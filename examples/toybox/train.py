@@ -34,7 +34,7 @@ from world import Scene, caption, draw, random_scene, words
 CONTEXT_LENGTH = 32
 PICTURES = 50_000  # that the VAE, the CLIP and the judge see
 LATENTS = 40_000  # of them, that the UNet sees
-STEPS = {"clip": 1_400, "vae": 7_000, "unet": 13_000, "judge": 2_500}
+STEPS = {"clip": 1_400, "vae": 7_000, "unet": 18_000, "judge": 2_500}
 
 VAE_CONFIG = {
     "in_channels": 3,
@@ -237,7 +237,9 @@ def train_unet(folder: Path, vae: VAE, clip: ToyCLIP, pictures: Tensor, steps: i
         mean, std = means[indices].float(), stds[indices].float()
         latents = (mean + std * torch.randn(mean.shape, generator=generator)) * scaling_factor
         noise = torch.randn(latents.shape, generator=generator)
+        # Half of the timesteps come from the noisy half of the schedule, where the prompt matters.
         timesteps = torch.randint(1000, (len(latents),), generator=generator)
+        timesteps[::2] = 500 + timesteps[::2] // 2
         with torch.no_grad():
             context = text_model(tokenize(tokenizer, draw_captions(indices, step, drop=0.08))).last_hidden_state
         noisy = scheduler.add_noise(latents, noise, timesteps)
@@ -246,9 +248,11 @@ def train_unet(folder: Path, vae: VAE, clip: ToyCLIP, pictures: Tensor, steps: i
             sdpa_kernel(SDPBackend.MATH),
         ):  # twice as fast as flash attention here
             prediction = unet(noisy, timesteps, context)
-        # min-SNR weights with gamma = 5 (arXiv 2303.09556): the easy, nearly clean pictures count less.
+        # min-SNR weights with gamma = 5 (arXiv 2303.09556): the easy, nearly clean pictures count less. The other end is
+        # lifted too: a background's colour is decided where almost everything is noise, and there the plain loss on
+        # epsilon is snr times the loss on x_0, next to nothing.
         snr = signal_to_noise[timesteps]
-        weights = snr.clamp(max=5) / snr
+        weights = (snr.clamp(max=5) + 0.05) / snr
         return (weights * (prediction.float() - noise).square().mean(dim=(1, 2, 3))).mean()
 
     train_stage("unet", folder, unet, loss_fn, steps, learning_rate=1e-3, ema_decay=0.9995)
