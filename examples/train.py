@@ -70,7 +70,10 @@ def parse() -> argparse.Namespace:
     show.add_argument("--sample-steps", type=int, default=50, help="denoising steps per picture")
     show.add_argument("--guidance-scale", type=float, default=7.5)
     show.add_argument("--validate-every", type=int, default=0, help="draw the word every so many steps; 0: never")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if wrong := [prompt for prompt in args.prompts or () if "{}" not in prompt]:
+        parser.error(f"the prompt {wrong[0]!r} has no {{}} where the word goes")
+    return args
 
 
 def learn(args: argparse.Namespace, wrapper: minti.TrainingWrapper, pictures: list[Image.Image], folder: Path) -> list:

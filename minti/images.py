@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
             image.load()
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not a picture that can be read; remove it or convert it to PNG") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is damaged ({error}); replace it with a whole file") from None
     return to_rgb(image)
 
@@ -51,7 +52,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def open_folder(folder: str | os.PathLike[str]) -> list[Image.Image]:
-    """Every picture of a folder, in the order of the file names; hidden files and other file types are passed over.
+    """Every picture of a folder, in the order of the file names; warns of files of other types and passes over them.
 
     Raises:
         FileNotFoundError, ValueError: the folder is missing, holds no picture, or a picture is damaged.
@@ -59,7 +60,10 @@ def open_folder(folder: str | os.PathLike[str]) -> list[Image.Image]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected a folder with a few pictures")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+    visible = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    files = [path for path in visible if path.suffix.lower() in EXTENSIONS]
+    for path in set(visible) - set(files):
+        warnings.warn(f"{path} is not a picture by its name; passed over", stacklevel=2)
     if not files:
         raise ValueError(f"{folder} holds no picture; expected files that end in {', '.join(sorted(EXTENSIONS))}")
     return [open_image(path) for path in files]

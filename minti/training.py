@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minti.embedding_rows import TrainableRows
 from minti.images import to_pixels
 from minti.inversion import TrainingWrapper, diffusion_loss, prepare_for_textual_inversion
 from minti.model import StableDiffusion
@@ -139,7 +140,8 @@ def textual_inversion(
     fixed = FixedSet(wrapper, concept, max(8, 2 * wrapper.batch_size), generator)
     interval = evaluation_interval(len(fixed.latents), wrapper.batch_size * config.gradient_accumulation)
     empty_loss, initializer_loss = fixed.loss([""]), fixed.loss(prompts)
-    fixed_losses, best_rows, first_rows = [initializer_loss], None, rows.values.detach().clone()
+    fixed_losses = [initializer_loss]
+    first_rows = best_rows = rows.values.detach().clone()
 
     try:
         for step in range(1, last_step + 1):
@@ -150,16 +152,18 @@ def textual_inversion(
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             if config.max_row_norm is not None:
-                _limit_norm(rows, config.max_row_norm * wrapper.vocabulary_norm)
+                norms = rows.values.detach().norm(dim=1, keepdim=True)
+                longest = config.max_row_norm * wrapper.vocabulary_norm
+                _set_rows(rows, rows.values.detach() * (longest / norms).clamp(max=1))
             if step == 5 and torch.equal(rows.values, first_rows):
                 raise TrainingError(f"after {step} steps the rows of {config.placeholder_token} have not moved")
 
             fixed_loss = None
             if step % interval == 0 or step == last_step:
                 fixed_loss = fixed.loss(prompts)
-                fixed_losses.append(fixed_loss)
-                if fixed_loss <= min(fixed_losses):
+                if fixed_loss < min(fixed_losses):
                     best_rows = rows.values.detach().clone()
+                fixed_losses.append(fixed_loss)
             finished = step == last_step or (
                 config.steps is None and fixed_loss is not None and has_levelled_off(fixed_losses)
             )
@@ -177,10 +181,8 @@ def textual_inversion(
             if finished:
                 break
     finally:  # also when the caller leaves the loop
-        if best_rows is not None:
-            with torch.no_grad():
-                rows.values.copy_(best_rows)
-            rows.refresh()
+        if len(fixed_losses) > 1:
+            _set_rows(rows, best_rows)
 
 
 def _accumulate_gradients(
@@ -214,10 +216,8 @@ def _check_and_clip(gradient: Tensor | None, loss: float, max_norm: float | None
 
 
 @torch.no_grad()
-def _limit_norm(rows, longest: float) -> None:
-    """Shortens rows that are longer than `longest`."""
-    norms = rows.values.norm(dim=1, keepdim=True)
-    rows.values.mul_((longest / norms).clamp(max=1))
+def _set_rows(rows: TrainableRows, values: Tensor) -> None:
+    rows.values.copy_(values)
     rows.refresh()
 
 

@@ -78,7 +78,8 @@ def test_folders(tmp_path):
             tmp_path / name, format="PNG" if name.endswith("png") else "JPEG"
         )
     (tmp_path / "notes.txt").write_text("no picture, and none by its name")
-    opened = images.open_folder(tmp_path)
+    with pytest.warns(UserWarning, match=r"notes\.txt is not a picture by its name"):
+        opened = images.open_folder(tmp_path)
     assert [picture.getpixel((4, 4))[0] > 128 for picture in opened] == [False, True]
 
 

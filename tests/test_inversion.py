@@ -224,14 +224,14 @@ def test_the_model_samples_with_the_learned_rows_at_every_yield_and_after_a_brea
 
 def test_the_best_rows_are_kept(tiny):
     """A learning rate that soon spoils the word: what stays is the best evaluation, not the last."""
-    w = wrapper(tiny, steps=200, learning_rate=0.5)
+    w = wrapper(tiny, steps=200, learning_rate=0.05)
     rows, losses = {}, {}
     for state in minti.textual_inversion(w, pictures()):
+        losses.setdefault(0, state.initializer_loss)
         if state.fixed_loss is not None:
             rows[state.step], losses[state.step] = w.rows.values.detach().clone(), state.fixed_loss
     best = min(losses, key=losses.get)
-    assert len(losses) > 3
-    assert best != max(losses), "the test needs a run that gets worse"
+    assert 0 < best < max(losses), "the test needs a run that gets better, then worse"
     assert torch.equal(w.rows.values, rows[best])
     assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[w.placeholder_ids], rows[best])
 

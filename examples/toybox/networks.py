@@ -16,8 +16,8 @@ def _trunk(widths: tuple[int, ...]) -> nn.Sequential:
     Batch norm rather than group norm: at test time it is an affine map, so that absolute colour survives.
     """
     layers: list[nn.Module] = []
-    for c_in, c_out in zip((3, *widths), widths):
-        stride = 2 if len(layers) < 12 else 1
+    for level, (c_in, c_out) in enumerate(zip((3, *widths), widths)):
+        stride = 2 if level < 4 else 1  # 64 -> 32 -> 16 -> 8 -> 4
         layers += [nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1), nn.BatchNorm2d(c_out), nn.SiLU()]
     return nn.Sequential(*layers, nn.Flatten())
 
