@@ -2,8 +2,8 @@
 
     python examples/toybox/train.py --output weights/toybox --work /tmp/toybox-work
 
-Four stages, each resumable: a tiny CLIP (its text half becomes the frozen text encoder), the VAE on random crops, the
-UNet on the VAE's latents, and the judge, a classifier that measures what the model draws.
+Five stages, each resumable: a tiny CLIP (its text half becomes the frozen text encoder), the VAE on random crops, its
+decoder on whole pictures, the UNet on the VAE's latents, and the judge, a classifier that measures what is drawn.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from world import Scene, caption, draw, random_scene, words
 CONTEXT_LENGTH = 32
 PICTURES = 50_000  # that the VAE, the CLIP and the judge see
 LATENTS = 40_000  # of them, that the UNet sees
-STEPS = {"clip": 1_400, "vae": 7_000, "unet": 18_000, "judge": 2_500}
+STEPS = {"clip": 1_400, "vae": 7_000, "unet": 15_000, "judge": 6_000, "decoder": 2_000}
 
 VAE_CONFIG = {
     "in_channels": 3,
@@ -258,7 +258,7 @@ def train_unet(folder: Path, vae: VAE, clip: ToyCLIP, pictures: Tensor, steps: i
 
 
 def train_judge(folder: Path, pictures: Tensor, steps: int) -> Judge:
-    """The classifier that measures, on the world's own pictures with a little noise."""
+    """The classifier that measures, on the world's own pictures, a little softened and noisy."""
     judge = Judge()
     labels = [judge.labels(scene_of(i)) for i in range(len(pictures))]
     answers = {name: torch.tensor([label[name] for label in labels]) for name in judge.answers}
@@ -266,8 +266,11 @@ def train_judge(folder: Path, pictures: Tensor, steps: int) -> Judge:
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
         indices = batches(len(pictures), 64, step)
         pixels = to_pixels(pictures[indices])
+        soft = F.interpolate(F.avg_pool2d(pixels, 2), scale_factor=2.0, mode="bilinear")
+        blur = 0.6 * torch.rand(len(pixels), 1, 1, 1, generator=generator)  # drawings are a little soft
+        pixels = torch.lerp(pixels, soft, blur) + 0.04 * torch.randn(pixels.shape, generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = judge(pixels + 0.04 * torch.randn(pixels.shape, generator=generator))
+            logits = judge(pixels)
         losses = [
             F.cross_entropy(logits[name].float(), answer[indices])
             for name, answer in answers.items()
@@ -277,6 +280,20 @@ def train_judge(folder: Path, pictures: Tensor, steps: int) -> Judge:
 
     train_stage("judge", folder, judge, loss_fn, steps, learning_rate=2e-3, ema_decay=0.995)
     return judge
+
+
+def polish_decoder(folder: Path, vae: VAE, pictures: Tensor, steps: int) -> None:
+    """The decoder gets used to whole pictures; the encoder, and so the latents that the UNet knows, stay."""
+    vae.requires_grad_(False)
+    decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}).requires_grad_(True)
+
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        pixels = to_pixels(pictures[torch.randint(len(pictures), (4,), generator=generator)])
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = vae.decode(vae.encode(pixels).sample(generator)).float()
+        return F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels)
+
+    train_stage("decoder", folder, decoder, loss_fn, steps, learning_rate=1e-3, ema_decay=0.998)
 
 
 def save_grid(pixels: Tensor, path: Path, columns: int) -> None:
@@ -346,6 +363,7 @@ def main() -> None:
     pictures = draw_pictures(PICTURES)
     clip = train_clip(args.work, pictures, STEPS["clip"])
     vae = train_vae(args.work, pictures, STEPS["vae"])
+    polish_decoder(args.work, vae, pictures, STEPS["decoder"])
     unet, scaling_factor = train_unet(args.work, vae, clip, pictures[:LATENTS], STEPS["unet"])
     judge = train_judge(args.work, pictures, STEPS["judge"])
     export(args.output, clip, vae, unet, judge, scaling_factor)
