@@ -20,11 +20,20 @@ import minti
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def arguments(description: str, output: str) -> argparse.ArgumentParser:
-    """A parser with the options that all scripts have."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to an option's help where there is one that the help does not explain."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        explained = action.default in (None, False, []) or "default" in (action.help or "")
+        return action.help if explained else super()._get_help_string(action)
+
+
+def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that all scripts have; `output` None leaves the folder to the script."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
     parser.add_argument("--model", default=str(minti.TOYBOX), help="model folder: the bundled toybox, or SD v1.4")
-    parser.add_argument("--output", type=Path, default=Path(output), help="folder for the results")
+    where = "folder for the results" + ("; default: outputs/NAME of the pictures' folder" if output is None else "")
+    parser.add_argument("--output", type=Path, default=output and Path(output), help=where)
     parser.add_argument("--seed", type=int, default=0, help="of everything random; picture i is drawn with seed + i")
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default_device, help="cpu, cuda, cuda:1, mps ...")

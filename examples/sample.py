@@ -12,6 +12,7 @@ from tqdm import tqdm
 import minti
 from common import arguments, generators, load, make_output, run
 from minti.images import grid, to_pil
+from minti.samplers import SAMPLERS
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=4, help="pictures per prompt")
     parser.add_argument("--steps", type=int, default=50, help="denoising steps")
     parser.add_argument("--guidance-scale", type=float, default=7.5, help="1 switches guidance off")
-    parser.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddpm")
+    parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
     parser.add_argument("--negative-prompt", default="", help="what not to draw")
     parser.add_argument("--height", type=int, help="in pixels; default: the model's own size")
     parser.add_argument("--width", type=int)

@@ -21,7 +21,10 @@ from tqdm import tqdm
 
 import minti
 from common import arguments, generators, load, make_output, page, run
-from minti import images as minti_images
+from minti.embedding_rows import ROW_UPDATES
+from minti.images import grid, open_folder
+from minti.inversion import LR_SCHEDULES
+from minti.text import TEMPLATES
 
 CONCEPTS = Path(__file__).parent / "concepts"
 TOYBOX_PROMPTS = (
@@ -45,25 +48,25 @@ SD_PROMPTS = (
 def parse() -> argparse.Namespace:
     """The command line."""
     names = sorted(folder.name for folder in CONCEPTS.iterdir() if folder.is_dir())
-    parser = arguments(__doc__.split("\n\n")[0], output="outputs/NAME")
+    parser = arguments(__doc__.split("\n\n")[0], output=None)
     what = parser.add_argument_group("what to learn")
     what.add_argument("--concept", default=names[0], choices=names, help="a bundled concept")
     what.add_argument("--images", type=Path, help="a folder with your own pictures, three to ten, instead")
     what.add_argument("--placeholder", default="<concept>", help="the new word")
     what.add_argument("--initializer", default="toy", help="a known word that says roughly what the pictures show")
     what.add_argument("--vectors", type=int, default=1, help="embedding rows of the new word")
-    what.add_argument("--templates", choices=("object", "style", "toybox"), help="training prompts; default: by model")
+    what.add_argument("--templates", choices=TEMPLATES, help="training prompts; default: by model")
     what.add_argument("--flip", action="store_true", help="also learn from mirror images")
     how = parser.add_argument_group("how to learn it")
     how.add_argument("--steps", type=int, help="exactly so many steps; default: until the fixed loss has levelled off")
     how.add_argument("--max-steps", type=int, default=3000, help="the most steps when --steps is not given")
     how.add_argument("--batch-size", type=int, help="default: 1 on SD v1.4, 8 on the toybox")
     how.add_argument("--gradient-accumulation", type=int, default=1, help="batches per step")
-    how.add_argument("--learning-rate", type=float, help="default: relative to the length of the vocabulary's rows")
-    how.add_argument("--lr-schedule", choices=("constant", "cosine"), default="constant")
+    how.add_argument("--learning-rate", type=float, help="default: a tenth of the vocabulary rows' root mean square")
+    how.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="constant")
     how.add_argument("--warmup-steps", type=int, default=0)
     how.add_argument("--max-row-norm", type=float, help="keep rows below so many mean lengths of the vocabulary's")
-    how.add_argument("--row-update", choices=("new_rows", "restore"), default="new_rows", help="lean, or E4's recipe")
+    how.add_argument("--row-update", choices=ROW_UPDATES, default="new_rows", help="lean, or E4's recipe")
     show = parser.add_argument_group("what to draw")
     show.add_argument("--prompts", nargs="+", metavar="PROMPT", help="prompts of the page, with {} for the word")
     show.add_argument("--columns", type=int, default=5, help="pictures per row of the page")
@@ -89,7 +92,7 @@ def learn(args: argparse.Namespace, wrapper: minti.TrainingWrapper, pictures: li
                 minti.save_embeddings(wrapper, folder / "learned_embeds.safetensors")
             if args.validate_every and state.step % args.validate_every == 0:
                 drawn = draw(args, wrapper.model, [wrapper.prompt("{}")] * args.columns)
-                minti_images.grid(drawn, args.columns).save(folder / f"validation-{state.step:05}.png")
+                grid(drawn, args.columns).save(folder / f"validation-{state.step:05}.png")
     finally:  # an interrupted run keeps what it has learned
         bar.close()
         if states:
@@ -149,8 +152,8 @@ def main() -> None:
     """Pictures to a word to a page."""
     args = parse()
     source = args.images or CONCEPTS / args.concept
-    folder = make_output(args.output.parent / source.resolve().name if args.output.name == "NAME" else args.output)
-    pictures = minti_images.open_folder(source)
+    folder = make_output(args.output or Path("outputs") / source.resolve().name)
+    pictures = open_folder(source)
     model = load(args)
     config = minti.TextualInversionConfig(
         placeholder_token=args.placeholder,
@@ -179,8 +182,7 @@ def main() -> None:
         f"{states[-1].row_norm:.2f} beside the vocabulary's {wrapper.vocabulary_norm:.2f}"
     )
 
-    known = len(model.tokenizer.tokenize("rendering")) == 1  # the toybox knows few words
-    prompts = args.prompts or (SD_PROMPTS if known else TOYBOX_PROMPTS)
+    prompts = args.prompts or (SD_PROMPTS if wrapper.knows_english else TOYBOX_PROMPTS)
     size = model.resolution
     shown = [ImageOps.fit(picture, (size, size)) for picture in pictures[: args.columns]]
     rows = [("the training pictures", shown)]

@@ -109,12 +109,16 @@ class TrainingWrapper:
         return self.config.batch_size or max(1, 2048 // self.unet.config.sample_size**2)
 
     @property
+    def knows_english(self) -> bool:
+        """Whether the vocabulary has the words of the paper's templates; the toybox's has not."""
+        return len(self.tokenizer.tokenize("rendering")) == 1
+
+    @property
     def templates(self) -> Sequence[str]:
-        """The config's, or the paper's list for objects; the toybox's where the vocabulary lacks the paper's words."""
+        """The config's, or the paper's list for objects, or the toybox's own."""
         templates = self.config.templates
         if templates is None:
-            knows_english = len(self.tokenizer.tokenize("rendering")) == 1
-            templates = "object" if knows_english else "toybox"
+            templates = "object" if self.knows_english else "toybox"
         return text.TEMPLATES[templates] if isinstance(templates, str) else templates
 
     def prompt(self, template: str) -> str:

@@ -37,7 +37,7 @@ STYLE_TEMPLATES = _templates("""
     painting in the style of {}; a weird painting in the style of {}; a large painting in the style of {}
 """)
 # The toybox knows few words; these are the ones that are true of any picture of a toy.
-TOYBOX_TEMPLATES = ("a photo of a {}", "a {}", "a photo of a {}", "{}")
+TOYBOX_TEMPLATES = ("a photo of a {}", "a {}", "{}")
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES, "toybox": TOYBOX_TEMPLATES}
 
 
