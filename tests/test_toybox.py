@@ -11,10 +11,10 @@ from PIL import Image
 import measure
 import minti
 import world
+from data import picture_of, scene_of
 from draw_concepts import concept_name, concept_pictures
+from loop import batches, train_stage
 from minti import text
-from stage import batches, train_stage
-from train import picture_of, scene_of
 
 ROOT = Path(__file__).parent.parent
 

@@ -22,8 +22,9 @@ def train_stage(
     steps: int,
     learning_rate: float,
     ema_decay: float = 0.0,
-    look: Callable[[], None] | None = None,
+    look: Callable[[nn.Module], object] | None = None,
     save_every: float = 60.0,
+    look_every: float = 300.0,
 ) -> None:
     """Trains `module` in place; an interrupted stage goes on where its last checkpoint left it.
 
@@ -32,8 +33,8 @@ def train_stage(
         loss_fn: (step, generator) -> loss; all randomness from the generator.
         steps: how many in all; the learning rate warms up over the first 2 % and falls to zero on a cosine.
         ema_decay: the decay of a running average of the parameters, which the module holds in the end; 0 for none.
-        look: called with every checkpoint, with the averaged parameters in place; draws sample pictures.
-        save_every: seconds between checkpoints.
+        look: draws sample pictures; called with the module while it holds the averaged parameters.
+        save_every, look_every: seconds between checkpoints, and between looks.
     """
     path = folder / f"{name}.pt"
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=1e-4, fused=True)
@@ -44,25 +45,23 @@ def train_stage(
     average = {key: value.detach().clone() for key, value in module.state_dict().items()}
     start = 0
     if path.exists():
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, weights_only=True, map_location=next(module.parameters()).device)
         module.load_state_dict(saved["module"])
         average, start = saved["average"], saved["step"]
         if start < steps:
             optimizer.load_state_dict(saved["optimizer"])
 
-    def save(step: int) -> None:
-        state = {"module": module.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step}
-        torch.save(state, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+    def show() -> None:
         if look is not None:
             current = {key: value.clone() for key, value in module.state_dict().items()}
             module.load_state_dict(average)
-            look()
-            module.load_state_dict(current)
+            look(module.eval())
+            module.train().load_state_dict(current)
 
     module.train()
     bar = tqdm(range(start, steps), initial=start, total=steps, desc=name, mininterval=1 if sys.stderr.isatty() else 30)
-    saved_at, smooth = time.monotonic(), None
+    saved_at = shown_at = time.monotonic()
+    smooth = None
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * rate(step)
@@ -80,11 +79,22 @@ def train_stage(
                 average[key].copy_(value)
         smooth = loss.item() if smooth is None else 0.99 * smooth + 0.01 * loss.item()
         bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
-        if time.monotonic() - saved_at > save_every or step + 1 == steps:
-            save(step + 1)
-            saved_at = time.monotonic()
+        last, now = step + 1 == steps, time.monotonic()
+        if last or now - saved_at > save_every:
+            saved_at = now
+            state = {"module": module.state_dict(), "average": average, "optimizer": optimizer.state_dict()}
+            save_atomically(state | {"step": step + 1}, path)
+        if last or now - shown_at > look_every:
+            shown_at = now
+            show()
     module.load_state_dict(average)
     module.eval()
+
+
+def save_atomically(content: object, path: Path) -> None:
+    """Writes a checkpoint; an interruption leaves the former one whole."""
+    torch.save(content, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
 
 
 def batches(count: int, size: int, step: int) -> Tensor:

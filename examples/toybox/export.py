@@ -1,0 +1,115 @@
+"""The toybox's configs, and writing it in exactly the folder layout of SD v1.4."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from data import CONTEXT_LENGTH, build_tokenizer, write_json
+from minti.unet import UNet
+from minti.vae import VAE
+from networks import Judge, ToyCLIP
+
+VAE_CONFIG = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 8,
+    "block_out_channels": [32, 64, 96],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "act_fn": "silu",
+    "sample_size": 64,
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 3,
+}
+TEXT_CONFIG = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": CONTEXT_LENGTH,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 128,
+}
+SCHEDULER_CONFIG = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+UNET_CONFIG = {
+    "sample_size": 16,
+    "in_channels": 8,
+    "out_channels": 8,
+    "block_out_channels": [64, 128, 128],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": 128,
+    "attention_head_dim": 4,
+    "norm_num_groups": 16,
+    "norm_eps": 1e-5,
+    "act_fn": "silu",
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+}
+
+
+def special_ids(tokenizer: CLIPTokenizer) -> dict[str, int]:
+    """What the text encoder's config must know of the tokenizer."""
+    return {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def export(folder: Path, clip: ToyCLIP, vae: VAE, unet: UNet, judge: Judge, scaling_factor: float) -> None:
+    """Writes the model in the layout of SD v1.4, weights in half precision; beside it, what measures it."""
+
+    def save(name: str, module: nn.Module | dict[str, Tensor], config: dict | None = None, prefix: str = "") -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = module if isinstance(module, dict) else module.state_dict()
+        halves = {prefix + k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+        save_file(halves, path, metadata={"format": "pt"})
+        if config is not None:
+            write_json(path.parent / "config.json", config)
+
+    network = "diffusion_pytorch_model.safetensors"
+    save(f"unet/{network}", unet, {"_class_name": "UNet2DConditionModel", **UNET_CONFIG})
+    vae_config = {"_class_name": "AutoencoderKL", **VAE_CONFIG, "scaling_factor": scaling_factor}
+    save(f"vae/{network}", vae, vae_config)
+    tokenizer = build_tokenizer(folder / "tokenizer")
+    text_config = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+    text_config |= TEXT_CONFIG | special_ids(tokenizer)
+    save("text_encoder/model.safetensors", clip.text_model, text_config, prefix="text_model.")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    write_json(
+        folder / "scheduler/scheduler_config.json",
+        {"_class_name": "PNDMScheduler", "clip_sample": False} | SCHEDULER_CONFIG,
+    )
+    parts = {
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "feature_extractor": [None, None],
+        "safety_checker": [None, None],
+    }
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", **parts})
+
+    image_half = {key: value for key, value in clip.state_dict().items() if not key.startswith("text_model.")}
+    save("evaluation/clip.safetensors", image_half)
+    save("evaluation/judge.safetensors", judge)

@@ -1,0 +1,173 @@
+"""The five training stages of the toybox."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTokenizer
+
+import minti
+from data import build_tokenizer, draw_captions, scene_of, to_pixels, tokenize
+from export import SCHEDULER_CONFIG, TEXT_CONFIG, UNET_CONFIG, VAE_CONFIG, special_ids
+from loop import batches, save_atomically, train_stage
+from minti.images import grid, to_pil
+from minti.scheduler import NoiseScheduler, SchedulerConfig
+from minti.unet import UNet, UNetConfig
+from minti.vae import VAE, VAEConfig
+from networks import Judge, ToyCLIP
+
+LOOK = (
+    "a photo of a red and blue striped star on a teal background",
+    "a photo of a big green and white dotted heart on a sand background",
+    "a sketch of a triangle",
+    "a pixel art picture of a yellow and purple checked circle",
+    "a cartoon of a small pink and cyan halved square on the left",
+    "a photo of a red cross next to a blue moon",
+)
+
+
+def train_clip(folder: Path, pictures: Tensor, steps: int, device: torch.device) -> ToyCLIP:
+    """A tiny CLIP (arXiv 2103.00020): pictures and captions that belong together point the same way."""
+    tokenizer = build_tokenizer(folder / "tokenizer")
+    clip = ToyCLIP(CLIPTextConfig(**TEXT_CONFIG, **special_ids(tokenizer))).to(device)
+
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        indices = batches(len(pictures), 192, step)
+        # The text model is causal: what is padded after the end of a caption does not change its summary.
+        input_ids = tokenize(tokenizer, draw_captions(indices, step), padding="longest")
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = clip(to_pixels(pictures[indices]).to(device), input_ids.to(device)).float()
+        targets = torch.arange(len(indices), device=device)
+        return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+    train_stage("clip", folder, clip, loss_fn, steps, learning_rate=1e-3, ema_decay=0.99)
+    return clip
+
+
+def train_vae(folder: Path, pictures: Tensor, steps: int, device: torch.device) -> VAE:
+    """The VAE learns on random 32 x 32 crops, so that group norm cannot hide the colours of the rest of the picture."""
+    vae = VAE(VAEConfig.from_dict(VAE_CONFIG)).to(device)
+    kl_weight = 5e-4
+
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(pictures), (12,), generator=generator)
+        corners = torch.randint(33, (12, 2), generator=generator).tolist()
+        crops = torch.stack([pictures[i, :, y : y + 32, x : x + 32] for i, (y, x) in zip(chosen.tolist(), corners)])
+        pixels = to_pixels(crops).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            posterior = vae.encode(pixels)
+            decoded = vae.decode(posterior.sample(generator)).float()
+        latents = posterior.mean.numel() / len(pixels)
+        return F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels) + kl_weight * posterior.kl().mean() / latents
+
+    @torch.no_grad()
+    def look(vae: VAE) -> None:
+        pixels = to_pixels(pictures[:16]).to(device)
+        grid(to_pil(torch.cat([pixels, vae.decode(vae.encode(pixels).mean)])), columns=16).save(folder / "vae.png")
+
+    train_stage("vae", folder, vae, loss_fn, steps, learning_rate=2e-3, ema_decay=0.999, look=look)
+    return vae
+
+
+def polish_decoder(folder: Path, vae: VAE, pictures: Tensor, steps: int, device: torch.device) -> None:
+    """The decoder gets used to whole pictures; the encoder, and so the latents that the UNet knows, stay."""
+    vae.requires_grad_(False)
+    decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}).requires_grad_(True)
+
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        pixels = to_pixels(pictures[torch.randint(len(pictures), (4,), generator=generator)]).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            decoded = vae.decode(vae.encode(pixels).sample(generator)).float()
+        return F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels)
+
+    train_stage("decoder", folder, decoder, loss_fn, steps, learning_rate=1e-3, ema_decay=0.998)
+
+
+@torch.no_grad()
+def encode_pictures(path: Path, vae: VAE, pictures: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations of all latents, (count, 8, 16, 16) float16 each; kept in a file."""
+    if not path.exists():
+        means, stds = [], []
+        for chunk in tqdm(pictures.split(100), desc="latents", mininterval=30):
+            with torch.autocast(device.type, torch.bfloat16):
+                posterior = vae.encode(to_pixels(chunk).to(device))
+            means.append(posterior.mean.half().cpu())
+            stds.append(posterior.std.half().cpu())
+        save_atomically((torch.cat(means), torch.cat(stds)), path)
+    return torch.load(path, weights_only=True)
+
+
+def train_unet(
+    folder: Path, vae: VAE, clip: ToyCLIP, pictures: Tensor, steps: int, device: torch.device
+) -> tuple[UNet, float]:
+    """The denoiser on scaled latents; returns it and the VAE's scaling factor."""
+    tokenizer, text_model = CLIPTokenizer.from_pretrained(folder / "tokenizer"), clip.text_model.eval()
+    means, stds = encode_pictures(folder / "latents.pt", vae, pictures, device)
+    scaling_factor = 1 / means.float().std().item()
+    scheduler = NoiseScheduler(SchedulerConfig.from_dict(SCHEDULER_CONFIG))
+    signal_to_noise = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    unet = UNet(UNetConfig.from_dict(UNET_CONFIG)).to(device)
+
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        indices = batches(len(means), 32, step)
+        mean, std = means[indices].float(), stds[indices].float()
+        latents = (mean + std * torch.randn(mean.shape, generator=generator)) * scaling_factor
+        noise = torch.randn(latents.shape, generator=generator)
+        # Half of the timesteps come from the noisy half of the schedule, where the prompt matters.
+        timesteps = torch.randint(1000, (len(latents),), generator=generator)
+        timesteps[::2] = 500 + timesteps[::2] // 2
+        input_ids = tokenize(tokenizer, draw_captions(indices, step, drop=0.08))
+        with torch.no_grad():
+            context = text_model(input_ids.to(device)).last_hidden_state
+        noisy = scheduler.add_noise(latents, noise, timesteps).to(device)
+        # Attention by plain matrix products: for so few tokens, backwards, twice as fast as the fused kernel on a CPU.
+        with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            prediction = unet(noisy, timesteps.to(device), context)
+        # min-SNR weights with gamma = 5 (arXiv 2303.09556): the easy, nearly clean pictures count less. The other end
+        # is lifted too: a background's colour is decided where almost all is noise, and there the plain loss on epsilon
+        # is snr times the loss on x_0, next to nothing.
+        snr = signal_to_noise[timesteps]
+        weights = (snr.clamp(max=5) + 0.05) / snr
+        errors = (prediction.float() - noise.to(device)).square().mean(dim=(1, 2, 3))
+        return (weights.to(device) * errors).mean()
+
+    def look(unet: UNet) -> None:
+        vae.config = replace(vae.config, scaling_factor=scaling_factor)
+        model = minti.StableDiffusion(unet, vae.eval(), text_model, tokenizer, scheduler)
+        pictures = minti.sample(model, LOOK, num_inference_steps=20, sampler="ddim", guidance_scale=4.0)
+        grid(pictures, columns=len(LOOK)).save(folder / "unet.png")
+
+    train_stage("unet", folder, unet, loss_fn, steps, learning_rate=1e-3, ema_decay=0.9995, look=look)
+    return unet, scaling_factor
+
+
+def train_judge(folder: Path, pictures: Tensor, steps: int, device: torch.device) -> Judge:
+    """The classifier that measures, on the world's own pictures, a little softened and noisy."""
+    judge = Judge().to(device)
+    labels = [judge.labels(scene_of(i)) for i in range(len(pictures))]
+    answers = {name: torch.tensor([label[name] for label in labels]) for name in judge.answers}
+
+    def loss_fn(step: int, generator: torch.Generator) -> Tensor:
+        indices = batches(len(pictures), 64, step)
+        pixels = to_pixels(pictures[indices]).to(device)
+        soft = F.interpolate(F.avg_pool2d(pixels, 2), scale_factor=2.0, mode="bilinear")
+        blur = 0.6 * torch.rand(len(pixels), 1, 1, 1, generator=generator)  # drawings are a little soft
+        noise = 0.04 * torch.randn(pixels.shape, generator=generator)
+        pixels = torch.lerp(pixels, soft, blur.to(device)) + noise.to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = judge(pixels)
+        losses = [
+            F.cross_entropy(logits[name].float(), answer[indices].to(device))
+            for name, answer in answers.items()
+            if (answer[indices] >= 0).any()
+        ]
+        return torch.stack(losses).mean()
+
+    train_stage("judge", folder, judge, loss_fn, steps, learning_rate=2e-3, ema_decay=0.995)
+    return judge
