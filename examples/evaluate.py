@@ -149,14 +149,14 @@ def main() -> None:
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/evaluation")
     parser.add_argument("--only", choices=("reconstruction", "prompts", "inversion"), help="one part only")
     parser.add_argument("--steps", type=int, default=50, help="denoising steps")
-    parser.add_argument("--guidance-scale", type=float, default=7.5)
     parser.add_argument(
         "--count", type=int, default=160, help="prompts of each kind; six times as many reconstructions"
     )
     parser.add_argument("--toys", choices=("test", "tuning"), default="test", help="which held-out toys to learn")
     args = parser.parse_args()
     folder = make_output(args.output)
-    evaluation, model = Evaluation(args), load(args)
+    model = load(args)
+    evaluation = Evaluation(args)
     results: dict[str, object] = {}
 
     if args.only in (None, "reconstruction"):

@@ -22,7 +22,6 @@ def main() -> None:
     parser.add_argument("--embedding", type=Path, action="append", default=[], help="a learned word; may be repeated")
     parser.add_argument("--num-images", type=int, default=4, help="pictures per prompt")
     parser.add_argument("--steps", type=int, default=50, help="denoising steps")
-    parser.add_argument("--guidance-scale", type=float, default=7.5, help="1 switches guidance off")
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
     parser.add_argument("--negative-prompt", default="", help="what not to draw")
     parser.add_argument("--height", type=int, help="in pixels; default: the model's own size")

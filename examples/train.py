@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
     how.add_argument("--max-steps", type=int, default=3000, help="the most steps when --steps is not given")
     how.add_argument("--batch-size", type=int, help="default: 1 on SD v1.4, 8 on the toybox")
     how.add_argument("--gradient-accumulation", type=int, default=1, help="batches per step")
-    how.add_argument("--learning-rate", type=float, help="default: a tenth of the vocabulary rows' root mean square")
+    how.add_argument("--learning-rate", type=float, help="default: 0.3 times the vocabulary rows' root mean square")
     how.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="constant")
     how.add_argument("--warmup-steps", type=int, default=0)
     how.add_argument("--max-row-norm", type=float, help="keep rows below so many mean lengths of the vocabulary's")
@@ -71,7 +71,6 @@ def parse() -> argparse.Namespace:
     show.add_argument("--prompts", nargs="+", metavar="PROMPT", help="prompts of the page, with {} for the word")
     show.add_argument("--columns", type=int, default=5, help="pictures per row of the page")
     show.add_argument("--sample-steps", type=int, default=50, help="denoising steps per picture")
-    show.add_argument("--guidance-scale", type=float, default=7.5)
     show.add_argument("--validate-every", type=int, default=0, help="draw the word every so many steps; 0: never")
     args = parser.parse_args()
     if wrong := [prompt for prompt in args.prompts or () if "{}" not in prompt]:

@@ -22,7 +22,7 @@ def evaluation_interval(size: int, batch_size: int, share: float = 0.05) -> int:
     return math.ceil(size / (share * batch_size * STEP_COST))
 
 
-def has_levelled_off(losses: Sequence[float], window: int = 8, threshold: float = 0.05) -> bool:
+def has_levelled_off(losses: Sequence[float], window: int = 10, threshold: float = 0.02) -> bool:
     """DVAR ("Is This Loss Informative?", arXiv 2302.04841, section 4): stop when the curve varies little any more.
 
         Var(last `window` losses) < threshold * Var(all losses)

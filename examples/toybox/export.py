@@ -53,7 +53,7 @@ UNET_CONFIG = {
     "block_out_channels": [64, 128, 128],
     "layers_per_block": 1,
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
     "cross_attention_dim": 128,
     "attention_head_dim": 4,
     "norm_num_groups": 16,

@@ -119,9 +119,9 @@ def train_unet(
         mean, std = means[indices].float(), stds[indices].float()
         latents = (mean + std * torch.randn(mean.shape, generator=generator)) * scaling_factor
         noise = torch.randn(latents.shape, generator=generator)
-        # Half of the timesteps come from the noisy end of the schedule, where the prompt matters.
+        # Half of the timesteps come from the noisy half of the schedule, where the prompt matters.
         timesteps = torch.randint(1000, (len(latents),), generator=generator)
-        timesteps[::2] = 600 + timesteps[::2] * 2 // 5
+        timesteps[::2] = 500 + timesteps[::2] // 2
         input_ids = tokenize(tokenizer, draw_captions(indices, step, drop=0.08))
         with torch.no_grad():
             context = text_model(input_ids.to(device)).last_hidden_state
@@ -133,7 +133,7 @@ def train_unet(
         # is lifted too: colours are decided where almost all is noise, and there the plain loss on epsilon is snr times
         # the loss on x_0, next to nothing.
         snr = signal_to_noise[timesteps]
-        weights = (snr.clamp(max=5) + 0.3) / snr
+        weights = (snr.clamp(max=5) + 0.05) / snr
         errors = (prediction.float() - noise.to(device)).square().mean(dim=(1, 2, 3))
         return (weights.to(device) * errors).mean()
 
