@@ -52,7 +52,7 @@ class UNetConfig(Config):
         "conv_out_kernel": (3,),
         "attention_type": ("default",),
     }
-    IGNORED = "addition_embed_type_num_heads"
+    IGNORED = ("addition_embed_type_num_heads",)
 
     def __post_init__(self) -> None:
         for key, kinds in (
