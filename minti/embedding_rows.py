@@ -78,16 +78,19 @@ class RestoredRows(TrainableRows):
 
     @property
     def values(self) -> Tensor:
+        """The rows from `start` on, (k, d)."""
         return self.embedding.weight[self.start :]
 
     @property
     def gradient(self) -> Tensor | None:
+        """Their part of the matrix's gradient, (k, d)."""
         # The whole matrix also holds gradients of the template's words and of the padding.
         gradient = self.embedding.weight.grad
         return None if gradient is None else gradient[self.start :]
 
     @torch.no_grad()
     def refresh(self) -> None:
+        """Overwrites the old rows with their copy."""
         self.embedding.weight[: self.start] = self.original
 
 
@@ -109,18 +112,22 @@ class NewRows(TrainableRows):
 
     @property
     def values(self) -> Tensor:
+        """The parameter, (k, d)."""
         return self.rows
 
     @property
     def gradient(self) -> Tensor | None:
+        """The parameter's gradient, (k, d)."""
         return self.rows.grad
 
     @torch.no_grad()
     def refresh(self) -> None:
+        """Copies the parameter into the matrix."""
         # The matrix keeps up with the parameter, so that whoever reads it finds the learned rows.
         self.embedding.weight[self.start :] = self.rows.to(self.embedding.weight)
 
     def detach(self) -> None:
+        """Also removes the hook."""
         super().detach()
         self._hook.remove()
 
