@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from minti import text, weights
+from minti import hub, text, weights
 from minti.noise import Generators
 from minti.scheduler import NoiseScheduler
+from minti.single_file import SCHEDULER_CONFIG, load_single_file
 from minti.unet import UNet
 from minti.vae import VAE, DiagonalGaussian
 
@@ -39,33 +40,65 @@ class StableDiffusion:
         cls,
         source: str | os.PathLike[str] = TOYBOX,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
+        *,
+        variant: str | None = None,
+        revision: str | None = None,
+        tokenizer: str | os.PathLike[str] | None = None,
+        ema: bool = False,
     ) -> StableDiffusion:
-        """Loads a model folder in the Hugging Face layout.
+        """Loads a model of SD v1's architecture: a folder, the original single file, or a hub id.
 
         Args:
-            source: a folder with `unet/`, `vae/`, `text_encoder/`, `tokenizer/` and `scheduler/`; the bundled toybox,
-                or SD v1.4.
-            device, dtype: where and how the weights are kept.
+            source: a folder with `unet/`, `vae/`, `text_encoder/`, `tokenizer/` and `scheduler/`; a file
+                (`.safetensors` or `.ckpt`) of the original release; or an id on the hub, such as
+                "CompVis/stable-diffusion-v1-4".
+            device, dtype: where and how the weights are kept; dtype None keeps the files' own.
+            variant: of a folder or hub id: "fp16" for files in half precision.
+            revision: of a hub id: a branch, tag or commit.
+            tokenizer: for a single file, the folder of the CLIP tokenizer; when absent, a folder `tokenizer` beside the
+                file, or else the hub's.
+            ema: of a single file: take the averaged copy of the UNet.
 
         Raises:
-            FileNotFoundError: the folder or one of its parts is missing.
+            OSError: the source or one of its parts is missing or cannot be fetched.
             ValueError: a part is damaged or of another architecture; the message names the file and the key.
         """
-        folder, device = Path(source), torch.device(device)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is not a folder; expected a model in the layout of SD v1.4")
+        path, device = Path(source), torch.device(device)
+        if path.is_file():
+            unet, vae, text_encoder = load_single_file(path, dtype, device, ema)
+            beside = path.parent / "tokenizer"
+            folder = Path(tokenizer) if tokenizer else beside if beside.is_dir() else hub.download_tokenizer()
+            return cls(unet, vae, text_encoder, weights.load_tokenizer(folder), NoiseScheduler(SCHEDULER_CONFIG))
+
+        if not path.is_dir():
+            if not hub.HUB_ID.fullmatch(str(source)):
+                raise FileNotFoundError(f"{source} is neither a folder, nor a file, nor an id on the hub")
+            path = hub.download(str(source), revision, variant)
         parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-        missing = [part for part in parts if not (folder / part).is_dir()]
+        missing = [part for part in parts if not (path / part).is_dir()]
         if missing:
-            raise FileNotFoundError(f"{folder} has no {', '.join(missing)}; a model folder holds {', '.join(parts)}")
+            raise FileNotFoundError(f"{path} has no {', '.join(missing)}; a model folder holds {', '.join(parts)}")
         return cls(
-            unet=weights.load_unet(folder / "unet", dtype, device),
-            vae=weights.load_vae(folder / "vae", dtype, device),
-            text_encoder=weights.load_text_encoder(folder / "text_encoder", dtype, device),
-            tokenizer=weights.load_tokenizer(folder / "tokenizer"),
-            scheduler=weights.load_scheduler(folder / "scheduler"),
+            unet=weights.load_unet(path / "unet", dtype, device, variant),
+            vae=weights.load_vae(path / "vae", dtype, device, variant),
+            text_encoder=weights.load_text_encoder(path / "text_encoder", dtype, device, variant),
+            tokenizer=weights.load_tokenizer(path / "tokenizer"),
+            scheduler=weights.load_scheduler(path / "scheduler"),
         )
+
+    def __post_init__(self) -> None:
+        unet, latent_channels = self.unet.config, self.vae.config.latent_channels
+        if unet.in_channels != latent_channels:
+            raise ValueError(
+                f"the UNet takes {unet.in_channels} channels and the VAE makes {latent_channels}; minti "
+                "implements text to image, not models made for inpainting or upscaling"
+            )
+        if unet.cross_attention_dim != self.text_encoder.config.hidden_size:
+            raise ValueError(
+                f"the UNet expects a context {unet.cross_attention_dim} numbers wide and the text encoder gives "
+                f"{self.text_encoder.config.hidden_size}; they are of different models"
+            )
 
     @property
     def resolution(self) -> int:

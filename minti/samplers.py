@@ -1,7 +1,8 @@
 """How a trajectory from noise to a picture is integrated: each sampler is a generator function.
 
 A sampler asks `predict(latents, t)` for (predicted clean latents, predicted noise), takes a step, and yields. Progress
-bars, previews and early stopping belong to whoever iterates.
+bars, previews and early stopping belong to whoever iterates. All take the timesteps of a whole run, and begin at number
+`start` of them: image to image begins late, with a picture that is noised to that timestep.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from minti.noise import Generators, randn
-from minti.scheduler import NoiseScheduler
+from minti.scheduler import Level, NoiseScheduler
 
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
@@ -38,15 +41,16 @@ def ddpm(
     timesteps: list[int],
     generator: Generators = None,
     variance: str = "posterior",
+    start: int = 0,
 ) -> Iterator[SamplerStep]:
     """Ancestral sampling (DDPM, arXiv 2006.11239, Algorithm 2), for any decreasing timesteps.
 
     Args:
-        latents: (b, c, h, w) standard normal noise.
+        latents: (b, c, h, w) standard normal noise, or what `add_noise` made for the timestep to begin at.
         timesteps: see `NoiseScheduler.timesteps`.
         variance: "posterior" or "beta"; see `NoiseScheduler.posterior`.
     """
-    for t, previous in zip(timesteps, [*timesteps[1:], -1]):
+    for t, previous in list(zip(timesteps, [*timesteps[1:], -1]))[start:]:
         clean, _ = predict(latents, t)
         mean, sigma_squared = scheduler.posterior(clean, latents, t, previous, variance)
         latents = mean
@@ -62,17 +66,15 @@ def ddim(
     timesteps: list[int],
     generator: Generators = None,
     eta: float = 0.0,
+    start: int = 0,
 ) -> Iterator[SamplerStep]:
     """Denoising diffusion implicit models (arXiv 2010.02502, eq. 12 and 16).
 
     Args:
         eta: 0 is deterministic, 1 as noisy as DDPM.
     """
-    stride = scheduler.config.num_train_timesteps // len(timesteps)
-    end = -1 if scheduler.config.set_alpha_to_one else 0  # SD ends at alpha-bar_0, not at 1
-    for t in timesteps:
-        # diffusers steps by T // n whatever the spacing; for "leading" this is the next timestep.
-        previous = t - stride if t >= stride else end
+    for t in timesteps[start:]:
+        previous = _one_stride_down(t, scheduler, timesteps)
         a, a_previous = scheduler.alpha_bar(t), scheduler.alpha_bar(previous)
         clean, noise = predict(latents, t)
         # sigma = eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s)
@@ -84,4 +86,162 @@ def ddim(
         yield SamplerStep(t, latents, clean)
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
+def _one_stride_down(t: int, scheduler: NoiseScheduler, timesteps: list[int]) -> int:
+    """diffusers' DDIM and PNDM step by T // n whatever the spacing; for "leading" this is the next timestep.
+
+    SD's last step ends at alpha-bar_0, not at 1 (`set_alpha_to_one`).
+    """
+    stride = scheduler.config.num_train_timesteps // len(timesteps)
+    return t - stride if t >= stride else (-1 if scheduler.config.set_alpha_to_one else 0)
+
+
+def invert_ddim(
+    predict: Predict, latents: Tensor, scheduler: NoiseScheduler, timesteps: list[int]
+) -> Iterator[SamplerStep]:
+    """DDIM backwards in time, from a clean picture's latents to the noise that DDIM would draw it from.
+
+    The step from level s up to level t solves DDIM's update for x_t, with the prediction taken at x_s instead of x_t
+    (questions `003`, 33; arXiv 2105.05233, appendix F).
+
+    Args:
+        timesteps: as for `ddim`; visited from the last to the first.
+    """
+    for t in reversed(timesteps):
+        below = _one_stride_down(t, scheduler, timesteps)
+        # The network is told the timestep it goes to; the latents are still at the level below.
+        output = scheduler.target(*predict(latents, t), t)
+        clean, noise = scheduler.clean_and_noise(output, latents, scheduler.level(below))
+        latents = scheduler.add_noise(clean, noise, t)
+        yield SamplerStep(t, latents, clean)
+
+
+def pndm(
+    predict: Predict,
+    latents: Tensor,
+    scheduler: NoiseScheduler,
+    timesteps: list[int],
+    generator: Generators = None,
+    start: int = 0,
+) -> Iterator[SamplerStep]:
+    """Pseudo linear multistep (PNDM, arXiv 2202.09778), as SD v1.4 asks for it: no Runge-Kutta steps at first.
+
+    Deterministic. The first step is taken twice, the second time with the mean of the predictions at its two ends, so
+    that n steps cost n + 1 evaluations.
+
+    Raises:
+        ValueError: the run would begin at pure noise (zero terminal SNR), where the transfer of eq. 11 is undefined.
+    """
+
+    def transfer(latents: Tensor, output: Tensor, t: int) -> Tensor:
+        _, noise = scheduler.clean_and_noise(output, latents, t)
+        a, a_previous = scheduler.alpha_bar(t), scheduler.alpha_bar(_one_stride_down(t, scheduler, timesteps))
+        # x_s = sqrt(a_s / a_t) x_t
+        #     - (a_s - a_t) epsilon / (sqrt(a_t) (sqrt((1 - a_s) a_t) + sqrt((1 - a_t) a_s)))   (eq. 11)
+        denominator = a * (1 - a_previous) ** 0.5 + (a * (1 - a) * a_previous) ** 0.5
+        return (a_previous / a) ** 0.5 * latents - (a_previous - a) * noise / denominator
+
+    if scheduler.alpha_bar(timesteps[start]) == 0:
+        raise ValueError("pndm cannot begin at pure noise; use leading spacing, or ddpm, ddim or dpm-solver++")
+    e: list[Tensor] = []  # the network's outputs, the latest first
+    for visited in timesteps[start:]:
+        t = visited
+        clean, noise = predict(latents, t)
+        e = [scheduler.target(clean, noise, t), *e[:3]]
+        if len(e) == 1 and t != timesteps[-1]:
+            below = timesteps[start + 1]
+            at_other_end = scheduler.target(*predict(transfer(latents, e[0], t), below), below)
+            output = (at_other_end + e[0]) / 2
+            t = below + scheduler.config.num_train_timesteps // len(timesteps)  # as diffusers, for any spacing
+        elif len(e) == 1:
+            output = e[0]
+        elif len(e) == 2:
+            output = (3 * e[0] - e[1]) / 2
+        elif len(e) == 3:
+            output = (23 * e[0] - 16 * e[1] + 5 * e[2]) / 12
+        else:  # Adams-Bashforth, eq. 12
+            output = (1 / 24) * (55 * e[0] - 59 * e[1] + 37 * e[2] - 9 * e[3])
+        latents = transfer(latents, output, t)
+        yield SamplerStep(visited, latents, clean)
+
+
+def karras_sigmas(scheduler: NoiseScheduler, n: int, rho: float = 7.0) -> np.ndarray:
+    """sigma_i = (sigma_max^(1/rho) + i / (n - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho.
+
+    arXiv 2206.00364, eq. 5. sigma = sqrt((1 - alpha-bar) / alpha-bar) is the noise relative to the signal.
+
+    Returns:
+        (n,) float64, decreasing.
+    """
+    sigmas = _sigmas(scheduler)
+    low, high = float(sigmas[0]) ** (1 / rho), float(sigmas[-1]) ** (1 / rho)
+    return (high + np.linspace(0, 1, n) * (low - high)) ** rho
+
+
+def _sigmas(scheduler: NoiseScheduler) -> Tensor:
+    """Of all timesteps, (T,) float32; pure noise (zero terminal SNR) counts as almost pure, as in diffusers."""
+    a = scheduler.alphas_cumprod.clone()
+    a[-1] = a[-1] if a[-1] > 0 else 2.0**-24
+    return ((1 - a) / a) ** 0.5
+
+
+def dpm_solver(
+    predict: Predict,
+    latents: Tensor,
+    scheduler: NoiseScheduler,
+    timesteps: list[int],
+    generator: Generators = None,
+    karras: bool = False,
+    start: int = 0,
+) -> Iterator[SamplerStep]:
+    """DPM-Solver++(2M) (arXiv 2211.01095, Algorithm 2): second order in the predicted clean latents. Deterministic.
+
+    lambda = log(signal / noise) runs from noisy to clean; the last step, to the clean picture, is of first order.
+
+    Args:
+        timesteps: of `run_timesteps`, which spaces them as this sampler wants it.
+        karras: levels of noise as in `karras_sigmas`, which lie between timesteps.
+    """
+    if karras:
+        sigmas = torch.from_numpy(karras_sigmas(scheduler, len(timesteps)).astype(np.float32))
+    else:
+        sigmas = _sigmas(scheduler)[timesteps]
+    sigmas = torch.cat([sigmas, torch.zeros(1)])
+    signals = 1 / (sigmas**2 + 1) ** 0.5
+    levels = [Level(signal, sigma * signal) for signal, sigma in zip(signals, sigmas)]
+    lambdas = [torch.log(level.signal) - torch.log(level.noise) for level in levels]
+
+    former = None  # the clean latents predicted one step ago
+    for i, t in enumerate(timesteps[start:], start):
+        output = scheduler.target(*predict(latents, t), t)
+        clean, _ = scheduler.clean_and_noise(output, latents, levels[i])
+        x = latents.to(torch.promote_types(latents.dtype, torch.float32))
+        h = lambdas[i + 1] - lambdas[i]
+        weight = levels[i + 1].signal * (torch.exp(-h) - 1.0)
+        # x_s = noise_s / noise_t x_t - signal_s (e^-h - 1) D
+        # D = x_0 + (x_0 - former x_0) / (2 r),   r = former h / h
+        x = (levels[i + 1].noise / levels[i].noise) * x - weight * clean
+        if former is not None and i + 1 < len(timesteps):
+            r = (lambdas[i] - lambdas[i - 1]) / h
+            x = x - 0.5 * weight * ((1.0 / r) * (clean - former))
+        latents, former = x.to(latents.dtype), clean
+        yield SamplerStep(t, latents, clean)
+
+
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "pndm": pndm, "dpm-solver++": dpm_solver}
+
+
+def run_timesteps(sampler: str, scheduler: NoiseScheduler, num_inference_steps: int, karras: bool = False) -> list[int]:
+    """The timesteps of a run, spaced as the scheduler's config says, or else as is the sampler's custom.
+
+    Raises:
+        ValueError: unknown sampler; as `NoiseScheduler.timesteps`.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; expected one of {', '.join(SAMPLERS)}")
+    if sampler != "dpm-solver++":
+        return scheduler.timesteps(num_inference_steps)
+    if karras:
+        log_sigmas = _sigmas(scheduler).log().double().numpy()
+        at = np.interp(np.log(karras_sigmas(scheduler, num_inference_steps)), log_sigmas, np.arange(len(log_sigmas)))
+        return at.round().astype(np.int64).tolist()
+    return scheduler.timesteps(num_inference_steps, scheduler.config.timestep_spacing or "linspace", skip_last=True)

@@ -7,13 +7,14 @@ chapters 4 and 5. The lecture counts t = 1 .. T; the code counts 0 .. T - 1, and
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minti.betas import make_betas, rescale_to_zero_snr
 from minti.config import OFF, Config
 
 SPACINGS = ("leading", "linspace", "trailing")
@@ -29,9 +30,10 @@ class SchedulerConfig(Config):
         beta_schedule: "linear" (DDPM), "scaled_linear" (latent diffusion: the square roots are linear), or
             "squaredcos_cap_v2" (the cosine schedule of arXiv 2102.09672).
         prediction_type: what the UNet was trained to predict: "epsilon", "sample" (x_0) or "v_prediction".
-        timestep_spacing: which timesteps a short run visits; see `NoiseScheduler.timesteps`.
+        timestep_spacing: which timesteps a short run visits; see `NoiseScheduler.timesteps`. None: the sampler's own.
         steps_offset: added to the timesteps of "leading".
         set_alpha_to_one: whether DDIM's last step ends at alpha-bar = 1, or at alpha-bar_0 as SD does.
+        rescale_betas_zero_snr: whether the schedule is stretched until its last timestep is pure noise.
     """
 
     num_train_timesteps: int = 1000
@@ -39,45 +41,43 @@ class SchedulerConfig(Config):
     beta_end: float = 0.012
     beta_schedule: str = "scaled_linear"
     prediction_type: str = "epsilon"
-    timestep_spacing: str = "leading"
+    timestep_spacing: str | None = None
     steps_offset: int = 0
     set_alpha_to_one: bool = False
+    rescale_betas_zero_snr: bool = False
 
     # Schedulers of many kinds write this file, each with keys of its own; what changes the numbers is refused.
     STRICT = False
-    FIXED = {"trained_betas": OFF, "clip_sample": OFF, "thresholding": OFF, "rescale_betas_zero_snr": OFF}
+    FIXED = {"trained_betas": OFF, "clip_sample": OFF, "thresholding": OFF}
 
     def __post_init__(self) -> None:
-        for key, choices in (("prediction_type", PREDICTION_TYPES), ("timestep_spacing", SPACINGS)):
+        for key, choices in (("prediction_type", PREDICTION_TYPES), ("timestep_spacing", (*SPACINGS, None))):
             if getattr(self, key) not in choices:
                 raise ValueError(f"scheduler config: {key} = {getattr(self, key)!r}; expected one of {choices}")
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            raise ValueError(
+                "scheduler config: rescale_betas_zero_snr makes the last timestep pure noise, from which epsilon tells "
+                "nothing; expected prediction_type 'v_prediction' or 'sample'"
+            )
 
 
-def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) -> Tensor:
-    """The variances beta_t, (steps,) float32.
+class Level(NamedTuple):
+    """How much of a noisy picture is signal and how much noise: x = signal x_0 + noise epsilon.
 
-    Raises:
-        ValueError: unknown schedule.
+    Usually that of a timestep, sqrt(alpha-bar_t) and sqrt(1 - alpha-bar_t); but some samplers stop between timesteps.
     """
-    if schedule == "linear":
-        return torch.linspace(beta_start, beta_end, steps, dtype=torch.float32)
-    if schedule == "scaled_linear":
-        return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float32) ** 2
-    if schedule == "squaredcos_cap_v2":
-        # alpha-bar(u) = cos^2((u + 0.008) / 1.008 * pi / 2)
-        # beta_t = min(1 - alpha-bar((t + 1) / T) / alpha-bar(t / T), 0.999)
-        def alpha_bar(u: float) -> float:
-            return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
-        betas = [min(1 - alpha_bar((t + 1) / steps) / alpha_bar(t / steps), 0.999) for t in range(steps)]
-        return torch.tensor(betas, dtype=torch.float32)
-    raise ValueError(f"unknown beta_schedule {schedule!r}; expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2'")
+    signal: Tensor
+    noise: Tensor
+
+
+Timesteps = int | Tensor | Level
 
 
 class NoiseScheduler:
     """The schedule's numbers and formulas. It holds no state of a run: samplers pass the timesteps they are at.
 
-    `timesteps` arguments are an int for all pictures of a batch, or a (b,) tensor with one for each.
+    `timesteps` arguments are an int for all pictures of a batch, a (b,) tensor with one for each, or a `Level`.
 
     Attributes:
         betas, alphas_cumprod: (num_train_timesteps,) float32, on the CPU.
@@ -87,32 +87,36 @@ class NoiseScheduler:
         self.config = config or SchedulerConfig()
         c = self.config
         self.betas = make_betas(c.beta_schedule, c.beta_start, c.beta_end, c.num_train_timesteps)
+        if c.rescale_betas_zero_snr:
+            self.betas = rescale_to_zero_snr(self.betas)
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
 
     # --- which timesteps a run visits ---------------------------------------------------------------------------------
 
-    def timesteps(self, num_inference_steps: int, spacing: str | None = None) -> list[int]:
+    def timesteps(self, num_inference_steps: int, spacing: str | None = None, skip_last: bool = False) -> list[int]:
         """The timesteps of a run, from noisy to clean ("Common Diffusion Noise Schedules", arXiv 2305.08891, table 2).
 
         - "leading": multiples of T // n, plus `steps_offset`; never visits the noisiest timesteps;
         - "linspace": from T - 1 to 0, both included;
         - "trailing": from T - 1 down in strides of T / n.
 
+        Args:
+            spacing: the config's when absent, "leading" when that has none.
+            skip_last: space one more than `num_inference_steps` and leave out the cleanest ("trailing" does so anyway).
+
         Raises:
             ValueError: fewer than one step or more than there are timesteps, an unknown spacing, or an offset that
                 pushes the first timestep beyond the schedule.
         """
-        total, n, spacing = (
-            self.config.num_train_timesteps,
-            num_inference_steps,
-            spacing or self.config.timestep_spacing,
-        )
-        if not 1 <= n <= total:
-            raise ValueError(f"num_inference_steps = {n}; expected 1 to {total}")
+        total, n = self.config.num_train_timesteps, num_inference_steps
+        spacing = spacing or self.config.timestep_spacing or "leading"
+        spaced = n + 1 if skip_last else n
+        if not 1 <= n <= spaced <= total:
+            raise ValueError(f"num_inference_steps = {n}; expected 1 to {total - (spaced - n)}")
         if spacing == "leading":
-            steps = np.arange(n)[::-1] * (total // n) + self.config.steps_offset
+            steps = np.arange(spaced)[::-1][:n] * (total // spaced) + self.config.steps_offset
         elif spacing == "linspace":
-            steps = np.linspace(0, total - 1, n).round()[::-1].astype(np.int64)
+            steps = np.linspace(0, total - 1, spaced).round()[::-1][:n].astype(np.int64)
         elif spacing == "trailing":
             steps = np.round(np.arange(total, 0, -total / n)).astype(np.int64) - 1
         else:
@@ -137,20 +141,27 @@ class NoiseScheduler:
         alphas_cumprod = self.alphas_cumprod if like is None else self.alphas_cumprod.to(like.device, like.dtype)
         return alphas_cumprod[timesteps.to(alphas_cumprod.device)][:, None, None, None]
 
-    def add_noise(self, clean: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+    def level(self, timesteps: Timesteps, like: Tensor | None = None) -> Level:
+        """sqrt(alpha-bar) and sqrt(1 - alpha-bar), shaped as by `alpha_bar`; a `Level` is returned as it is."""
+        if isinstance(timesteps, Level):
+            return timesteps
+        a = self.alpha_bar(timesteps, like)
+        return Level(a**0.5, (1 - a) ** 0.5)
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
         """x_t = sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) epsilon   (DDPM, eq. 4).
 
         The lecture notes `002`, 17.2, write z_{t-1} in place of x_0 here; under alpha-bar it is x_0.
         """
-        a = self.alpha_bar(timesteps, clean)
-        return a**0.5 * clean + (1 - a) ** 0.5 * noise
+        level = self.level(timesteps, clean)
+        return level.signal * clean + level.noise * noise
 
-    def velocity(self, clean: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+    def velocity(self, clean: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
         """v = sqrt(alpha-bar_t) epsilon - sqrt(1 - alpha-bar_t) x_0   (progressive distillation, arXiv 2202.00512)."""
-        a = self.alpha_bar(timesteps, clean)
-        return a**0.5 * noise - (1 - a) ** 0.5 * clean
+        level = self.level(timesteps, clean)
+        return level.signal * noise - level.noise * clean
 
-    def target(self, clean: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+    def target(self, clean: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
         """What the UNet should have answered: noise, clean latents or velocity, by `prediction_type`."""
         if self.config.prediction_type == "epsilon":
             return noise
@@ -160,25 +171,25 @@ class NoiseScheduler:
 
     # --- conversions --------------------------------------------------------------------------------------------------
 
-    def clean_from_noise(self, latents: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+    def clean_from_noise(self, latents: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
         """x_0 = (x_t - sqrt(1 - alpha-bar_t) epsilon) / sqrt(alpha-bar_t)   (DDPM, eq. 15)."""
-        a = self.alpha_bar(timesteps, latents)
-        return (latents - (1 - a) ** 0.5 * noise) / a**0.5
+        level = self.level(timesteps, latents)
+        return (latents - level.noise * noise) / level.signal
 
-    def noise_from_clean(self, latents: Tensor, clean: Tensor, timesteps: int | Tensor) -> Tensor:
+    def noise_from_clean(self, latents: Tensor, clean: Tensor, timesteps: Timesteps) -> Tensor:
         """epsilon = (x_t - sqrt(alpha-bar_t) x_0) / sqrt(1 - alpha-bar_t)."""
-        a = self.alpha_bar(timesteps, latents)
-        return (latents - a**0.5 * clean) / (1 - a) ** 0.5
+        level = self.level(timesteps, latents)
+        return (latents - level.signal * clean) / level.noise
 
-    def clean_from_velocity(self, latents: Tensor, velocity: Tensor, timesteps: int | Tensor) -> Tensor:
+    def clean_from_velocity(self, latents: Tensor, velocity: Tensor, timesteps: Timesteps) -> Tensor:
         """x_0 = sqrt(alpha-bar_t) x_t - sqrt(1 - alpha-bar_t) v."""
-        a = self.alpha_bar(timesteps, latents)
-        return a**0.5 * latents - (1 - a) ** 0.5 * velocity
+        level = self.level(timesteps, latents)
+        return level.signal * latents - level.noise * velocity
 
-    def noise_from_velocity(self, latents: Tensor, velocity: Tensor, timesteps: int | Tensor) -> Tensor:
+    def noise_from_velocity(self, latents: Tensor, velocity: Tensor, timesteps: Timesteps) -> Tensor:
         """epsilon = sqrt(alpha-bar_t) v + sqrt(1 - alpha-bar_t) x_t."""
-        a = self.alpha_bar(timesteps, latents)
-        return a**0.5 * velocity + (1 - a) ** 0.5 * latents
+        level = self.level(timesteps, latents)
+        return level.signal * velocity + level.noise * latents
 
     def score_from_noise(self, noise: Tensor, timesteps: int | Tensor) -> Tensor:
         """grad_x log p_t(x) = -epsilon / sqrt(1 - alpha-bar_t), minus the gradient of the energy of p_t ~ exp(-E).
@@ -191,7 +202,7 @@ class NoiseScheduler:
         """epsilon = -sqrt(1 - alpha-bar_t) score."""
         return -((1 - self.alpha_bar(timesteps, score)) ** 0.5) * score
 
-    def clean_and_noise(self, output: Tensor, latents: Tensor, timesteps: int | Tensor) -> tuple[Tensor, Tensor]:
+    def clean_and_noise(self, output: Tensor, latents: Tensor, timesteps: Timesteps) -> tuple[Tensor, Tensor]:
         """The UNet's raw output, whatever it predicts, as (predicted clean latents, predicted noise)."""
         if self.config.prediction_type == "epsilon":
             return self.clean_from_noise(latents, output, timesteps), output

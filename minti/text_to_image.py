@@ -1,4 +1,4 @@
-"""Prompts to pictures: noise, guided denoising, decode."""
+"""Prompts to pictures: noise, guided denoising, decode. Also from a picture, or into the masked part of one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minti.guidance import GuidedPrediction
 from minti.images import to_pil
 from minti.model import StableDiffusion
 from minti.noise import Generators, randn
-from minti.samplers import SAMPLERS
+from minti.samplers import SAMPLERS, run_timesteps
 
 OUTPUTS = ("pil", "latents", "pixels")
 
@@ -46,7 +46,13 @@ def sample_steps(
     latents: Tensor | None = None,
     height: int | None = None,
     width: int | None = None,
-    **sampler_options: float | str,
+    init_latents: Tensor | None = None,
+    strength: float = 0.8,
+    mask: Tensor | None = None,
+    refresh_every: int = 1,
+    guidance_interval: tuple[int, int] | None = None,
+    share_unconditional: bool = False,
+    **sampler_options: Any,
 ) -> Iterator[SampleStep]:
     """Yields every denoising step for a batch of prompts; never decodes.
 
@@ -54,12 +60,19 @@ def sample_steps(
         prompts: one picture for each.
         negative_prompt: one for all, or one for each prompt; what guidance pushes away from.
         guidance_scale: 1 switches guidance off.
-        sampler: "ddpm" or "ddim".
+        sampler: "ddpm", "ddim", "pndm" or "dpm-solver++".
         generator: one draws as diffusers draws for the batch; a list holds one per picture, so that a picture does not
             depend on its neighbours.
-        latents: (b, c, h, w) initial standard normal noise; drawn when absent.
+        latents: (b, c, h, w) initial standard normal noise; drawn when absent. With `share_unconditional`, and where
+            pictures shall share the first unconditional prediction, the same for all.
         height, width: in pixels; the model's own size when absent.
-        sampler_options: further arguments of the sampler, such as `eta` of DDIM.
+        init_latents: (b or 1, c, h, w), scaled: a picture to begin from instead of noise (SDEdit, arXiv 2108.01073).
+        strength: in (0, 1], the share of the run that is left to do when it begins from a picture; 1 does all of it.
+        mask: (b or 1, 1, h, w), 1 where to draw and 0 where to keep `init_latents`, which are noised to the current
+            level before each evaluation (questions `003`, 16); with a mask, the strength is usually 1.
+        refresh_every, guidance_interval: see `GuidedPrediction`.
+        share_unconditional: guide all pictures by one unconditional trajectory, which begins at the same noise as they.
+        sampler_options: further arguments of the sampler: `eta` of DDIM, `karras` of DPM-Solver++, `variance` of DDPM.
 
     Raises:
         ValueError: unknown sampler, a size that is no multiple of the VAE's factor, or counts that do not match.
@@ -70,25 +83,61 @@ def sample_steps(
         raise ValueError("no prompt given")
     if len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one, or one for each")
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; expected one of {', '.join(SAMPLERS)}")
-    timesteps = model.scheduler.timesteps(num_inference_steps)
+    if refresh_every < 1:
+        raise ValueError(f"refresh_every = {refresh_every}; expected 1 (always) or more")
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength = {strength}; expected more than 0 and at most 1")
+    if mask is not None and init_latents is None:
+        raise ValueError("a mask says which part of init_latents to draw anew; give both")
+    scheduler = model.scheduler
+    timesteps = run_timesteps(sampler, scheduler, num_inference_steps, sampler_options.get("karras", False))
+    if init_latents is not None and height is None and width is None:
+        height, width = (side * model.vae.config.factor for side in init_latents.shape[-2:])
     shape = latents_shape(model, len(prompts), height, width)
     if latents is None:
         latents = randn(shape, generator, model.device, model.dtype)
     elif latents.shape != shape:
         raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
-    latents = latents.to(model.device, model.dtype)
+    noise = latents = latents.to(model.device, model.dtype)
+
+    start = 0
+    if init_latents is not None:
+        init_latents = init_latents.to(latents).expand(shape)
+        start = len(timesteps) - max(1, int(len(timesteps) * strength))
+        if start > 0:  # otherwise the run begins at pure noise, as without a picture
+            latents = scheduler.add_noise(init_latents, noise, timesteps[start])
+    if mask is not None:
+        mask = mask.to(latents).expand(len(prompts), 1, *shape[2:])
 
     context = model.encode_prompt(prompts)
     negative_context = context if guidance_scale == 1 else model.encode_prompt(negatives)
-    guided = GuidedPrediction(model.unet, context, negative_context, guidance_scale)
+    if share_unconditional:
+        if not (latents == latents[:1]).all() or len(set(negatives)) > 1:
+            raise ValueError(
+                "share_unconditional needs one negative prompt and the same initial noise for all pictures"
+            )
+        if isinstance(generator, Sequence):
+            generator = [*generator, generator[0].clone_state()]
+        latents, context = torch.cat([latents, latents[:1]]), torch.cat([context, negative_context[:1]])
+    guided = GuidedPrediction(
+        model.unet, context, negative_context, guidance_scale, refresh_every, guidance_interval, share_unconditional
+    )
+
+    def keep(latents: Tensor, t: int) -> Tensor:
+        """The latents with their known part as it is at timestep t; -1: the clean picture."""
+        if mask is None:
+            return latents
+        known = scheduler.add_noise(init_latents, noise, t) if t >= 0 else init_latents
+        return torch.cat([mask * latents[: len(mask)] + (1 - mask) * known, latents[len(mask) :]])
 
     def predict(latents: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        return model.scheduler.clean_and_noise(guided(latents, t), latents, t)
+        latents = keep(latents, t)
+        return scheduler.clean_and_noise(guided(latents, t), latents, t)
 
-    for step in SAMPLERS[sampler](predict, latents, model.scheduler, timesteps, generator, **sampler_options):
-        yield SampleStep(*step, evaluations=guided.evaluations)
+    following = [*timesteps[start + 1 :], -1]
+    for step in SAMPLERS[sampler](predict, latents, scheduler, timesteps, generator, start=start, **sampler_options):
+        kept = keep(step.latents, following.pop(0))[: len(prompts)]
+        yield SampleStep(step.timestep, kept, step.clean[: len(prompts)], guided.evaluations)
 
 
 @torch.no_grad()

@@ -1,22 +1,22 @@
-"""Files that are weights: reading a model folder, reading and writing learned embeddings.
+"""Files that are weights: reading a model folder, whole or in shards, in full or half precision.
 
-Only safetensors is read: unlike a pickle it cannot run code. Networks are built without storage (on torch's "meta"
-device) and the file's tensors are handed to them, so that no weight is initialised only to be overwritten.
+Only safetensors is read, and pickles by torch's restricted reader: neither can run code. Networks are built without
+storage (on torch's "meta" device) and the file's tensors, mapped from the disk, are handed to them, so that no weight
+is initialised only to be overwritten and none is kept twice.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import pickle
 import re
-import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -25,6 +25,7 @@ from minti.unet import UNet, UNetConfig
 from minti.vae import VAE, VAEConfig
 
 M = TypeVar("M", bound=nn.Module)
+NETWORK = "diffusion_pytorch_model"
 
 # --- reading files ----------------------------------------------------------------------------------------------------
 
@@ -58,6 +59,56 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch or write it again") from None
 
 
+class ModelCheckpoint:
+    """Stands for the class of the training framework that sd-v1-4.ckpt mentions; it does nothing."""
+
+
+def read_pickle(path: Path) -> Any:
+    """The content of a `.ckpt`, `.pt` or `.bin` file: tensors and plain containers; nothing in it is executed.
+
+    Raises:
+        ValueError: the file is damaged, or holds anything else; names the file.
+    """
+    allowed = torch.serialization.get_safe_globals()
+    ModelCheckpoint.__module__ = (
+        "pytorch_lightning.callbacks.model_checkpoint"  # the name by which the file asks for it
+    )
+    torch.serialization.add_safe_globals([ModelCheckpoint])
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        what = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
+        asks = f"asks to run {what[1]}" if what else "is no file of tensors"
+        raise ValueError(f"{path} {asks}, which minti refuses; use a safetensors file instead") from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}); fetch it again") from None
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
+
+
+def read_part(folder: Path, stem: str, variant: str | None = None) -> tuple[Path, dict[str, Tensor]]:
+    """The weights of a model folder's part, from one file or from the shards that an index lists.
+
+    Args:
+        variant: such as "fp16", for `stem.fp16.safetensors`.
+
+    Returns:
+        The file that an error message should name, and all tensors.
+    """
+    suffix = f".{variant}" if variant else ""
+    path, index = folder / f"{stem}{suffix}.safetensors", folder / f"{stem}.safetensors.index{suffix}.json"
+    if path.is_file() or not index.is_file():
+        others = sorted(file.name for file in folder.glob(f"{stem}*.safetensors"))
+        if others and not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; the folder has {', '.join(others)} (variant={variant!r})")
+        return path, read_tensors(path)
+    shards = set(read_json(index).get("weight_map", {}).values())
+    if wrong := [name for name in shards if Path(name).name != name]:
+        raise ValueError(f"{index} lists {wrong[0]!r}, which is not a file beside it")
+    return index, {key: tensor for name in sorted(shards) for key, tensor in read_tensors(folder / name).items()}
+
+
 # --- names in older files ---------------------------------------------------------------------------------------------
 
 
@@ -75,22 +126,31 @@ def rename_text_key(key: str) -> str | None:
 # --- building the parts -----------------------------------------------------------------------------------------------
 
 
-def load_network(
-    build: Callable[[], M], path: Path, dtype: torch.dtype, device: torch.device, rename: Callable[[str], str | None]
+def build(make: Callable[[], M]) -> M:
+    """Builds a network without storage for its parameters."""
+    with torch.device("meta"):
+        return make()
+
+
+def fill(
+    network: M,
+    tensors: dict[str, Tensor],
+    path: Path,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    called: Callable[[str], str] = lambda key: key,
 ) -> M:
-    """Builds a network without storage and hands it the tensors of a file.
+    """Hands a network that was built without storage its tensors, and freezes it.
 
     Args:
-        rename: from the file's key to the module's; None drops the tensor.
+        tensors: by the network's own keys.
+        path: which file to name in an error message.
+        dtype: None keeps the file's.
+        called: what the file calls the tensor of a key.
 
     Raises:
         ValueError: a tensor is missing, unexpected or misshapen; names the file and the key.
     """
-    with torch.device("meta"):
-        network = build()
-    tensors = {rename(key): tensor for key, tensor in read_tensors(path).items()}
-    tensors.pop(None, None)
-
     expected = network.state_dict()
     for problem, keys in (
         ("lacks", expected.keys() - tensors.keys()),
@@ -98,42 +158,49 @@ def load_network(
     ):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise ValueError(f"{path} {problem} tensor {min(keys)}{more}; it does not fit the config.json beside it")
+            raise ValueError(f"{path} {problem} tensor {called(min(keys))}{more}; it does not fit the model's config")
     for key, tensor in tensors.items():
         if tensor.shape != expected[key].shape:
             raise ValueError(
-                f"{path}: {key} has shape {tuple(tensor.shape)}; by the config.json beside it, "
+                f"{path}: {called(key)} has shape {tuple(tensor.shape)}; by the model's config, "
                 f"{tuple(expected[key].shape)} was expected"
             )
-    network.load_state_dict({key: tensor.to(device, dtype) for key, tensor in tensors.items()}, assign=True)
+    network.load_state_dict({k: tensor.to(device, dtype or tensor.dtype) for k, tensor in tensors.items()}, assign=True)
     return network.eval().requires_grad_(False)
 
 
-def load_unet(folder: Path, dtype: torch.dtype, device: torch.device) -> UNet:
-    """The UNet of a model folder's `unet/`."""
-    path = folder / "config.json"
-    config = UNetConfig.from_dict(read_json(path), str(path))
-    weights = folder / "diffusion_pytorch_model.safetensors"
-    return load_network(lambda: UNet(config), weights, dtype, device, rename=lambda key: key)
-
-
-def load_vae(folder: Path, dtype: torch.dtype, device: torch.device) -> VAE:
-    """The VAE of a model folder's `vae/`."""
-    path = folder / "config.json"
-    config = VAEConfig.from_dict(read_json(path), str(path))
-    weights = folder / "diffusion_pytorch_model.safetensors"
-    return load_network(lambda: VAE(config), weights, dtype, device, rename_vae_key)
-
-
-def load_text_encoder(folder: Path, dtype: torch.dtype, device: torch.device) -> CLIPTextModel:
-    """Hugging Face's text model with the weights of a model folder's `text_encoder/`."""
-    config = CLIPTextConfig(**read_json(folder / "config.json"))
-    weights = folder / "model.safetensors"
-    model = load_network(lambda: CLIPTextModel(config), weights, dtype, device, rename_text_key)
-    # A buffer that is not saved is still without storage.
-    positions = torch.arange(config.max_position_embeddings, device=device)
+def fill_text_encoder(model: CLIPTextModel, *args: Any) -> CLIPTextModel:
+    """As `fill`; and gives storage to a buffer that no file holds."""
+    fill(model, *args)
+    positions = torch.arange(model.config.max_position_embeddings, device=model.device)
     model.embeddings.register_buffer("position_ids", positions.expand((1, -1)), persistent=False)
     return model
+
+
+def load_unet(folder: Path, dtype: torch.dtype | None, device: torch.device, variant: str | None = None) -> UNet:
+    """The UNet of a model folder's `unet/`."""
+    config = UNetConfig.from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
+    path, tensors = read_part(folder, NETWORK, variant)
+    return fill(build(lambda: UNet(config)), tensors, path, dtype, device)
+
+
+def load_vae(folder: Path, dtype: torch.dtype | None, device: torch.device, variant: str | None = None) -> VAE:
+    """The VAE of a model folder's `vae/`."""
+    config = VAEConfig.from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
+    path, tensors = read_part(folder, NETWORK, variant)
+    renamed = {rename_vae_key(key): tensor for key, tensor in tensors.items()}
+    return fill(build(lambda: VAE(config)), renamed, path, dtype, device)
+
+
+def load_text_encoder(
+    folder: Path, dtype: torch.dtype | None, device: torch.device, variant: str | None = None
+) -> CLIPTextModel:
+    """Hugging Face's text model with the weights of a model folder's `text_encoder/`."""
+    config = CLIPTextConfig(**read_json(folder / "config.json"))
+    path, tensors = read_part(folder, "model", variant)
+    renamed = {rename_text_key(key): tensor for key, tensor in tensors.items()}
+    renamed.pop(None, None)
+    return fill_text_encoder(build(lambda: CLIPTextModel(config)), renamed, path, dtype, device)
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -149,29 +216,3 @@ def load_scheduler(folder: Path) -> NoiseScheduler:
     """The noise schedule of a model folder's `scheduler/`."""
     path = folder / "scheduler_config.json"
     return NoiseScheduler(SchedulerConfig.from_dict(read_json(path), str(path)))
-
-
-# --- learned embeddings -----------------------------------------------------------------------------------------------
-
-
-def write_embeddings(path: Path, embeddings: dict[str, Tensor]) -> None:
-    """Writes {placeholder: (num_vectors, d)} as diffusers' `load_textual_inversion` reads it; atomic.
-
-    A file cut short by a full disk or a power failure never takes the place of a good one.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
-    try:
-        # clone: safetensors writes no views
-        save_file({token: rows.detach().cpu().float().clone() for token, rows in embeddings.items()}, temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def read_embeddings(path: Path) -> dict[str, Tensor]:
-    """Reads what `write_embeddings` or diffusers wrote: {placeholder: (num_vectors, d)}."""
-    return {token: rows[None] if rows.ndim == 1 else rows for token, rows in read_tensors(Path(path)).items()}

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "minti").glob("*.py"))
-PACKAGES = {"torch", "transformers", "safetensors", "numpy", "PIL", "einops"}
+PACKAGES = {"torch", "transformers", "safetensors", "numpy", "PIL", "einops", "huggingface_hub"}
 
 
 def imports(path: Path) -> set[str]:
@@ -25,7 +25,7 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
-def test_minti_imports_its_six_packages_only(path):
+def test_minti_imports_its_own_packages_only(path):
     foreign = {name.split(".")[0] for name in imports(path)} - PACKAGES - {"minti"} - set(sys.stdlib_module_names)
     assert not foreign
 
@@ -51,7 +51,7 @@ def test_no_import_cycles():
 def test_minti_stays_small():
     lines = {path.name: len(path.read_text().splitlines()) for path in MODULES}
     assert max(lines.values()) <= 250, lines
-    assert sum(lines.values()) <= 2400
+    assert sum(lines.values()) <= 3100
 
 
 def test_the_reading_order_in_the_readme_has_the_right_line_counts():

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import minti
-from minti import weights
+from minti import embeddings
+from minti.embeddings import write_embeddings
 
 NETWORK = "diffusion_pytorch_model.safetensors"
 
@@ -133,14 +134,14 @@ def test_damaged_files_are_named(folder):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
+    with pytest.raises(FileNotFoundError, match="is neither a folder, nor a file, nor an id on the hub"):
         minti.StableDiffusion.from_pretrained(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("vectors", [1, 3])
 def test_diffusers_draws_the_same_picture_with_a_learned_word(tiny, pipeline, tmp_path, vectors):
     rows = torch.randn(vectors, 48, generator=torch.Generator().manual_seed(0))
-    weights.write_embeddings(tmp_path / "word.safetensors", {"<word>": rows})
+    write_embeddings(tmp_path / "word.safetensors", {"<word>": rows})
     assert minti.load_embeddings(tiny, tmp_path / "word.safetensors") == ["<word>"]
     pipeline.load_textual_inversion(tmp_path, weight_name="word.safetensors")
     expected, got = (
@@ -155,10 +156,10 @@ def test_diffusers_draws_the_same_picture_with_a_learned_word(tiny, pipeline, tm
 
 def test_bad_embedding_files(tiny, tmp_path):
     path = tmp_path / "word.safetensors"
-    weights.write_embeddings(path, {"<word>": torch.zeros(1, 1024)})
+    write_embeddings(path, {"<word>": torch.zeros(1, 1024)})
     with pytest.raises(ValueError, match="48 numbers wide"):
         minti.load_embeddings(tiny, path)
-    weights.write_embeddings(path, {"cat": torch.zeros(1, 48)})
+    write_embeddings(path, {"cat": torch.zeros(1, 48)})
     with pytest.raises(ValueError, match="in the vocabulary already"):
         minti.load_embeddings(tiny, path)
     path.write_bytes(pickle.dumps({"<word>": [1, 2]}))
@@ -170,21 +171,21 @@ def test_bad_embedding_files(tiny, tmp_path):
 
 def test_writing_is_atomic(tmp_path, monkeypatch):
     path = tmp_path / "word.safetensors"
-    weights.write_embeddings(path, {"<word>": torch.ones(1, 4)})
+    write_embeddings(path, {"<word>": torch.ones(1, 4)})
 
     def full_disk(tensors, file):
         with open(file, "wb") as handle:
             handle.write(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", full_disk)
+    monkeypatch.setattr(embeddings, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        weights.write_embeddings(path, {"<word>": torch.zeros(1, 4)})
-    assert torch.equal(weights.read_embeddings(path)["<word>"], torch.ones(1, 4))
+        write_embeddings(path, {"<word>": torch.zeros(1, 4)})
+    assert torch.equal(embeddings.read_embeddings(path)["<word>"], torch.ones(1, 4))
     assert [p.name for p in tmp_path.iterdir()] == ["word.safetensors"]
 
 
 def test_tokens_of_a_loaded_word_are_the_last(tiny, tmp_path):
-    weights.write_embeddings(tmp_path / "a.safetensors", {"<a>": torch.ones(2, 48)})
+    write_embeddings(tmp_path / "a.safetensors", {"<a>": torch.ones(2, 48)})
     minti.load_embeddings(tiny, tmp_path / "a.safetensors")
     assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[-2:], torch.ones(2, 48))

@@ -1,0 +1,64 @@
+"""Model folders from the Hugging Face hub: which files are needed, and what to do when they cannot be had."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import errors
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+TOKENIZER = "openai/clip-vit-large-patch14"  # the tokenizer of all SD v1 models
+
+
+def needed_files(variant: str | None = None) -> list[str]:
+    """Patterns of the files that minti reads of a model folder: safetensors, configs and the tokenizer, no more."""
+    suffix = f".{variant}" if variant else ""
+    patterns = ["scheduler/scheduler_config.json", "tokenizer/*"]
+    for part, stem in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        patterns.append(f"{part}/config.json")
+        patterns += [f"{part}/{stem}{suffix}.safetensors", f"{part}/{stem}{suffix}-*.safetensors"]
+        patterns.append(f"{part}/{stem}.safetensors.index{suffix}.json")
+    return patterns
+
+
+def download(hub_id: str, revision: str | None = None, variant: str | None = None) -> Path:
+    """Fetches a model into the hub's cache, or finds it there, and returns its folder.
+
+    Progress bars, resuming, mirrors and offline mode are huggingface_hub's.
+
+    Raises:
+        OSError: no licence accepted, no such model or revision, no network, no space; says what to do.
+    """
+    return _snapshot(hub_id, revision, needed_files(variant))
+
+
+def download_tokenizer() -> Path:
+    """The CLIP tokenizer of SD v1, for the original single files, which have none."""
+    return _snapshot(TOKENIZER, None, ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"])
+
+
+def _snapshot(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except errors.GatedRepoError:
+        reason = f"it asks to accept its licence first: do so at hf.co/{hub_id}, then log in with `hf auth login`"
+    except errors.RevisionNotFoundError:
+        reason = "the model exists, but has no such revision"
+    except errors.RepositoryNotFoundError:
+        reason = "no such model is visible to you; check the name, or log in with `hf auth login` if it is private"
+    except errors.LocalEntryNotFoundError:
+        reason = "it is not in the local cache, and the hub cannot be reached (offline mode, or no network)"
+    except errors.HfHubHTTPError as error:
+        reason = f"the hub answered: {str(error).splitlines()[0]}"
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+        reason = "no space is left on the disk; free some, or point HF_HOME at a larger one" if full else str(error)
+    raise OSError(f"cannot fetch {hub_id}{at} from the hub: {reason}")

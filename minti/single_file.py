@@ -1,0 +1,160 @@
+"""The original release in one file (CompVis names): UNet, VAE and text encoder, `.safetensors` or `.ckpt`.
+
+Each part asks for the tensors that it needs, under the names that they had; whatever else the file holds (a second,
+averaged copy of the UNet, optimizer and loss state) is never touched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from minti.scheduler import SchedulerConfig
+from minti.unet import UNet, UNetConfig
+from minti.vae import VAE, VAEConfig
+from minti.weights import build, fill, fill_text_encoder, read_pickle, read_tensors
+
+# What the release's own config files say of SD v1 (the configs' defaults are SD v1.4's).
+UNET_CONFIG, VAE_CONFIG, SCHEDULER_CONFIG = UNetConfig(), VAEConfig(), SchedulerConfig(steps_offset=1)
+TEXT_CONFIG = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+}
+
+# The insides of blocks: a pattern of today's names, and the name of then.
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def unet_name(key: str, config: UNetConfig, ema: bool = False) -> str:
+    """The UNet's key, as in `UNet.state_dict()`, to its name in the file.
+
+    The old UNet counts its blocks in one row: every resnet (with its attention) and every downsampling is an input
+    block, every resnet (with its attention and the upsampling behind it) an output block.
+
+    Args:
+        ema: the name of the averaged copy.
+    """
+    per_level = config.layers_per_block + 1
+    name = key
+    if match := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", key):
+        side, level, kind, i, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
+        if kind == "downsamplers":
+            name = f"input_blocks.{(level + 1) * per_level}.0.{rest.replace('conv', 'op')}"
+        elif kind == "upsamplers":
+            behind = 2 if config.up_block_types[level].startswith("CrossAttn") else 1
+            name = f"output_blocks.{(level + 1) * per_level - 1}.{behind}.{rest}"
+        else:
+            block = (
+                f"input_blocks.{1 + level * per_level + i}"
+                if side == "down"
+                else f"output_blocks.{level * per_level + i}"
+            )
+            name = f"{block}.{0 if kind == 'resnets' else 1}.{rest}"
+    elif match := re.match(r"mid_block\.(resnets|attentions)\.(\d+)\.(.*)", key):
+        name = f"middle_block.{1 if match[1] == 'attentions' else 2 * int(match[2])}.{match[3]}"
+    if "resnets" in key:
+        name = re.sub(r"\b(norm1|conv1|time_emb_proj|norm2|conv2|conv_shortcut)\b", lambda m: RESNET[m[1]], name)
+    for new, old in (
+        ("time_embedding.linear_1", "time_embed.0"),
+        ("time_embedding.linear_2", "time_embed.2"),
+        ("conv_in.", "input_blocks.0.0."),
+        ("conv_norm_out.", "out.0."),
+        ("conv_out.", "out.2."),
+    ):
+        if key.startswith(new):
+            name = key.replace(new, old)
+    return "model_ema." + f"diffusion_model.{name}".replace(".", "") if ema else f"model.diffusion_model.{name}"
+
+
+def vae_name(key: str, config: VAEConfig) -> str:
+    """The VAE's key to its name in the file, where the decoder's levels are counted from the finest."""
+    name = re.sub(r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2", key)
+    name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
+    coarsest = len(config.block_out_channels) - 1
+    up: Callable[[re.Match[str]], str] = lambda m: f"up.{coarsest - int(m[1])}."  # noqa: E731
+    name = re.sub(r"up_blocks\.(\d+)\.", up, name)
+    name = name.replace(".resnets.", ".block.").replace("upsamplers.0", "upsample")
+    name = re.sub(r"mid_block\.block\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+    name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+    if "mid_block.attentions.0." in name:
+        stem, rest = name.split("mid_block.attentions.0.")
+        part, kind = rest.rsplit(".", 1)
+        name = f"{stem}mid.attn_1.{VAE_ATTENTION[part]}.{kind}"
+    return f"first_stage_model.{name}"
+
+
+def text_name(key: str) -> str:
+    """The text encoder's key to its name in the file."""
+    return f"cond_stage_model.transformer.text_model.{key}"
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """All tensors of a single file by the names that it gives them."""
+    content = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{path} holds no state_dict; expected an original SD v1 file")
+    return tensors
+
+
+def load_single_file(
+    path: Path,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    ema: bool = False,
+    configs: tuple[UNetConfig, VAEConfig, CLIPTextConfig] | None = None,
+) -> tuple[UNet, VAE, CLIPTextModel]:
+    """The three networks of an original file.
+
+    Args:
+        dtype: None keeps the file's.
+        ema: take the UNet's averaged copy.
+        configs: SD v1's when absent.
+
+    Raises:
+        ValueError: the file is damaged, a part is missing, or of another architecture; names the file and the tensor.
+    """
+    unet_config, vae_config, text_config = configs or (UNET_CONFIG, VAE_CONFIG, CLIPTextConfig(**TEXT_CONFIG))
+    tensors = read_file(path)
+    parts: dict[str, tuple[nn.Module, Callable[[str], str]]] = {
+        "averaged UNet" if ema else "UNet": (
+            build(lambda: UNet(unet_config)),
+            lambda key: unet_name(key, unet_config, ema),
+        ),
+        "VAE": (build(lambda: VAE(vae_config)), lambda key: vae_name(key, vae_config)),
+        "text encoder": (build(lambda: CLIPTextModel(text_config)), text_name),
+    }
+    for part, (network, name_of) in parts.items():
+        expected = network.state_dict()
+        found = {key: tensors[name_of(key)] for key in expected if name_of(key) in tensors}
+        if not found:
+            raise ValueError(
+                f"{path} has no {part} of SD v1 (such as {name_of(min(expected))}); expected an original file with "
+                "UNet, VAE and text encoder"
+            )
+        # The VAE's attention was made of 1 x 1 convolutions.
+        found = {key: t[..., 0, 0] if t.ndim == expected[key].ndim + 2 else t for key, t in found.items()}
+        (fill_text_encoder if part == "text encoder" else fill)(network, found, path, dtype, device, name_of)
+    unet, vae, text_encoder = (network for network, _ in parts.values())
+    return unet, vae, text_encoder

@@ -1,0 +1,404 @@
+"""Forms in which models and learned words travel: variants, shards, original single files, the hub, other programs."""
+
+import json
+import pickle
+import re
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import diffusers
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig
+
+import minti
+import minti.single_file
+from minti import hub
+from minti.single_file import load_single_file, text_name, unet_name, vae_name
+from minti.unet import UNet, UNetConfig
+from minti.vae import VAE, VAEConfig
+
+NETWORK = "diffusion_pytorch_model"
+PARTS = {"unet": NETWORK, "vae": NETWORK, "text_encoder": "model"}
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path):
+    """A copy of the small model that a test may spoil."""
+    return shutil.copytree(tiny_folder, tmp_path / "model")
+
+
+def assert_same(model, expected):
+    for part in PARTS:
+        ours, theirs = getattr(model, part).state_dict(), getattr(expected, part).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key].to(ours[key])) for key in ours)
+    assert torch.equal(model.encode_prompt("a cat").float(), expected.encode_prompt("a cat").to(model.dtype).float())
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_fp16_variant(folder, tiny):
+    for part, stem in PARTS.items():
+        path = folder / part / f"{stem}.safetensors"
+        halves = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
+        save_file(halves, folder / part / f"{stem}.fp16.safetensors")
+        path.unlink()
+    model = minti.StableDiffusion.from_pretrained(folder, dtype=None, variant="fp16")
+    assert model.dtype == torch.float16
+    expected = tiny.unet.conv_in.weight
+    assert torch.equal(model.unet.conv_in.weight, expected.half())
+    widened = minti.StableDiffusion.from_pretrained(folder, variant="fp16")
+    assert torch.equal(widened.unet.conv_in.weight, expected.half().float())
+    with pytest.raises(
+        FileNotFoundError, match=r"is missing; the folder has diffusion_pytorch_model\.fp16\.safetensors"
+    ):
+        minti.StableDiffusion.from_pretrained(folder)
+    with pytest.raises(FileNotFoundError, match=r"bf16\.safetensors is missing; the folder has"):
+        minti.StableDiffusion.from_pretrained(folder, variant="bf16")
+
+
+def test_shards_as_diffusers_writes_them(folder, tiny, tiny_folder):
+    unet = diffusers.UNet2DConditionModel.from_pretrained(tiny_folder / "unet")
+    (folder / "unet" / f"{NETWORK}.safetensors").unlink()
+    unet.save_pretrained(folder / "unet", max_shard_size="500KB")
+    index = folder / "unet" / f"{NETWORK}.safetensors.index.json"
+    assert len(set(json.loads(index.read_text())["weight_map"].values())) > 2
+    assert_same(minti.StableDiffusion.from_pretrained(folder), tiny)
+
+    shard = sorted((folder / "unet").glob("*-00002-*"))[0]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match=re.escape(f"{shard} is not a whole safetensors file")):
+        minti.StableDiffusion.from_pretrained(folder)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{shard} is missing")):
+        minti.StableDiffusion.from_pretrained(folder)
+    index.write_text(json.dumps({"weight_map": {"conv_in.weight": "../../elsewhere.safetensors"}}))
+    with pytest.raises(ValueError, match="not a file beside it"):
+        minti.StableDiffusion.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        (
+            "unet",
+            {"use_linear_projection": True, "attention_head_dim": [5, 10, 20, 20]},
+            "use_linear_projection = True",
+        ),
+        ("unet", {"addition_embed_type": "text_time"}, "addition_embed_type = 'text_time'"),  # SDXL
+        ("unet", {"in_channels": 9}, r"conv_in\.weight has shape .* was expected"),
+        ("vae", {"latent_channels": 16}, "was expected"),
+        ("text_encoder", {"hidden_size": 96}, "was expected"),
+    ],
+)
+def test_other_architectures_are_refused_by_name(folder, part, change, message):
+    path = folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message) as caught:
+        minti.StableDiffusion.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_inpainting_model_is_refused(folder, tiny_folder):
+    config = dict(diffusers.UNet2DConditionModel.load_config(tiny_folder / "unet")) | {"in_channels": 9}
+    diffusers.UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    with pytest.raises(ValueError, match="takes 9 channels and the VAE makes 4"):
+        minti.StableDiffusion.from_pretrained(folder)
+
+
+# --- the original single file -----------------------------------------------------------------------------------------
+
+
+def original_state(tiny_folder: Path) -> dict[str, torch.Tensor]:
+    """The small model under the names that diffusers' own converter reads, with an averaged UNet and training state."""
+    tensors = {}
+    unet_config = UNetConfig.from_dict(json.loads((tiny_folder / "unet/config.json").read_text()))
+    vae_config = VAEConfig.from_dict(json.loads((tiny_folder / "vae/config.json").read_text()))
+    for key, value in load_file(tiny_folder / "unet" / f"{NETWORK}.safetensors").items():
+        tensors[unet_name(key, unet_config)] = value
+        tensors[unet_name(key, unet_config, ema=True)] = value + 1
+    for key, value in load_file(tiny_folder / "vae" / f"{NETWORK}.safetensors").items():
+        square = value[..., None, None] if "mid_block.attentions" in key and value.ndim == 2 else value
+        tensors[vae_name(key, vae_config)] = square
+    for key, value in load_file(tiny_folder / "text_encoder/model.safetensors").items():
+        tensors[text_name(key.removeprefix("text_model."))] = value
+    tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(16)[None]
+    tensors |= {"betas": torch.zeros(1000), "model_ema.decay": torch.tensor(0.9), "loss.logvar": torch.zeros(1)}
+    return tensors
+
+
+@pytest.fixture
+def configs(tiny_folder):
+    read = lambda part: json.loads((tiny_folder / part / "config.json").read_text())  # noqa: E731
+    return (
+        UNetConfig.from_dict(read("unet")),
+        VAEConfig.from_dict(read("vae")),
+        CLIPTextConfig(**read("text_encoder")),
+    )
+
+
+@pytest.fixture
+def checkpoint(tiny_folder, tmp_path, monkeypatch):
+    """A .ckpt with everything that the real one has, also a class of its training framework."""
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    module = types.ModuleType(name)
+    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": name})
+    for parent in ("pytorch_lightning", "pytorch_lightning.callbacks"):
+        monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
+    monkeypatch.setitem(sys.modules, name, module)
+    content = {
+        "state_dict": original_state(tiny_folder),
+        "callbacks": {module.ModelCheckpoint: {"best_model_score": torch.tensor(1.0)}},
+        "optimizer_states": [{"state": {0: torch.zeros(3)}}],
+        "global_step": 470000,
+    }
+    torch.save(content, tmp_path / "model.ckpt")
+    monkeypatch.undo()
+    return tmp_path / "model.ckpt"
+
+
+def test_names_of_the_real_release():
+    """Spot checks against names that anyone can look up in the original file, and that none occurs twice."""
+    with torch.device("meta"):
+        unet, vae = UNet(UNetConfig()).state_dict(), VAE(VAEConfig()).state_dict()
+    names = {key: unet_name(key, UNetConfig()) for key in unet} | {key: vae_name(key, VAEConfig()) for key in vae}
+    assert len(set(names.values())) == len(unet.keys() | vae.keys())
+    prefix = "model.diffusion_model."
+    for key, name in {
+        "conv_in.weight": "input_blocks.0.0.weight",
+        "time_embedding.linear_2.bias": "time_embed.2.bias",
+        "down_blocks.0.downsamplers.0.conv.weight": "input_blocks.3.0.op.weight",
+        "down_blocks.3.resnets.1.conv2.weight": "input_blocks.11.0.out_layers.3.weight",
+        "down_blocks.1.attentions.0.proj_in.weight": "input_blocks.4.1.proj_in.weight",
+        "down_blocks.1.resnets.0.conv_shortcut.weight": "input_blocks.4.0.skip_connection.weight",
+        "mid_block.resnets.1.time_emb_proj.weight": "middle_block.2.emb_layers.1.weight",
+        "mid_block.attentions.0.norm.bias": "middle_block.1.norm.bias",
+        "up_blocks.0.upsamplers.0.conv.weight": "output_blocks.2.1.conv.weight",
+        "up_blocks.1.upsamplers.0.conv.weight": "output_blocks.5.2.conv.weight",
+        "up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_k.weight": (
+            "output_blocks.11.1.transformer_blocks.0.attn2.to_k.weight"
+        ),
+        "conv_norm_out.weight": "out.0.weight",
+        "conv_out.bias": "out.2.bias",
+    }.items():
+        assert unet_name(key, UNetConfig()) == prefix + name
+    assert unet_name("conv_in.weight", UNetConfig(), ema=True) == "model_ema.diffusion_modelinput_blocks00weight"
+    for key, name in {
+        "encoder.conv_in.weight": "encoder.conv_in.weight",
+        "encoder.down_blocks.1.resnets.0.conv_shortcut.weight": "encoder.down.1.block.0.nin_shortcut.weight",
+        "encoder.down_blocks.2.downsamplers.0.conv.bias": "encoder.down.2.downsample.conv.bias",
+        "encoder.mid_block.attentions.0.to_out.0.weight": "encoder.mid.attn_1.proj_out.weight",
+        "decoder.mid_block.resnets.1.norm1.weight": "decoder.mid.block_2.norm1.weight",
+        "decoder.up_blocks.0.upsamplers.0.conv.weight": "decoder.up.3.upsample.conv.weight",
+        "decoder.up_blocks.3.resnets.2.conv1.weight": "decoder.up.0.block.2.conv1.weight",
+        "decoder.conv_norm_out.weight": "decoder.norm_out.weight",
+        "quant_conv.weight": "quant_conv.weight",
+    }.items():
+        assert vae_name(key, VAEConfig()) == "first_stage_model." + name
+
+
+def test_names_agree_with_the_converter_of_diffusers(tiny_folder, configs):
+    """diffusers turns the file of `original_state` back into the small model."""
+    from diffusers.loaders import single_file_utils as theirs
+
+    state = original_state(tiny_folder)
+    unet_config = dict(diffusers.UNet2DConditionModel.load_config(tiny_folder / "unet"))
+    vae_config = dict(diffusers.AutoencoderKL.load_config(tiny_folder / "vae"))
+    unet = theirs.convert_ldm_unet_checkpoint(dict(state), unet_config)
+    vae = theirs.convert_ldm_vae_checkpoint(dict(state), vae_config)
+    for converted, part in ((unet, "unet"), (vae, "vae")):
+        expected = load_file(tiny_folder / part / f"{NETWORK}.safetensors")
+        assert converted.keys() == expected.keys()
+        assert all(torch.equal(converted[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("form", ["ckpt", "safetensors"])
+def test_single_file(tiny, checkpoint, configs, form):
+    path = checkpoint
+    if form == "safetensors":
+        path = checkpoint.with_suffix(".safetensors")
+        state = minti.single_file.read_file(checkpoint)
+        save_file({key: value.contiguous() for key, value in state.items()}, path)
+    networks = load_single_file(path, torch.float32, torch.device("cpu"), configs=configs)
+    assert_same(minti.StableDiffusion(*networks, tiny.tokenizer, tiny.scheduler), tiny)
+    averaged = load_single_file(path, None, torch.device("cpu"), ema=True, configs=configs)[0]
+    assert torch.equal(averaged.conv_in.weight, tiny.unet.conv_in.weight + 1)
+
+
+def test_single_files_that_do_not_fit(checkpoint, configs, tmp_path):
+    state = minti.single_file.read_file(checkpoint)
+
+    def load(tensors, **options):
+        torch.save({"state_dict": tensors}, tmp_path / "other.ckpt")
+        return load_single_file(tmp_path / "other.ckpt", None, torch.device("cpu"), configs=configs, **options)
+
+    with pytest.raises(ValueError, match=r"other\.ckpt has no VAE of SD v1 \(such as first_stage_model\."):
+        load({key: value for key, value in state.items() if "first_stage" not in key})
+    with pytest.raises(ValueError, match="has no averaged UNet"):
+        load({key: value for key, value in state.items() if "ema" not in key}, ema=True)
+    lacking = dict(state)
+    del lacking["model.diffusion_model.out.2.bias"]
+    with pytest.raises(ValueError, match=r"lacks tensor model\.diffusion_model\.out\.2\.bias"):
+        load(lacking)
+    nine = state | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)}
+    with pytest.raises(ValueError, match=r"input_blocks\.0\.0\.weight has shape \(32, 9, 3, 3\)"):
+        load(nine)
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(ValueError, match="holds no state_dict"):
+        minti.StableDiffusion.from_pretrained(tmp_path / "list.ckpt")
+
+
+class Bomb:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin"])
+def test_pickled_code_is_not_run(tiny, tmp_path, monkeypatch, suffix):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / f"bad{suffix}"
+    torch.save({"state_dict": {"a": Bomb()}, "<a>": Bomb()}, path)
+    load = minti.StableDiffusion.from_pretrained if suffix == ".ckpt" else lambda p: minti.load_embeddings(tiny, p)
+    with pytest.raises(ValueError, match=r"asks to run .*which minti refuses"):
+        load(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        load(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_hub_id_fetches_what_is_needed(tiny, tiny_folder, monkeypatch):
+    calls = []
+
+    def download(hub_id, **options):
+        calls.append((hub_id, options))
+        return str(tiny_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert_same(minti.StableDiffusion.from_pretrained("CompVis/stable-diffusion-v1-4", revision="main"), tiny)
+    ((hub_id, options),) = calls
+    assert (hub_id, options["revision"]) == ("CompVis/stable-diffusion-v1-4", "main")
+    wanted = options["allow_patterns"]
+    fetched = lambda names: list(huggingface_hub.utils.filter_repo_objects(names, allow_patterns=wanted))  # noqa: E731
+    needed = [
+        "unet/config.json",
+        f"unet/{NETWORK}.safetensors",
+        f"vae/{NETWORK}.safetensors",
+        "text_encoder/model.safetensors",
+        "tokenizer/vocab.json",
+        "scheduler/scheduler_config.json",
+        f"unet/{NETWORK}.safetensors.index.json",
+        f"unet/{NETWORK}-00001-of-00002.safetensors",
+    ]
+    assert fetched(needed) == needed
+    assert not fetched(
+        [
+            "safety_checker/model.safetensors",
+            f"unet/{NETWORK}.bin",
+            f"unet/{NETWORK}.fp16.safetensors",
+            f"unet/{NETWORK}.non_ema.safetensors",
+            "sd-v1-4.ckpt",
+        ]
+    )
+    half = hub.needed_files("fp16")
+    assert f"unet/{NETWORK}.fp16.safetensors" in half
+    assert f"unet/{NETWORK}.safetensors" not in half
+
+
+def http_error(kind):
+    response = types.SimpleNamespace(headers={}, status_code=403, request=None)
+    return kind("no\nmore than one line", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (http_error(errors.GatedRepoError), "accept its licence first.*hf auth login"),
+        (http_error(errors.RepositoryNotFoundError), "no such model is visible"),
+        (http_error(errors.RevisionNotFoundError), "no such revision"),
+        (http_error(errors.HfHubHTTPError), "the hub answered: no"),
+        (errors.LocalEntryNotFoundError("offline"), "not in the local cache, and the hub cannot be reached"),
+        (OSError(28, "No space left on device"), "no space is left on the disk"),
+    ],
+)
+def test_what_goes_wrong_with_the_hub_is_one_line(monkeypatch, error, message):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(OSError, match=message) as caught:
+        minti.StableDiffusion.from_pretrained("someone/some-model")
+    assert "\n" not in str(caught.value)
+    assert "someone/some-model" in str(caught.value)
+
+
+# --- learned words of other programs ----------------------------------------------------------------------------------
+
+
+def write_word(path: Path, rows: torch.Tensor, form: str) -> None:
+    if form == "diffusers bin":
+        torch.save({"<word>": rows}, path)
+    elif form == "a1111 pt":
+        content = {"string_to_token": {"*": 265}, "string_to_param": {"*": rows}, "name": "<word>", "step": 500}
+        torch.save(content | {"sd_checkpoint": None, "sd_checkpoint_name": None}, path)
+    elif form == "a1111 safetensors":
+        save_file({"emb_params": rows}, path)
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ("diffusers bin", "learned_embeds.bin"),
+        ("a1111 pt", "word.pt"),
+        ("a1111 safetensors", "<word>.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_words_of_other_programs(tiny, pipeline, tmp_path, form, name, vectors):
+    """They load, and draw what diffusers draws with the same file."""
+    rows = torch.randn(vectors, 48, generator=torch.Generator().manual_seed(0))
+    write_word(tmp_path / name, rows, form)
+    assert minti.load_embeddings(tiny, tmp_path / name) == ["<word>"]
+    pipeline.load_textual_inversion(tmp_path / name, token="<word>")
+    options = {"num_inference_steps": 3}
+    expected = pipeline("a <word> photo", generator=torch.Generator().manual_seed(1), **options).images[0]
+    got = minti.sample(tiny, "a <word> photo", generator=torch.Generator().manual_seed(1), **options)[0]
+    assert got.tobytes() == expected.tobytes()
+
+
+def test_words_that_do_not_fit(tiny, tmp_path):
+    for width, form, name in ((1024, "a1111 pt", "sd2.pt"), (1280, "a1111 safetensors", "<xl>.safetensors")):
+        write_word(tmp_path / name, torch.zeros(1, width), form)
+        with pytest.raises(ValueError, match=rf"{width}\).*48 numbers wide; it was learned on another model"):
+            minti.load_embeddings(tiny, tmp_path / name)
+    save_file({"clip_l": torch.zeros(1, 48), "clip_g": torch.zeros(1, 1280)}, tmp_path / "xl.safetensors")
+    with pytest.raises(ValueError, match="clip_g has shape"):
+        minti.load_embeddings(tiny, tmp_path / "xl.safetensors")
+    torch.save({"step": 3}, tmp_path / "none.pt")
+    with pytest.raises(ValueError, match="holds no learned words"):
+        minti.load_embeddings(tiny, tmp_path / "none.pt")
+
+
+def test_a_word_can_be_given_another_name(tiny, tmp_path):
+    save_file({"emb_params": torch.ones(1, 48)}, tmp_path / "cat.safetensors")
+    with pytest.raises(ValueError, match="in the vocabulary already"):
+        minti.load_embeddings(tiny, tmp_path / "cat.safetensors")
+    assert minti.load_embeddings(tiny, tmp_path / "cat.safetensors", placeholder="<my-cat>") == ["<my-cat>"]
+    assert tiny.tokenizer.convert_tokens_to_ids("<my-cat>") == len(tiny.tokenizer) - 1
