@@ -111,7 +111,8 @@ class SpatialAttention(Attention):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.group_norm(x.flatten(2)).transpose(1, 2)  # b c h w -> b (h w) c, a view: no copy
         attended = super().forward(tokens)
-        return rearrange(attended, "b (h w) c -> b c h w", h=x.shape[2]) + x
+        # Not einops: for a batch of one it would stride the result so that other kernels follow than in diffusers.
+        return attended.transpose(1, 2).reshape(x.shape) + x  # b (h w) c -> b c h w
 
 
 class GEGLU(nn.Module):

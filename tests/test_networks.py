@@ -65,9 +65,10 @@ def test_unet_gradients_equal_diffusers():
     assert torch.equal(*gradients)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("layers", [1, 2])
 @torch.no_grad()
-def test_vae_equals_diffusers(layers):
+def test_vae_equals_diffusers(layers, batch):
     torch.manual_seed(0)
     config = SMALL_VAE | {
         "layers_per_block": layers,
@@ -77,7 +78,7 @@ def test_vae_equals_diffusers(layers):
     }
     theirs = diffusers.AutoencoderKL(**config).eval()
     ours = twins(theirs, VAE, VAEConfig)
-    pixels = torch.rand(2, 3, 16, 24) * 2 - 1
+    pixels = torch.rand(batch, 3, 16, 24) * 2 - 1
     expected, got = theirs.encode(pixels).latent_dist, ours.encode(pixels)
     assert torch.equal(got.mean, expected.mean)
     assert torch.equal(got.std, expected.std)

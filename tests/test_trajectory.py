@@ -1,0 +1,94 @@
+"""Learning, step by step beside a loop put together from the parts of diffusers and transformers.
+
+The loop does what exercise E4 and diffusers' textual-inversion example do: encode the picture at every step, AdamW on
+the whole embedding matrix, put the old rows back. It draws the same random numbers in the same order.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_inversion import pictures
+
+import minti
+
+STEPS = 100
+TEMPLATES = ("a photo of a {}", "the {}")
+OPTIONS = [
+    {},
+    {"num_vectors": 3},
+    {"gradient_accumulation": 2},
+    {"weight_decay": 0.5},
+]
+
+
+def reference(pipe, num_vectors=1, gradient_accumulation=1, weight_decay=1e-2):
+    """Yields the new rows and their gradient after each step."""
+    g, images = torch.Generator().manual_seed(0), pictures()
+    tokens = ["<concept>", "<concept>_1", "<concept>_2"][:num_vectors]
+    pipe.tokenizer.add_tokens(tokens)
+    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
+    weight = pipe.text_encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        weight[-num_vectors:] = weight[pipe.tokenizer.convert_tokens_to_ids("toy</w>")]
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.requires_grad_(False)
+    weight.requires_grad_(True)
+    original = weight.detach().clone()
+    optimizer = torch.optim.AdamW([weight], lr=0.01, weight_decay=weight_decay)
+
+    # What minti draws before it begins: the pictures, timesteps and noise of its fixed loss.
+    torch.randperm(8, generator=g)
+    torch.randn(8, 4, 8, 8, generator=g)
+    torch.randn(8, 4, 8, 8, generator=g)
+    for _ in range(STEPS):
+        for _ in range(gradient_accumulation):
+            index = torch.randint(len(images), (1,), generator=g)
+            latents = pipe.vae.encode(images[index]).latent_dist.sample(g) * pipe.vae.config.scaling_factor
+            template = TEMPLATES[torch.randint(len(TEMPLATES), (1,), generator=g)]
+            t = torch.randint(1000, (1,), generator=g)
+            noise = torch.randn(latents.shape, generator=g)
+            prompt = template.replace("{}", " ".join(tokens))
+            ids = pipe.tokenizer(prompt, padding="max_length", max_length=16, return_tensors="pt").input_ids
+            context = pipe.text_encoder(ids)[0]
+            prediction = pipe.unet(pipe.scheduler.add_noise(latents, noise, t), t, context).sample
+            (F.mse_loss(prediction, noise) / gradient_accumulation).backward()
+        gradient = weight.grad[-num_vectors:].clone()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            weight[:-num_vectors] = original[:-num_vectors]
+        yield weight[-num_vectors:].detach().clone(), gradient
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["restore", "new_rows"])
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "".join(options) or "plain")
+def test_a_hundred_steps_equal_the_loop_of_diffusers(tiny, pipeline, form, options):
+    """E4's recipe: bit for bit. The lean form adds a row's gradients in another order: to 1e-4 of the rows' size."""
+    w = minti.TrainingWrapper(
+        tiny,
+        minti.TextualInversionConfig(
+            row_update=form,
+            steps=STEPS,
+            templates=TEMPLATES,
+            learning_rate=0.01,
+            batch_size=1,
+            max_gradient_norm=None,
+            **options,
+        ),
+    )
+    optimizer = minti.prepare_for_textual_inversion(w)
+    gradients = []
+    optimizer.register_step_pre_hook(lambda *_: gradients.append(w.rows.gradient.clone()))
+    steps = zip(minti.textual_inversion(w, pictures(), optimizer), reference(pipeline, **options), strict=True)
+    first = None
+    for state, (rows, gradient) in steps:
+        first = rows if first is None else first
+        if form == "restore":
+            assert torch.equal(gradients[-1], gradient), state.step
+            if state.step < STEPS:  # at the last, minti goes back to the best rows
+                assert torch.equal(w.rows.values, rows), (state.step, (w.rows.values - rows).abs().max())
+        else:
+            size = rows.abs().max().item()
+            torch.testing.assert_close(w.rows.values.detach(), rows, rtol=0, atol=1e-4 * size)
+    assert (rows - first).abs().max() > 0.1
