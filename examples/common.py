@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers.utils import logging as transformers_logging
 
 import minti
+from minti import distributed
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -31,13 +32,15 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
     """A parser with the options that all scripts have; `output` None leaves the folder to the script."""
     parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
-    parser.add_argument("--model", default=str(minti.TOYBOX), help="model folder: the bundled toybox, or SD v1.4")
+    model_help = "the bundled toybox; or SD v1.4: a folder, the original single file, or an id on the Hugging Face hub"
+    parser.add_argument("--model", default=str(minti.TOYBOX), help=model_help)
     where = "folder for the results" + ("; default: outputs/NAME of the pictures' folder" if output is None else "")
     parser.add_argument("--output", type=Path, default=output and Path(output), help=where)
     parser.add_argument("--seed", type=int, default=0, help="of everything random; picture i is drawn with seed + i")
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default_device, help="cpu, cuda, cuda:1, mps ...")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="number format of the networks")
+    dtype_help = "number format of the networks; auto: bfloat16 on a GPU that has it, float16 on another, else float32"
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help=dtype_help)
     guidance_help = "1 switches guidance off; default: 7.5 on SD v1.4, 3 on the toybox"
     parser.add_argument("--guidance-scale", type=float, help=guidance_help)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -52,16 +55,32 @@ def run(main: Callable[[], None]) -> None:
         main()
     except (ValueError, OSError, minti.TrainingError) as error:
         sys.exit(f"error: {error}")
+    except RuntimeError as error:
+        if distributed.world_size() == 1:
+            raise
+        sys.exit(f"error: rank {distributed.rank()} lost the other processes: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        distributed.stop()
 
 
 def load(args: argparse.Namespace) -> minti.StableDiffusion:
     """The model that the arguments name; fills in the guidance scale that suits it."""
-    model = minti.StableDiffusion.from_pretrained(args.model, args.device, DTYPES[args.dtype])
+    args.device = distributed.start(args.device)
+    args.quiet = args.quiet or distributed.rank() > 0
+    dtype = DTYPES[args.dtype] or automatic_dtype(args.device)
+    model = minti.StableDiffusion.from_pretrained(args.model, args.device, dtype)
     if args.guidance_scale is None:
         args.guidance_scale = 7.5 if model.resolution >= 256 else 3.0
     return model
+
+
+def automatic_dtype(device: str) -> torch.dtype:
+    """Half precision where a GPU is fast at it; on other devices the exact float32."""
+    if not device.startswith("cuda"):
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def make_output(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Measures the toybox: reconstructions, prompts, and learned words, as its judge sees them.
+"""Measures the toybox: reconstructions, prompts and learned words, as its judge sees them; and what guidance costs.
 
     python examples/evaluate.py                      # everything
     python examples/evaluate.py --only inversion --quiet
@@ -8,6 +8,7 @@ Prints tables in per cent and writes measures.json. The judge was trained on the
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -18,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 import minti
+import minti.text_to_image
 from common import arguments, generators, load, make_output, run
 
 sys.path.append(str(Path(__file__).parent / "toybox"))
@@ -89,7 +91,7 @@ class Evaluation:
             (toy,) = scene.toys
             while toy in world.HELD_OUT:
                 toy = world.random_toy(rng)
-            looks = f"{scene.size} {toy.main} and {toy.second} {toy.pattern} {toy.shape}"
+            looks = f"{scene.size} {toy.main} {toy.shape} with a {toy.second} {toy.pattern}"
             tail = f"{scene.place} on a {scene.background} background"
             described.append((f"{world.STYLES[scene.style]} a {looks} {tail}", truth(self.judge, scene)))
             name = str(rng.choice(list(world.NAMED)))
@@ -144,10 +146,46 @@ class Evaluation:
         return rows, details
 
 
+def guidance_costs(model: minti.StableDiffusion, args: argparse.Namespace, batch: int = 8) -> list[dict[str, object]]:
+    """Exercise E4, question 2: evaluations, time, and how far the pictures are from those of the exact run.
+
+    All pictures start from the same noise; the exact run draws them one by one.
+    """
+    rng = np.random.default_rng((args.seed, 12))
+    prompts = [f"a photo of a {name}" for name in rng.choice(list(world.NAMED), batch, replace=False)]
+    options = {"num_inference_steps": args.steps, "sampler": "ddim", "guidance_scale": args.guidance_scale}
+    noise = torch.randn(1, *minti.text_to_image.latents_shape(model, 1)[1:], generator=generators(args.seed, 1)[0])
+    last = model.scheduler.config.num_train_timesteps - 1
+    ways = {
+        "exact, one by one": None,
+        "first step shared": {},
+        "one unconditional trajectory for all": {"share_unconditional": True},
+        "refreshed every 2nd step": {"refresh_every": 2},
+        "refreshed every 5th step": {"refresh_every": 5},
+        "the noisier half only": {"guidance_interval": (last // 2, last)},
+        "none": {"guidance_scale": 1.0},
+    }
+    rows, exact = [], None
+    for name, way in ways.items():
+        start, evaluations, parts = time.perf_counter(), 0, []
+        for part in [[prompt] for prompt in prompts] if way is None else [prompts]:
+            latents = noise.expand(len(part), -1, -1, -1)
+            *_, step = minti.sample_steps(model, part, latents=latents, **(options | (way or {})))
+            evaluations += step.evaluations
+            parts.append(step.latents)
+        seconds = time.perf_counter() - start
+        with torch.no_grad():
+            pixels = model.decode(torch.cat(parts)).clamp(-1, 1)
+        exact = pixels if exact is None else exact
+        deviation = (pixels - exact).abs().mean().item() * 127.5
+        rows.append({"way": name, "evaluations": evaluations, "seconds": seconds, "deviation": deviation})
+    return rows
+
+
 def main() -> None:
     """All measures, as tables and as JSON."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/evaluation")
-    parser.add_argument("--only", choices=("reconstruction", "prompts", "inversion"), help="one part only")
+    parser.add_argument("--only", choices=("reconstruction", "prompts", "inversion", "guidance"), help="one part only")
     parser.add_argument("--steps", type=int, default=50, help="denoising steps")
     parser.add_argument(
         "--count", type=int, default=160, help="prompts of each kind; six times as many reconstructions"
@@ -173,6 +211,13 @@ def main() -> None:
         results["inversion"] = dict(rows) | details
         print(table(rows, (*TOY, "style", "recognised")))
         print(f"\nsteps: {details['steps']}; seconds: {[round(s, 1) for s in details['seconds']]}")
+    if args.only in (None, "guidance"):
+        rows = guidance_costs(model, args)
+        results["guidance"] = rows
+        print(f"\n| guidance, 8 prompts, {args.steps} steps | evaluations | seconds | mean deviation, grey levels |")
+        print("|---|---|---|---|")
+        for row in rows:
+            print(f"| {row['way']} | {row['evaluations']} | {row['seconds']:.1f} | {row['deviation']:.2f} |")
     (folder / "measures.json").write_text(json.dumps(results, indent=2) + "\n")
 
 

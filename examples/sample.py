@@ -1,18 +1,55 @@
 """Draws pictures from prompts, with learned words if you like.
 
 python examples/sample.py "a sketch of a <concept>" --embedding outputs/NAME/learned_embeds.safetensors
+python examples/sample.py "a cartoon of a <concept>" --embedding ... --init-image PICTURE --strength 0.6
+torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 """
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
 from common import arguments, generators, load, make_output, run
-from minti.images import grid, to_pil
+from minti import distributed
+from minti.images import grid, open_image, to_pil
 from minti.samplers import SAMPLERS
+
+
+def beginning(
+    args: argparse.Namespace, model: minti.StableDiffusion
+) -> tuple[dict[str, Any], Callable[[Image.Image], Image.Image]]:
+    """How a run begins: options of `minti.sample_steps`, and what puts the kept part back into a drawing.
+
+    The VAE blurs what it decodes, so the kept pixels come from the picture itself.
+    """
+    if not args.init_image:
+        return {}, lambda drawn: drawn
+    factor = model.vae.config.factor
+    width, height = args.width or model.resolution, args.height or model.resolution
+    if width % factor or height % factor:
+        raise ValueError(f"{height} x {width} pixels: height and width must be multiples of {factor}")
+    picture = ImageOps.fit(open_image(args.init_image), (width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        latents = model.encode(pixels).mean * model.vae.config.scaling_factor
+    options = {"init_latents": latents, "strength": args.strength or (1.0 if args.mask else 0.8)}
+    if not args.mask:
+        return options, lambda drawn: drawn
+    mask = ImageOps.fit(open_image(args.mask).convert("L"), (width, height)).point(lambda value: 255 * (value > 127))
+    pixel_mask = torch.from_numpy(np.array(mask, dtype=np.float32))[None, None] / 255
+    # A latent is drawn anew where any of its pixels is.
+    options["mask"] = F.max_pool2d(pixel_mask, factor)
+    return options, lambda drawn: Image.composite(drawn, picture, mask)
 
 
 def main() -> None:
@@ -27,21 +64,32 @@ def main() -> None:
     parser.add_argument("--height", type=int, help="in pixels; default: the model's own size")
     parser.add_argument("--width", type=int)
     parser.add_argument("--batch-size", type=int, default=16, help="pictures drawn at a time")
+    begin = parser.add_argument_group("beginning with a picture")
+    begin.add_argument("--init-image", type=Path, help="begin with this picture instead of noise")
+    begin.add_argument("--strength", type=float, help="how far to leave it, 0 to 1; default: 0.8, with a mask 1")
+    begin.add_argument("--mask", type=Path, help="a picture that is white where to draw, black where to keep")
     args = parser.parse_args()
     if args.num_images < 1 or args.batch_size < 1:
         parser.error("--num-images and --batch-size take numbers from 1")
+    if args.mask and not args.init_image:
+        parser.error("--mask says which part of --init-image to draw anew; give both")
 
     folder = make_output(args.output)
     model = load(args)
     for path in args.embedding:
-        print(f"{path}: {', '.join(minti.load_embeddings(model, path))}")
+        words = minti.load_embeddings(model, path)
+        if distributed.rank() == 0:
+            print(f"{path}: {', '.join(words)}")
 
     # Every prompt gets the same noises, so that the columns of the grid can be compared.
     jobs = [(prompt, i) for prompt in args.prompts for i in range(args.num_images)]
+    share = -(-len(jobs) // distributed.world_size())
+    mine = jobs[distributed.rank() * share :][:share]
+    begin, keep = beginning(args, model)
     pictures = []
-    with tqdm(total=len(jobs) * args.steps, desc="drawing", disable=True if args.quiet else None) as bar:
-        for start in range(0, len(jobs), args.batch_size):
-            batch = jobs[start : start + args.batch_size]
+    with tqdm(total=len(mine) * args.steps, desc="drawing", disable=True if args.quiet else None) as bar:
+        for start in range(0, len(mine), args.batch_size):
+            batch = mine[start : start + args.batch_size]
             for step in minti.sample_steps(
                 model,
                 [prompt for prompt, _ in batch],
@@ -52,9 +100,13 @@ def main() -> None:
                 generator=[generators(args.seed + i, 1)[0] for _, i in batch],
                 height=args.height,
                 width=args.width,
+                **begin,
             ):
                 bar.update(len(batch))
-            pictures += to_pil(model.decode(step.latents).detach())
+            pictures += [keep(picture) for picture in to_pil(model.decode(step.latents).detach())]
+    pictures = distributed.gather(pictures)
+    if distributed.rank() > 0:
+        return
     for (prompt, i), picture in zip(jobs, pictures):
         picture.save(folder / f"{args.prompts.index(prompt):02}-{i:02}.png")
     grid(pictures, columns=args.num_images).save(folder / "grid.png")

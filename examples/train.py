@@ -2,6 +2,7 @@
 
     python examples/train.py                                           # a bundled toy, on the bundled toybox model
     python examples/train.py --images my-cat --initializer cat --model path/to/stable-diffusion-v1-4
+    torchrun --nproc-per-node 2 examples/train.py                      # on two GPUs, or in two processes
 
 Writes to outputs/NAME/: learned_embeds.safetensors (the word), page.png (what it can do), curves.png and losses.csv.
 """
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 import minti
 from common import arguments, generators, load, make_output, page, run
+from minti import distributed
 from minti.embedding_rows import ROW_UPDATES
 from minti.images import grid, open_folder
 from minti.inversion import LR_SCHEDULES
@@ -34,7 +36,7 @@ TOYBOX_PROMPTS = (
     "a cartoon of a {}",
     "a pixel art picture of a {} on a navy background",
     "a sketch of a {}",
-    "a photo of a {} next to a white and red dotted heart",
+    "a photo of a {} next to a white heart with a red spot",
 )
 SD_PROMPTS = (
     "a photo of a {} on the beach",
@@ -62,6 +64,7 @@ def parse() -> argparse.Namespace:
     how.add_argument("--max-steps", type=int, default=3000, help="the most steps when --steps is not given")
     how.add_argument("--batch-size", type=int, help="default: 1 on SD v1.4, 8 on the toybox")
     how.add_argument("--gradient-accumulation", type=int, default=1, help="batches per step")
+    how.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time: for small GPUs")
     how.add_argument("--learning-rate", type=float, help="default: 0.3 times the vocabulary rows' root mean square")
     how.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="constant")
     how.add_argument("--warmup-steps", type=int, default=0)
@@ -88,16 +91,22 @@ def learn(args: argparse.Namespace, wrapper: minti.TrainingWrapper, pictures: li
             bar.update()
             if state.fixed_loss is not None:
                 bar.set_postfix(fixed_loss=f"{state.fixed_loss:.4f}", initializer=f"{state.initializer_loss:.4f}")
-                minti.save_embeddings(wrapper, folder / "learned_embeds.safetensors")
-            if args.validate_every and state.step % args.validate_every == 0:
+                save(wrapper, folder)
+            if args.validate_every and distributed.rank() == 0 and state.step % args.validate_every == 0:
                 drawn = draw(args, wrapper.model, [wrapper.prompt("{}")] * args.columns)
                 grid(drawn, args.columns).save(folder / f"validation-{state.step:05}.png")
     finally:  # an interrupted run keeps what it has learned
         bar.close()
-        if states:
-            minti.save_embeddings(wrapper, folder / "learned_embeds.safetensors")
+        if states and distributed.rank() == 0:
+            save(wrapper, folder)
             write_losses(folder / "losses.csv", states)
     return states
+
+
+def save(wrapper: minti.TrainingWrapper, folder: Path) -> None:
+    """Writes the word; of several processes, which all have the same one, the first writes."""
+    if distributed.rank() == 0:
+        minti.save_embeddings(wrapper, folder / "learned_embeds.safetensors")
 
 
 def draw(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[str]) -> list[Image.Image]:
@@ -165,6 +174,7 @@ def main() -> None:
         max_steps=args.max_steps,
         batch_size=args.batch_size,
         gradient_accumulation=args.gradient_accumulation,
+        gradient_checkpointing=args.gradient_checkpointing,
         learning_rate=args.learning_rate,
         lr_schedule=args.lr_schedule,
         warmup_steps=args.warmup_steps,
@@ -173,6 +183,8 @@ def main() -> None:
     )
     wrapper = minti.TrainingWrapper(model, config)
     states = learn(args, wrapper, pictures, folder)
+    if distributed.rank() > 0:
+        return
     plot(folder / "curves.png", states, wrapper.vocabulary_norm)
     best = min((state.fixed_loss, state.step) for state in states if state.fixed_loss is not None)
     print(

@@ -38,6 +38,7 @@ class TextualInversionConfig:
         steps: train for exactly so many; None stops when the fixed loss has levelled off, at the latest at `max_steps`.
         batch_size: pictures per forward pass; None: 1 on SD v1.4, 8 on the toybox.
         gradient_accumulation: forward and backward passes per optimizer step.
+        gradient_checkpointing: save memory, at the cost of time; see `UNet.set_checkpointing`.
         learning_rate: None: three tenths of the vocabulary rows' root mean square.
         lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
         max_gradient_norm: clips the gradient of the new rows; None for no clipping.
@@ -55,6 +56,7 @@ class TextualInversionConfig:
     max_steps: int = 3000
     batch_size: int | None = None
     gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
     learning_rate: float | None = None
     lr_schedule: str = "constant"
     warmup_steps: int = 0
@@ -163,12 +165,18 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
     """Adds the placeholder's tokens, makes their rows (and nothing else) trainable, and returns the optimizer.
 
     Raises:
-        ValueError: the placeholder is a word already, the initializer is not a single token, or a template is too long
-            for the word to fit.
+        ValueError: the placeholder is a word already, the initializer is not a single token, a template is too long for
+            the word to fit, or E4's recipe would have to train a matrix in half precision.
     """
     config, embedding = wrapper.config, wrapper.text_encoder.get_input_embeddings()
+    if config.row_update == "restore" and embedding.weight.dtype != torch.float32:
+        raise ValueError(
+            f"row_update='restore' trains the embedding matrix itself, which is {embedding.weight.dtype}; load the "
+            "model in float32, or use row_update='new_rows', whose rows are float32 in any model"
+        )
     for part in (wrapper.unet, wrapper.vae, wrapper.text_encoder):
         part.requires_grad_(False)
+    wrapper.unet.set_checkpointing(config.gradient_checkpointing)
 
     initializer = text.single_token_id(wrapper.tokenizer, config.initializer_token)
     rows = embedding.weight[initializer].repeat(config.num_vectors, 1)  # k d

@@ -130,5 +130,10 @@ class StableDiffusion:
         return posterior.sample(generator) * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (b, c, h, w) to pictures (b, 3, H, W), about [-1, 1] but not clamped."""
-        return self.vae.decode(latents / self.vae.config.scaling_factor)
+        """Scaled latents (b, c, h, w) to pictures (b, 3, H, W), about [-1, 1] but not clamped.
+
+        Large batches are decoded in slices of two million pixels, eight pictures of 512 x 512, to bound the memory.
+        """
+        pixels = latents.shape[-2] * latents.shape[-1] * self.vae.config.factor**2
+        slices = (latents / self.vae.config.scaling_factor).split(max(1, 2**21 // pixels))
+        return torch.cat([self.vae.decode(part) for part in slices])

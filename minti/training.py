@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minti import distributed
+from minti.concept import Concept, FixedSet
 from minti.embedding_rows import TrainableRows
-from minti.images import to_pixels
 from minti.inversion import TrainingWrapper, diffusion_loss, prepare_for_textual_inversion
-from minti.model import StableDiffusion
 from minti.noise import randn
 from minti.stopping import evaluation_interval, has_levelled_off
-from minti.vae import DiagonalGaussian
+
+MAX_SKIPPED = 20  # steps in a row that float16 may lose while it looks for a scale
 
 
 class TrainingError(RuntimeError):
@@ -54,62 +55,6 @@ class TrainingState:
     finished: bool
 
 
-class Concept:
-    """The pictures as the loop needs them: what the VAE's encoder says of each, and of its mirror image.
-
-    Args:
-        images: pictures of any size, or pixels (n, 3, H, W) in [-1, 1].
-        flip: whether to add the mirror images.
-    """
-
-    @torch.no_grad()
-    def __init__(self, model: StableDiffusion, images: Sequence[Image.Image] | Tensor, flip: bool = False):
-        if len(images) == 0:
-            raise ValueError("there are no pictures to learn from")
-        if not isinstance(images, Tensor):
-            images = torch.stack([to_pixels(image, model.resolution) for image in images])
-        if flip:
-            images = torch.cat([images, images.flip(-1)])
-        posteriors = [model.encode(pixels) for pixels in images.split(1)]
-        self.mean = torch.cat([posterior.mean for posterior in posteriors])  # n c h w
-        self.logvar = torch.cat([posterior.logvar for posterior in posteriors])
-        self._sample_latents = model.sample_latents
-
-    def __len__(self) -> int:
-        return len(self.mean)
-
-    def draw(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """Fresh scaled latents of some of the pictures, (b, c, h, w)."""
-        indices = indices.to(self.mean.device)
-        return self._sample_latents(DiagonalGaussian(self.mean[indices], self.logvar[indices]), generator)
-
-
-class FixedSet:
-    """Pictures, timesteps and noise that stay the same, so that their loss shows the word and nothing else.
-
-    "Is This Loss Informative?" (arXiv 2302.04841): with everything fixed, the loss is a smooth curve. The timesteps are
-    spread evenly over the schedule; each picture is used about equally often.
-    """
-
-    def __init__(self, wrapper: TrainingWrapper, concept: Concept, size: int, generator: torch.Generator):
-        self.wrapper = wrapper
-        device, total = concept.mean.device, wrapper.scheduler.config.num_train_timesteps
-        self.latents = concept.draw(torch.randperm(size, generator=generator) % len(concept), generator)
-        self.timesteps = ((torch.arange(size, device=device) + 0.5) * total / size).long()
-        self.noise = randn(self.latents.shape, generator, device, self.latents.dtype)
-
-    @torch.no_grad()
-    def loss(self, prompts: Sequence[str]) -> float:
-        """The mean loss when picture i is described by prompt i, over and over."""
-        total, size, batch_size = 0.0, len(self.latents), self.wrapper.batch_size
-        for i in range(0, size, batch_size):
-            part = slice(i, i + batch_size)
-            context = self.wrapper.model.encode_prompt([prompts[j % len(prompts)] for j in range(size)[part]])
-            loss = diffusion_loss(self.wrapper, self.latents[part], self.timesteps[part], context, self.noise[part])
-            total += loss.item() * len(context)
-        return total / size
-
-
 def textual_inversion(
     wrapper: TrainingWrapper,
     images: Sequence[Image.Image] | Tensor,
@@ -118,7 +63,8 @@ def textual_inversion(
     """Learns the word; a generator that yields after every optimizer step.
 
     At every yield, and after the loop has ended or the caller has left it, the wrapper's model samples with the learned
-    rows; in the end these are the best that the fixed loss has seen. Everything random comes from `config.seed`.
+    rows; in the end these are the best that the fixed loss has seen. Everything random comes from `config.seed`. In a
+    group of processes (`minti.distributed`) all call this alike, and end with the same rows.
 
     Args:
         images: pictures of any size, or pixels (n, 3, H, W) in [-1, 1].
@@ -138,25 +84,38 @@ def textual_inversion(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(wrapper, step, last_step))
 
     fixed = FixedSet(wrapper, concept, max(8, 2 * wrapper.batch_size), generator)
-    interval = evaluation_interval(len(fixed.latents), wrapper.batch_size * config.gradient_accumulation)
+    per_step = wrapper.batch_size * config.gradient_accumulation * distributed.world_size()
+    interval = evaluation_interval(len(fixed.latents), per_step)
+    # float16 gradients would vanish; the scale is torch's own, which halves where they overflow and skips the step.
+    scaler = torch.amp.GradScaler(wrapper.model.device.type, enabled=wrapper.model.dtype == torch.float16)
+    taken = skipped = 0
     empty_loss, initializer_loss = fixed.loss([""]), fixed.loss(prompts)
     fixed_losses = [initializer_loss]
     first_rows = best_rows = rows.values.detach().clone()
 
     try:
         for step in range(1, last_step + 1):
-            loss = _accumulate_gradients(wrapper, concept, prompts, generator)
-            gradient_norm = _check_and_clip(rows.gradient, loss, config.max_gradient_norm, step)
+            loss = _accumulate_gradients(wrapper, concept, prompts, generator, scaler)
+            if scaler.is_enabled():
+                scaler.unscale_(optimizer)
+            overflow = scaler.is_enabled() and rows.gradient is not None and not rows.gradient.isfinite().all()
+            skipped = skipped + 1 if overflow and skipped < MAX_SKIPPED else 0
+            gradient_norm = math.nan
+            if not skipped:
+                gradient_norm = _check_and_clip(rows.gradient, loss, config.max_gradient_norm, step)
             learning_rate = schedule.get_last_lr()[0]
-            optimizer.step()
-            schedule.step()
+            scaler.step(optimizer)
+            scaler.update()
+            if not skipped:
+                schedule.step()
+                taken += 1
             optimizer.zero_grad(set_to_none=True)
             if config.max_row_norm is not None:
                 norms = rows.values.detach().norm(dim=1, keepdim=True)
                 longest = config.max_row_norm * wrapper.vocabulary_norm
                 _set_rows(rows, rows.values.detach() * (longest / norms).clamp(max=1))
-            if step == 5 and torch.equal(rows.values, first_rows):
-                raise TrainingError(f"after {step} steps the rows of {config.placeholder_token} have not moved")
+            if taken == 5 and torch.equal(rows.values, first_rows):
+                raise TrainingError(f"after {taken} steps the rows of {config.placeholder_token} have not moved")
 
             fixed_loss = None
             if step % interval == 0 or step == last_step:
@@ -186,19 +145,33 @@ def textual_inversion(
 
 
 def _accumulate_gradients(
-    wrapper: TrainingWrapper, concept: Concept, prompts: Sequence[str], generator: torch.Generator
+    wrapper: TrainingWrapper,
+    concept: Concept,
+    prompts: Sequence[str],
+    generator: torch.Generator,
+    scaler: torch.amp.GradScaler,
 ) -> float:
-    """Forward and backward for one optimizer step, on fresh draws; returns the mean loss."""
-    config, batch_size, total = wrapper.config, wrapper.batch_size, 0.0
-    for _ in range(config.gradient_accumulation):
+    """Forward and backward for one optimizer step, on fresh draws; returns the mean loss.
+
+    Every rank draws for all and computes every `world_size`-th batch.
+    """
+    batch_size, device = wrapper.batch_size, wrapper.model.device
+    count = wrapper.config.gradient_accumulation * distributed.world_size()
+    total = torch.zeros((), device=device)
+    for i in range(count):
         latents = concept.draw(torch.randint(len(concept), (batch_size,), generator=generator), generator)
         chosen = torch.randint(len(prompts), (batch_size,), generator=generator)
         timesteps = torch.randint(wrapper.scheduler.config.num_train_timesteps, (batch_size,), generator=generator)
-        context = wrapper.model.encode_prompt([prompts[i] for i in chosen])  # b n d
-        loss = diffusion_loss(wrapper, latents, timesteps.to(latents.device), context, generator=generator)
-        (loss / config.gradient_accumulation).backward()
-        total += loss.item()
-    return total / config.gradient_accumulation
+        noise = randn(latents.shape, generator, device, latents.dtype)
+        if i % distributed.world_size() != distributed.rank():
+            continue
+        context = wrapper.model.encode_prompt([prompts[j] for j in chosen])  # b n d
+        loss = diffusion_loss(wrapper, latents, timesteps.to(device), context, noise)
+        scaler.scale(loss / count).backward()
+        total += loss.detach()
+    if wrapper.rows.gradient is not None:
+        distributed.add_up(wrapper.rows.gradient)
+    return distributed.add_up(total).item() / count
 
 
 def _check_and_clip(gradient: Tensor | None, loss: float, max_norm: float | None, step: int) -> float:

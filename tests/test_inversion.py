@@ -208,6 +208,31 @@ def test_accumulating_is_a_larger_batch(tiny_folder):
     torch.testing.assert_close(w.rows.gradient, together, rtol=1e-4, atol=1e-6 * together.abs().max().item())
 
 
+def test_checkpointing_gives_the_same_gradient_for_less_memory(tiny):
+    """Bit for bit; what autograd keeps between forward and backward is less than half."""
+    w = wrapper(tiny)
+    minti.prepare_for_textual_inversion(w)
+    g = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn(2, 2, 4, 8, 8, generator=g)
+    t, context = torch.tensor([100, 900]), tiny.encode_prompt(["a photo of a <concept>", "the <concept>"])
+    gradients, kept = [], []
+    for on in (False, True):
+        tiny.unet.set_checkpointing(on)
+        storages = {}
+
+        def remember(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+            loss = minti.diffusion_loss(w, latents, t, context, noise)
+        weights = {p.untyped_storage().data_ptr() for p in tiny.unet.parameters()}
+        kept.append(sum(size for where, size in storages.items() if where not in weights))
+        gradients += torch.autograd.grad(loss, context, retain_graph=True)
+    assert torch.equal(*gradients)
+    assert kept[1] < kept[0] / 2
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_model_samples_with_the_learned_rows_at_every_yield_and_after_a_break(tiny, form):
     w = wrapper(tiny, row_update=form, steps=50)

@@ -116,3 +116,16 @@ def test_timestep_embedding_closed_form():
 def test_another_architecture_is_refused_by_name(key, value):
     with pytest.raises(ValueError, match=f"{key} = "):
         UNetConfig.from_dict({key: value})
+
+
+@torch.no_grad()
+def test_large_batches_are_decoded_in_slices(tiny):
+    """Large pictures one at a time, small ones together."""
+    latents = torch.randn(3, 4, 600, 500, generator=torch.Generator().manual_seed(0))
+    parts = []
+    tiny.vae.decode = lambda latents: parts.append(len(latents)) or latents[:, :3]
+    assert tiny.decode(latents).shape == (3, 3, 600, 500)
+    assert parts == [1, 1, 1]
+    parts.clear()
+    tiny.decode(latents[..., :32, :32])
+    assert parts == [3]

@@ -20,7 +20,7 @@ def script(name, *args, check=True):
         [sys.executable, ROOT / "examples" / name, *map(str, args)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
     )
     if check:
         assert done.returncode == 0, done.stderr
@@ -63,16 +63,35 @@ def test_a_learned_word_is_drawn(trained, tmp_path):
         assert difference <= 1  # rounding of the kernels, then of the 8 bits
 
 
+def test_a_picture_is_changed_where_the_mask_says(tmp_path):
+    """The kept half is the picture's own, pixel for pixel."""
+    picture = Image.open(sorted(CONCEPT.glob("*.png"))[0]).convert("RGB")
+    mask = Image.new("L", picture.size, 0)
+    mask.paste(255, (0, 0, 32, 64))
+    picture.save(tmp_path / "picture.png")
+    mask.save(tmp_path / "mask.png")
+    options = ("--init-image", tmp_path / "picture.png", "--num-images", 1, "--steps", 4, "--output", tmp_path / "out")
+    script("sample.py", "a red star", *options, "--mask", tmp_path / "mask.png", "--sampler", "dpm-solver++")
+    drawn = Image.open(tmp_path / "out/00-00.png")
+    right, left = (32, 0, 64, 64), (0, 0, 32, 64)
+    assert drawn.crop(right).tobytes() == picture.crop(right).tobytes()
+    assert drawn.crop(left).tobytes() != picture.crop(left).tobytes()
+    script("sample.py", "a red star", *options, "--strength", 0.3)
+    assert Image.open(tmp_path / "out/00-00.png").tobytes() != drawn.tobytes()
+
+
 @pytest.mark.parametrize(
     ("name", "args", "message"),
     [
         ("train.py", ("--images", "nowhere"), "nowhere: no such folder"),
         ("train.py", ("--placeholder", "star"), "in the vocabulary already"),
         ("train.py", ("--initializer", "zebra"), "is not a single token"),
-        ("train.py", ("--model", "nowhere"), "nowhere is not a folder"),
+        ("train.py", ("--model", "nowhere"), "nowhere is neither a folder, nor a file, nor an id on the hub"),
         ("train.py", ("--output", "/proc/minti"), "cannot write to the output folder /proc/minti"),
         ("sample.py", ("a", "--height", "65"), "must be multiples of 4"),
-        ("sample.py", ("a", "--embedding", "none.safetensors"), "none.safetensors is missing"),
+        ("sample.py", ("a", "--init-image", "none.png"), "none.png: no such picture"),
+        ("sample.py", ("a", "--model", "someone/nothing"), "cannot fetch someone/nothing from the hub"),
+        ("sample.py", ("a", "--embedding", "none.safetensors"), "none.safetensors: no such file of learned words"),
     ],
 )
 def test_bad_input_gets_one_line(tmp_path, name, args, message):

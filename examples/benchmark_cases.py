@@ -1,0 +1,233 @@
+"""What `benchmark.py` times, one case in a fresh process: minti, or the parts of diffusers put together.
+
+The diffusers side does what its textual-inversion example and its `StableDiffusionPipeline` do: encode the picture at
+every step, AdamW on the whole embedding, put the old rows back.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+PROMPT = "a photo of a <concept>"
+LEVEL = Path(tempfile.gettempdir()) / "minti-benchmark-level.json"  # what minti reached, for the recipe to reach
+
+
+class Minti:
+    """minti with its default settings."""
+
+    def __init__(self, folder: str, device: str, dtype: torch.dtype, batch: int):
+        import minti
+
+        self.minti, self.device, self.batch = minti, device, batch
+        self.model = minti.StableDiffusion.from_pretrained(folder, device, dtype)
+        self.resolution = self.model.resolution
+
+    def prepare_training(self, pictures: torch.Tensor) -> None:
+        """Everything before the first step."""
+        config = self.minti.TextualInversionConfig(
+            initializer_token="toy", batch_size=self.batch, max_steps=10**6, templates=("a photo of a {}",)
+        )
+        wrapper = self.minti.TrainingWrapper(self.model, config)
+        self.wrapper, self.steps = wrapper, self.minti.textual_inversion(wrapper, pictures)
+
+    def train_step(self) -> None:
+        """One step."""
+        next(self.steps)
+
+    def save(self, path: Path) -> None:
+        """The learned embedding."""
+        self.minti.save_embeddings(self.wrapper, path)
+
+    def denoise(self, steps: int, decode: bool) -> None:
+        """Guided denoising, and a decode."""
+        self.minti.sample(
+            self.model,
+            ["a photo of a toy"] * self.batch,
+            num_inference_steps=steps,
+            sampler="ddim",
+            generator=torch.Generator().manual_seed(0),
+            output="pil" if decode else "latents",
+        )
+
+
+class Diffusers:
+    """The parts of diffusers, as its example and its pipeline put them together."""
+
+    def __init__(self, folder: str, device: str, dtype: torch.dtype, batch: int):
+        import diffusers
+
+        self.device, self.batch, self.dtype, self.accumulation = device, batch, dtype, 1
+        self.pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+            folder, safety_checker=None, feature_extractor=None, torch_dtype=dtype
+        ).to(device)
+        self.pipe.scheduler = diffusers.DDIMScheduler.from_config(self.pipe.scheduler.config)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.resolution = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+
+    def prepare_training(self, pictures: torch.Tensor) -> None:
+        """Adds the token; the text encoder trains in float32, the other networks are frozen."""
+        pipe = self.pipe
+        pipe.tokenizer.add_tokens(["<concept>"])
+        pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
+        pipe.text_encoder.float()
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+            part.requires_grad_(False)
+        self.weight = pipe.text_encoder.get_input_embeddings().weight.requires_grad_(True)
+        with torch.no_grad():
+            self.weight[-1] = self.weight[pipe.tokenizer.convert_tokens_to_ids("toy</w>")]
+        self.original = self.weight.detach().clone()
+        self.optimizer = torch.optim.AdamW([self.weight], lr=self.weight.square().mean().sqrt().item() * 0.3)
+        self.pictures = pictures.to(self.device, self.dtype)
+        import diffusers
+
+        self.noising = diffusers.DDPMScheduler.from_config(pipe.scheduler.config)
+
+    def train_step(self) -> None:
+        """One step."""
+        for _ in range(self.accumulation):
+            self._backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            self.weight[:-1] = self.original[:-1]
+
+    def _backward(self) -> None:
+        pipe = self.pipe
+        pixels = self.pictures[torch.randint(len(self.pictures), (self.batch,))]
+        latents = pipe.vae.encode(pixels).latent_dist.sample() * pipe.vae.config.scaling_factor
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(1000, (self.batch,), device=latents.device)
+        length = pipe.tokenizer.model_max_length
+        ids = pipe.tokenizer([PROMPT] * self.batch, padding="max_length", max_length=length, return_tensors="pt")
+        context = pipe.text_encoder(ids.input_ids.to(self.device))[0].to(self.dtype)
+        noisy = self.noising.add_noise(latents, noise, timesteps)
+        prediction = pipe.unet(noisy, timesteps, context).sample
+        target = noise
+        if self.noising.config.prediction_type == "v_prediction":
+            target = self.noising.get_velocity(latents, noise, timesteps)
+        (torch.nn.functional.mse_loss(prediction.float(), target.float()) / self.accumulation).backward()
+
+    def save(self, path: Path) -> None:
+        """The learned embedding."""
+        from safetensors.torch import save_file
+
+        save_file({"<concept>": self.weight[-1:].detach().cpu().clone()}, path)
+
+    def denoise(self, steps: int, decode: bool) -> None:
+        """Guided denoising, and a decode."""
+        self.pipe(
+            ["a photo of a toy"] * self.batch,
+            num_inference_steps=steps,
+            guidance_scale=7.5,
+            generator=torch.Generator().manual_seed(0),
+            output_type="pil" if decode else "latent",
+        )
+
+
+def learn_word(engine: Minti | Diffusers, case: str) -> float:
+    """Seconds from five pictures of a held-out toy to a word that the judge recognises, drawing and judging aside.
+
+    minti: with its defaults, until it stops. The recipe: batches of one, four accumulated, learning rate 5e-4 times
+    four, until as many drawings are recognised as are with minti's defaults; or for its customary 3,000 steps ("word of
+    3000", timed over 100).
+    """
+    sys.path.append(str(Path(__file__).parent / "toybox"))
+    import minti
+    import world
+    from draw_concepts import concept_pictures
+    from measure import load_judge, recognised, verdicts
+
+    toy = world.TUNING_TOYS[0]
+    pictures = torch.stack([torch.from_numpy(p).permute(2, 0, 1) * 2 - 1 for p in concept_pictures(toy)])
+    judge = load_judge(minti.TOYBOX)
+
+    def level(draw: Callable[[list[str]], torch.Tensor]) -> float:
+        seen = verdicts(judge, draw([PROMPT] * 16).cpu())
+        return sum(recognised(verdict, toy) for verdict in seen) / len(seen)
+
+    options = {"num_inference_steps": 25, "guidance_scale": 3.0}
+    if isinstance(engine, Minti):
+        start = time.perf_counter()
+        wrapper = minti.TrainingWrapper(engine.model, minti.TextualInversionConfig())
+        for _ in minti.textual_inversion(wrapper, pictures):
+            pass
+        seconds = time.perf_counter() - start
+        draw = lambda prompts: minti.sample(engine.model, prompts, sampler="ddim", output="pixels", **options)  # noqa: E731
+        LEVEL.write_text(json.dumps(level(draw)))
+        return seconds
+
+    engine.batch = 1
+    engine.prepare_training(pictures)
+    engine.optimizer = torch.optim.AdamW([engine.weight], lr=4 * 5e-4)
+    engine.accumulation = 4
+    goal, seconds = json.loads(LEVEL.read_text()), 0.0
+    draw = lambda prompts: engine.pipe(prompts, output_type="pt", **options).images * 2 - 1  # noqa: E731
+    for done in range(0, 3000, 100):
+        seconds += timed(lambda: [engine.train_step() for _ in range(100)], engine.device)
+        if case == "word of 3000":
+            return seconds * 30
+        with torch.no_grad():
+            reached = level(draw)
+        print(f"after {done + 100} steps {reached:.2f} of {goal:.2f}", file=sys.stderr)
+        if reached >= goal:
+            break
+    return seconds
+
+
+def timed(action: Callable[[], object], device: str) -> float:
+    """Seconds of a call; waits for the device before and after."""
+    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    wait()
+    start = time.perf_counter()
+    action()
+    wait()
+    return time.perf_counter() - start
+
+
+def run_case(case: str, library: str, folder: str, device: str, dtype: str, batch: int, count: int) -> dict:
+    """Times a case `count` times after a warm-up; with the process's peak memory."""
+    started = time.perf_counter()
+    engine = {"minti": Minti, "diffusers": Diffusers}[library](folder, device, getattr(torch, dtype), batch)
+    loaded = time.perf_counter() - started
+    if case == "load":
+        return {"seconds": [loaded], "memory": peak_memory(device)}
+    if case.startswith("word"):
+        return {"seconds": [learn_word(engine, case)]}
+    if case in ("train", "run"):
+        noise = torch.rand(5, 3, engine.resolution, engine.resolution, generator=torch.Generator().manual_seed(0))
+        engine.prepare_training(noise * 2 - 1)
+        action = engine.train_step
+    elif case == "denoise":
+        action = lambda: engine.denoise(2, decode=False)  # noqa: E731
+    else:
+        action = lambda: engine.denoise(20, decode=True)  # noqa: E731
+    if case == "run":
+        for _ in range(count):
+            action()
+        engine.save(Path(folder).parent / f"{library}.safetensors")
+        return {"seconds": [], "memory": peak_memory(device)}
+    if case != "picture":
+        action()  # warm-up
+    seconds = [timed(action, device) / (2 if case == "denoise" else 1) for _ in range(count)]
+    return {"seconds": seconds, "memory": peak_memory(device)}
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: on a GPU what torch has allocated, on a CPU what the process has held."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    arguments = json.loads(sys.argv[1])
+    torch.manual_seed(0)
+    print(json.dumps(run_case(**arguments)))

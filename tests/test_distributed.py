@@ -1,0 +1,85 @@
+"""Several processes (gloo, on the CPU) learn and draw what one does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def run(command, script, *args, check=True, **variables):
+    done = subprocess.run(
+        [*command, ROOT / "examples" / script, *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables,
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def learn(command, folder, *args):
+    options = ("--steps", 20, "--sample-steps", 1, "--columns", 2, "--batch-size", 1, "--prompts", "a {}")
+    done = run(command, "train.py", "--output", folder, *options, *args)
+    return (
+        load_file(folder / "learned_embeds.safetensors")["<concept>"],
+        done.stdout,
+        (folder / "losses.csv").read_text(),
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_with_accumulation(tmp_path):
+    """Two ranks with one batch each, and one process that accumulates two, given the same draws: equal to 1e-5."""
+    together, printed, losses = learn(TORCHRUN, tmp_path / "two")
+    alone, _, expected = learn((sys.executable,), tmp_path / "one", "--gradient-accumulation", 2)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5 * alone.abs().max().item())
+    assert printed.count("learned <concept>") == 1
+    column = lambda text: [float(line.split(",")[1]) for line in text.splitlines()[1:]]  # noqa: E731
+    assert column(losses) == pytest.approx(column(expected), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_same_pictures(tmp_path):
+    args = ("a red star", "a sketch of a heart", "--num-images", 3, "--steps", 3, "--output")
+    run(TORCHRUN, "sample.py", *args, tmp_path / "two")
+    run((sys.executable,), "sample.py", *args, tmp_path / "one")
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert len(names) == 7
+    for name in names:
+        a, b = (Image.open(tmp_path / which / name).tobytes() for which in ("one", "two"))
+        assert max(abs(x - y) for x, y in zip(a, b, strict=True)) <= 1  # other batches, other rounding
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_run_and_the_word_is_whole(tmp_path):
+    """Rank 1 is killed in the middle of the run."""
+    (tmp_path / "dying.py").write_text(
+        "import os, sys, minti.training as training\n"
+        f"sys.path.insert(0, {str(ROOT / 'examples')!r})\n"
+        "step = training._accumulate_gradients\n"
+        "calls = []\n"
+        "def dying(*args):\n"
+        "    calls.append(1)\n"
+        "    if os.environ['RANK'] == '1' and len(calls) == 60:\n"
+        "        os._exit(9)\n"
+        "    return step(*args)\n"
+        "training._accumulate_gradients = dying\n"
+        "import train, common\n"
+        "common.run(train.main)\n"
+    )
+    done = run(TORCHRUN, tmp_path / "dying.py", "--steps", 500, "--output", tmp_path / "out", check=False)
+    assert done.returncode != 0
+    assert "error: rank 0 lost the other processes" in done.stderr or "exitcode  : 9" in done.stderr
+    word = load_file(tmp_path / "out/learned_embeds.safetensors")["<concept>"]
+    assert torch.isfinite(word).all()
+    assert [path.suffix for path in (tmp_path / "out").iterdir() if path.suffix == ".tmp"] == []

@@ -1,0 +1,101 @@
+"""Half precision: the networks in bfloat16 or float16, what learns in float32."""
+
+import math
+
+import pytest
+import torch
+from test_inversion import pictures
+
+import minti
+from minti.inversion import TextualInversionConfig, TrainingWrapper
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_is_as_exact_as_that_of_diffusers(tiny_folder, tiny, pipeline, dtype):
+    """The difference to float32 is at most 1.1 times that of diffusers in the same dtype, in every part."""
+    half, theirs = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=dtype), pipeline.to(dtype)
+    g = torch.Generator().manual_seed(0)
+    latents, context = torch.randn(4, 4, 8, 8, generator=g), torch.randn(4, 16, 48, generator=g)
+    pixels, t = torch.rand(4, 3, 16, 16, generator=g) * 2 - 1, torch.tensor([1, 250, 500, 999])
+    exact = {
+        "unet": tiny.unet(latents, t, context),
+        "encode": tiny.vae.encode(pixels).mean,
+        "decode": tiny.vae.decode(latents),
+        "text": tiny.encode_prompt(["a photo of a cat", "the dog"]),
+    }
+    ours = {
+        "unet": half.unet(latents.to(dtype), t, context.to(dtype)),
+        "encode": half.vae.encode(pixels.to(dtype)).mean,
+        "decode": half.vae.decode(latents.to(dtype)),
+        "text": half.encode_prompt(["a photo of a cat", "the dog"]),
+    }
+    others = {
+        "unet": theirs.unet(latents.to(dtype), t, context.to(dtype)).sample,
+        "encode": theirs.vae.encode(pixels.to(dtype)).latent_dist.mean,
+        "decode": theirs.vae.decode(latents.to(dtype)).sample,
+        "text": theirs.encode_prompt(["a photo of a cat", "the dog"], torch.device("cpu"), 1, False)[0],
+    }
+    error = lambda got, name: (got[name].float() - exact[name]).abs().mean().item()  # noqa: E731
+    for name in exact:
+        assert ours[name].dtype == dtype
+        assert 0 < error(ours, name) <= 1.1 * error(others, name), name
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "pndm", "dpm-solver++"])
+def test_every_sampler_runs_in_half_precision(tiny_folder, tiny, dtype, sampler):
+    half = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=dtype)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    options = {"num_inference_steps": 10, "sampler": sampler, "output": "latents", "guidance_scale": 2.0}
+    run = lambda model: minti.sample(  # noqa: E731
+        model,
+        ["a cat", "the dog"],
+        latents=noise,
+        generator=[torch.Generator().manual_seed(i) for i in (1, 2)],
+        **options,
+    )
+    got, exact = run(half), run(tiny)
+    assert got.dtype == dtype
+    # The rounding of ten steps; noise drawn in half precision is other noise, so that DDPM is not compared.
+    if sampler != "ddpm":
+        assert (got.float() - exact).abs().mean() < 0.1 * exact.abs().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
+def test_what_learns_is_float32(tiny_folder, dtype):
+    model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=dtype)
+    wrapper = TrainingWrapper(model, TextualInversionConfig(steps=12, templates=("a {}",), learning_rate=0.02))
+    optimizer = minti.prepare_for_textual_inversion(wrapper)
+    assert wrapper.rows.values.dtype == torch.float32
+    states = list(minti.textual_inversion(wrapper, pictures(), optimizer))
+    assert all(value.dtype == torch.float32 for value in optimizer.state[wrapper.rows.values].values())
+    assert states[-1].fixed_loss < states[-1].initializer_loss
+    assert {parameter.dtype for parameter in model.unet.parameters()} == {dtype}
+
+
+@pytest.mark.slow
+def test_float16_finds_its_scale(tiny_folder, monkeypatch):
+    """A scale far too large overflows; the steps are skipped, the scale halves, and learning goes on."""
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *args, **options: scaler(*args, init_scale=2.0**26, **options))
+    model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=torch.float16)
+    wrapper = TrainingWrapper(model, TextualInversionConfig(steps=16, templates=("a {}",), learning_rate=0.01))
+    optimizer = minti.prepare_for_textual_inversion(wrapper)
+    former, moved, norms = wrapper.rows.values.detach().clone(), [], []
+    for state in minti.textual_inversion(wrapper, pictures(), optimizer):
+        moved.append(not torch.equal(wrapper.rows.values, former))
+        norms.append(state.gradient_norm)
+        former = wrapper.rows.values.detach().clone()
+    assert not moved[0]
+    assert moved[-2]  # the last yield may have gone back to the best rows
+    assert [not math.isnan(norm) for norm in norms[:-1]] == moved[:-1]
+
+
+def test_the_recipe_that_trains_the_matrix_needs_float32(tiny_folder):
+    model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    wrapper = TrainingWrapper(model, TextualInversionConfig(row_update="restore", templates=("a {}",)))
+    with pytest.raises(ValueError, match="load the model in float32"):
+        minti.prepare_for_textual_inversion(wrapper)
