@@ -63,8 +63,8 @@ def sample_steps(
         sampler: "ddpm", "ddim", "pndm" or "dpm-solver++".
         generator: one draws as diffusers draws for the batch; a list holds one per picture, so that a picture does not
             depend on its neighbours.
-        latents: (b, c, h, w) initial standard normal noise; drawn when absent. With `share_unconditional`, and where
-            pictures shall share the first unconditional prediction, the same for all.
+        latents: (b or 1, c, h, w) initial standard normal noise; drawn when absent. Where it is the same for all, they
+            share the first unconditional prediction; `share_unconditional` asks for it.
         height, width: in pixels; the model's own size when absent.
         init_latents: (b or 1, c, h, w), scaled: a picture to begin from instead of noise (SDEdit, arXiv 2108.01073).
         strength: in (0, 1], the share of the run that is left to do when it begins from a picture; 1 does all of it.
@@ -89,29 +89,27 @@ def sample_steps(
         raise ValueError(f"strength = {strength}; expected more than 0 and at most 1")
     if mask is not None and init_latents is None:
         raise ValueError("a mask says which part of init_latents to draw anew; give both")
-    scheduler = model.scheduler
+    scheduler, share = model.scheduler, share_unconditional and guidance_scale != 1
     timesteps = run_timesteps(sampler, scheduler, num_inference_steps, sampler_options.get("karras", False))
     if init_latents is not None and height is None and width is None:
         height, width = (side * model.vae.config.factor for side in init_latents.shape[-2:])
     shape = latents_shape(model, len(prompts), height, width)
     if latents is None:
         latents = randn(shape, generator, model.device, model.dtype)
-    elif latents.shape != shape:
-        raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
-    noise = latents = latents.to(model.device, model.dtype)
+    noise = latents = _fit(latents, shape, "latents", model)
 
     start = 0
     if init_latents is not None:
-        init_latents = init_latents.to(latents).expand(shape)
+        init_latents = _fit(init_latents, shape, "init_latents", model)
         start = len(timesteps) - max(1, int(len(timesteps) * strength))
         if start > 0:  # otherwise the run begins at pure noise, as without a picture
             latents = scheduler.add_noise(init_latents, noise, timesteps[start])
     if mask is not None:
-        mask = mask.to(latents).expand(len(prompts), 1, *shape[2:])
+        mask = _fit(mask, (shape[0], 1, *shape[2:]), "mask", model)
 
     context = model.encode_prompt(prompts)
     negative_context = context if guidance_scale == 1 else model.encode_prompt(negatives)
-    if share_unconditional:
+    if share:
         if not (latents == latents[:1]).all() or len(set(negatives)) > 1:
             raise ValueError(
                 "share_unconditional needs one negative prompt and the same initial noise for all pictures"
@@ -120,7 +118,7 @@ def sample_steps(
             generator = [*generator, generator[0].clone_state()]
         latents, context = torch.cat([latents, latents[:1]]), torch.cat([context, negative_context[:1]])
     guided = GuidedPrediction(
-        model.unet, context, negative_context, guidance_scale, refresh_every, guidance_interval, share_unconditional
+        model.unet, context, negative_context, guidance_scale, refresh_every, guidance_interval, share
     )
 
     def keep(latents: Tensor, t: int) -> Tensor:
@@ -138,6 +136,13 @@ def sample_steps(
     for step in SAMPLERS[sampler](predict, latents, scheduler, timesteps, generator, start=start, **sampler_options):
         kept = keep(step.latents, following.pop(0))[: len(prompts)]
         yield SampleStep(step.timestep, kept, step.clean[: len(prompts)], guided.evaluations)
+
+
+def _fit(tensor: Tensor, shape: tuple[int, ...], name: str, model: StableDiffusion) -> Tensor:
+    """The tensor on the model's device, in its dtype; one for all pictures is repeated."""
+    if tensor.ndim != 4 or tensor.shape[1:] != shape[1:] or len(tensor) not in (1, shape[0]):
+        raise ValueError(f"{name} have shape {tuple(tensor.shape)}; expected {shape}, or 1 in place of {shape[0]}")
+    return tensor.to(model.device, model.dtype).expand(shape)
 
 
 @torch.no_grad()

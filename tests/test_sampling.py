@@ -379,6 +379,8 @@ def test_given_latents_decide_the_picture(tiny):
         ({"num_inference_steps": 0}, "expected 1 to 1000"),
         ({"strength": 0}, "strength = 0"),
         ({"mask": torch.zeros(1, 1, 8, 8)}, "give both"),
+        ({"mask": torch.zeros(1, 4, 8, 8), "init_latents": torch.zeros(1, 4, 8, 8)}, "mask have shape"),
+        ({"init_latents": torch.zeros(3, 4, 8, 8)}, "init_latents have shape"),
         ({"refresh_every": 0}, "refresh_every = 0"),
     ],
 )

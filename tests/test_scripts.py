@@ -1,6 +1,7 @@
 """The scripts as people run them, in a process of their own."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -103,8 +104,22 @@ def test_bad_input_gets_one_line(tmp_path, name, args, message):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py"])
+@pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py", "benchmark.py"])
 def test_help(name):
     usage = script(name, "--help").stdout
     for option in ("--model", "--output", "--seed", "--device", "--dtype"):
         assert option in usage
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_both_libraries(tmp_path):
+    """One case of each kind: a table line with both, and a line of JSON."""
+    done = script("benchmark.py", "--toybox", "--quick", "--only", "training", "import", "--output", tmp_path)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result == json.loads((tmp_path / "benchmark.json").read_text())
+    assert [row["case"] for row in result["rows"]] == ["training step, batch 1", "import"]
+    for row in result["rows"]:
+        assert row["ratio"] == pytest.approx(row["diffusers"]["median"] / row["minti"]["median"])
+        assert f"| {row['case']} |" in done.stdout
+    assert result["rows"][0]["memory_ratio"] > 0
+    assert result["machine"]["matrix_gflops"] > 0
