@@ -91,7 +91,7 @@ class Evaluation:
             (toy,) = scene.toys
             while toy in world.HELD_OUT:
                 toy = world.random_toy(rng)
-            looks = f"{scene.size} {toy.main} {toy.shape} with a {toy.second} {toy.pattern}"
+            looks = f"{scene.size} {toy.main} and {toy.second} {toy.pattern} {toy.shape}"
             tail = f"{scene.place} on a {scene.background} background"
             described.append((f"{world.STYLES[scene.style]} a {looks} {tail}", truth(self.judge, scene)))
             name = str(rng.choice(list(world.NAMED)))
@@ -160,6 +160,7 @@ def guidance_costs(model: minti.StableDiffusion, args: argparse.Namespace, batch
         "exact, one by one": None,
         "first step shared": {},
         "one unconditional trajectory for all": {"share_unconditional": True},
+        "the same, noisier half only": {"share_unconditional": True, "guidance_interval": (last // 2, last)},
         "refreshed every 2nd step": {"refresh_every": 2},
         "refreshed every 5th step": {"refresh_every": 5},
         "the noisier half only": {"guidance_interval": (last // 2, last)},
