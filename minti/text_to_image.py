@@ -108,7 +108,10 @@ def sample_steps(
         mask = _fit(mask, (shape[0], 1, *shape[2:]), "mask", model)
 
     context = model.encode_prompt(prompts)
-    negative_context = context if guidance_scale == 1 else model.encode_prompt(negatives)
+    negative_context = context
+    if guidance_scale != 1:
+        distinct = list(dict.fromkeys(negatives))  # usually the empty prompt alone
+        negative_context = model.encode_prompt(distinct)[[distinct.index(negative) for negative in negatives]]
     if share:
         if not (latents == latents[:1]).all() or len(set(negatives)) > 1:
             raise ValueError(

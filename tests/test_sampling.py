@@ -205,6 +205,15 @@ def test_evaluations_are_counted(tiny):
         assert [step.timestep for step in steps] == tiny.scheduler.timesteps(4)
 
 
+def test_the_empty_prompt_is_encoded_once(tiny):
+    encoded = []
+    hook = tiny.text_encoder.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
+    next(minti.sample_steps(tiny, [*PROMPTS, "a photo"], num_inference_steps=2))
+    next(minti.sample_steps(tiny, PROMPTS, num_inference_steps=2, guidance_scale=1))
+    hook.remove()
+    assert encoded == [3, 1, 2]
+
+
 def test_pndm_evaluates_once_more(tiny):
     *_, last = minti.sample_steps(tiny, PROMPTS, num_inference_steps=50, sampler="pndm")
     assert last.evaluations == 2 * len(PROMPTS) * 51
