@@ -33,7 +33,8 @@ HERE = Path(__file__).resolve().parent
 FIRST_PICTURE = {
     "minti": "import minti; m = minti.StableDiffusion.from_pretrained(); minti.sample(m, 'a toy', sampler='ddim')",
     "diffusers": (
-        "import diffusers; p = diffusers.StableDiffusionPipeline.from_pretrained({model!r}, safety_checker=None); "
+        "import torch, diffusers; p = diffusers.StableDiffusionPipeline.from_pretrained("
+        "{model!r}, safety_checker=None, torch_dtype=torch.float32); "
         "p.scheduler = diffusers.DDIMScheduler.from_config(p.scheduler.config); p('a toy')"
     ),
 }
