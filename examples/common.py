@@ -58,7 +58,7 @@ def run(main: Callable[[], None]) -> None:
     except RuntimeError as error:
         if distributed.world_size() == 1:
             raise
-        sys.exit(f"error: rank {distributed.rank()} lost the other processes: {str(error).splitlines()[0]}")
+        sys.exit(f"error: rank {distributed.rank()} stops: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
         sys.exit(130)
     finally:

@@ -22,7 +22,7 @@ def start(device: str) -> str:
     Returns:
         The device of this process: with "cuda", its own GPU.
     """
-    if "LOCAL_RANK" not in os.environ:
+    if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         return device
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"

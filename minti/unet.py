@@ -188,7 +188,7 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(sizes[0], config.out_channels, kernel_size=3, padding=1)
 
     def set_checkpointing(self, on: bool) -> None:
-        """Whether training trades time for memory: about a third more of one, for less than half of the other."""
+        """Whether training computes each layer twice instead of keeping what its backward pass needs."""
         for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
             block.checkpointing = on
 

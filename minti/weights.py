@@ -62,6 +62,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 class ModelCheckpoint:
     """Stands for the class of the training framework that sd-v1-4.ckpt mentions; it does nothing."""
 
+    __module__ = "pytorch_lightning.callbacks.model_checkpoint"  # the name by which the file asks for it
+
 
 def read_pickle(path: Path) -> Any:
     """The content of a `.ckpt`, `.pt` or `.bin` file: tensors and plain containers; nothing in it is executed.
@@ -70,9 +72,6 @@ def read_pickle(path: Path) -> Any:
         ValueError: the file is damaged, or holds anything else; names the file.
     """
     allowed = torch.serialization.get_safe_globals()
-    ModelCheckpoint.__module__ = (
-        "pytorch_lightning.callbacks.model_checkpoint"  # the name by which the file asks for it
-    )
     torch.serialization.add_safe_globals([ModelCheckpoint])
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
