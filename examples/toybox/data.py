@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from world import Scene, caption, draw, random_scene, words
+from world import Scene, caption, draw, near_miss, random_scene, words
 
 CONTEXT_LENGTH = 32
 
 
+@cache
 def scene_of(index: int) -> Scene:
     """The training scene with this number."""
     return random_scene(np.random.default_rng((1, index)))
@@ -77,6 +79,17 @@ def draw_captions(indices: Tensor, step: int, drop: float = 0.0) -> list[str]:
     """A fresh caption for each scene; with probability `drop` an empty one (Ho and Salimans, Algorithm 1)."""
     rng = np.random.default_rng((3, step))
     return ["" if rng.random() < drop else caption(scene_of(i), rng) for i in indices.tolist()]
+
+
+def draw_near_misses(indices: Tensor, step: int) -> tuple[list[str], list[str]]:
+    """For each scene a caption, and the same caption of a scene that is almost the same; where they agree, ""."""
+    true, false = [], []
+    for i in indices.tolist():
+        scene, seed = scene_of(i), (5, step, i)
+        true.append(caption(scene, np.random.default_rng(seed)))
+        other = caption(near_miss(scene, np.random.default_rng((6, step, i))), np.random.default_rng(seed))
+        false.append(other if other != true[-1] else "")
+    return true, false
 
 
 def write_json(path: Path, content: dict) -> None:

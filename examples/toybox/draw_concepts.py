@@ -16,8 +16,8 @@ CONCEPTS = Path(__file__).resolve().parent.parent / "concepts"
 
 
 def concept_name(toy: Toy) -> str:
-    """The folder's name: "red-blue-striped-star"."""
-    return f"{toy.main}-{toy.second}-{toy.pattern}-{toy.shape}"
+    """The folder's name: "red-star-blue-stripe"."""
+    return f"{toy.main}-{toy.shape}-{toy.second}-{toy.pattern}"
 
 
 def concept_pictures(toy: Toy, count: int = 5) -> list[np.ndarray]:

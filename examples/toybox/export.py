@@ -34,12 +34,15 @@ TEXT_CONFIG = {
     "hidden_act": "quick_gelu",
     "projection_dim": 128,
 }
+# The schedule of the DDPM paper (arXiv 2006.11239), which ends in almost pure noise, and velocity prediction. SD v1.4's
+# own leaves enough signal at the last step to tell what colour the background of so small a picture has; a model that
+# has seen it there does not listen to the prompt, and draws what the starting noise happens to have (arXiv 2305.08891).
 SCHEDULER_CONFIG = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
     "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
+    "prediction_type": "v_prediction",
     "clip_sample": False,
     "set_alpha_to_one": False,
     "skip_prk_steps": True,
@@ -81,7 +84,7 @@ def export(folder: Path, clip: ToyCLIP, vae: VAE, unet: UNet, judge: Judge, scal
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = module if isinstance(module, dict) else module.state_dict()
-        halves = {prefix + k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+        halves = {prefix + k: v.half().contiguous() if v.is_floating_point() else v for k, v in tensors.items()}
         save_file(halves, path, metadata={"format": "pt"})
         if config is not None:
             write_json(path.parent / "config.json", config)

@@ -9,7 +9,8 @@ Everything here is numpy; pictures are (64, 64, 3) float32 in [0, 1].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -17,16 +18,14 @@ import numpy as np
 RESOLUTION = 64
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond", "moon")
-PATTERNS = ("striped", "dotted", "checked", "halved", "rimmed")
+PATTERNS = ("stripe", "belt", "spot", "half", "rim")  # where the second colour is
 COLOURS = {
     "red": (0.86, 0.12, 0.14),
     "yellow": (0.98, 0.84, 0.16),
     "green": (0.16, 0.66, 0.22),
     "blue": (0.14, 0.28, 0.88),
-    "purple": (0.52, 0.16, 0.68),
     "pink": (1.00, 0.56, 0.76),
     "white": (0.97, 0.97, 0.97),
-    "cyan": (0.22, 0.82, 0.92),
 }
 BACKGROUNDS = {
     "teal": (0.08, 0.42, 0.42),
@@ -36,12 +35,12 @@ BACKGROUNDS = {
     "sand": (0.84, 0.73, 0.52),
     "black": (0.05, 0.05, 0.05),
 }
-SIZES = {"small": 12.5, "big": 18.5}  # radius in pixels
+SIZES = {"small": 13.5, "big": 19.5}  # radius in pixels
 PLACES = {
-    "on the left": (21.0, 32.0),
-    "on the right": (43.0, 32.0),
-    "at the top": (32.0, 21.0),
-    "at the bottom": (32.0, 43.0),
+    "on the left": (22.0, 32.0),
+    "on the right": (42.0, 32.0),
+    "at the top": (32.0, 22.0),
+    "at the bottom": (32.0, 42.0),
     "in the middle": (32.0, 32.0),
 }
 STYLES = {
@@ -53,7 +52,7 @@ STYLES = {
 }
 LUMINANCE = (0.30, 0.59, 0.11)
 COLOURLESS = ("sketch", "black and white")  # styles in which no colour can be seen
-PAIR_PLACES = ((17.0, 32.0), (47.0, 32.0))  # a pair stands side by side, both small
+PAIR_PLACES = ((16.0, 32.0), (48.0, 32.0))  # a pair stands side by side, both small
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Scene:
 
 
 def all_toys() -> list[Toy]:
-    """Every identity there is: 8 shapes, 5 patterns, 8 x 7 pairs of colours."""
+    """Every identity there is: 8 shapes, 5 patterns, 6 x 5 pairs of colours."""
     combinations = product(SHAPES, PATTERNS, COLOURS, COLOURS)
     return [Toy(s, p, main, second) for s, p, main, second in combinations if main != second]
 
@@ -146,17 +145,48 @@ def random_scene(rng: np.random.Generator, pair_rate: float = 0.3, toys: tuple[T
 NAME_OF = {toy: name for name, toy in NAMED.items()}
 
 
+def near_miss(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with one toy mistaken for another that shares most of its looks; a named one mostly for a named one."""
+    slot = rng.integers(len(scene.toys))
+    toy = scene.toys[slot]
+    others = [
+        Toy(toy.shape, toy.pattern, toy.second, toy.main),
+        Toy(_other(SHAPES, toy.shape, rng), toy.pattern, toy.main, toy.second),
+        Toy(toy.shape, _other(PATTERNS, toy.pattern, rng), toy.main, toy.second),
+        Toy(toy.shape, toy.pattern, _other(COLOURS, toy.main, rng, toy.second), toy.second),
+        Toy(toy.shape, toy.pattern, toy.main, _other(COLOURS, toy.second, rng, toy.main)),
+    ]
+    if toy in NAME_OF and rng.random() < 0.75:
+        others = _LOOKALIKES[toy]
+    other = others[rng.integers(len(others))]
+    return replace(scene, toys=tuple(other if i == slot else kept for i, kept in enumerate(scene.toys)))
+
+
+def _other(values: Iterable[str], value: str, rng: np.random.Generator, also_not: str = "") -> str:
+    return str(rng.choice([v for v in values if v not in (value, also_not)]))
+
+
+def _shared(a: Toy, b: Toy) -> int:
+    return sum(x == y for x, y in zip(astuple(a), astuple(b)))
+
+
+# For each named toy the twelve other named ones that share most with it.
+_LOOKALIKES = {a: sorted((b for b in NAME_OF if b != a), key=lambda b: -_shared(a, b))[:12] for a in NAME_OF}
+
+
 def describe_toy(toy: Toy, rng: np.random.Generator) -> str:
-    """The toy's name if it has one (mostly), or a random part of its looks: "red and blue striped star"."""
+    """The toy's name if it has one (mostly), or a random part of its looks: "red star with a blue stripe".
+
+    Each colour stands beside the word for what has it, so that a text encoder need not count words to tell them apart.
+    """
     if toy in NAME_OF and rng.random() < 0.75:
         return NAME_OF[toy]
-    full = rng.random() < 0.4
-    words = []
-    if full or rng.random() < 0.6:
-        words.append(f"{toy.main} and {toy.second}" if full or rng.random() < 0.6 else toy.main)
-    if full or rng.random() < 0.5:
-        words.append(toy.pattern)
-    words.append(toy.shape if full or rng.random() < 0.7 else "toy")
+    if rng.random() < 0.4:
+        return f"{toy.main} {toy.shape} with a {toy.second} {toy.pattern}"
+    words = [toy.main] if rng.random() < 0.6 else []
+    words.append(toy.shape if rng.random() < 0.7 else "toy")
+    if rng.random() < 0.6:
+        words += ["with a", toy.second, toy.pattern] if rng.random() < 0.7 else ["with a", toy.pattern]
     return " ".join(words)
 
 
@@ -183,7 +213,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 def words() -> list[str]:
     """Every word that a caption can contain."""
     texts = [*STYLES.values(), *PLACES, *SIZES, *SHAPES, *PATTERNS, *COLOURS, *BACKGROUNDS, *NAMED]
-    texts += ["a toy next to a toy and a toy on a background", "the"]
+    texts += ["a toy with a toy next to a toy and a toy on a background", "the"]
     return sorted({word for text in texts for word in text.split()})
 
 
@@ -234,19 +264,18 @@ def shape_distance(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.nda
 def pattern_depth(pattern: str, x: np.ndarray, y: np.ndarray, r: float, outline: np.ndarray) -> np.ndarray:
     """Distance in pixels into the region that has the second colour; positive inside it.
 
-    The period is 12 to 16 pixels: three to four cells of the latent grid.
+    Every region is two cells of the latent grid wide or more, and none is the same with the two colours swapped.
     """
-    if pattern == "striped":  # the middle stripe has the main colour
-        return 2.6 - abs(y % 12 - 6)
-    if pattern == "dotted":  # a dot in the centre, the rest on a square grid
-        return 3.4 - np.hypot((x + 6) % 12 - 6, (y + 6) % 12 - 6)
-    if pattern == "checked":  # the cell in the middle has the main colour
-        u, v = (x + 4) % 16 - 8, (y + 4) % 16 - 8
-        return -np.sign(u * v) * np.minimum(abs(u), abs(v))
-    if pattern == "halved":  # the lower half
+    if pattern == "stripe":  # upright, through the middle
+        return 0.3 * r - abs(x)
+    if pattern == "belt":
+        return 0.3 * r - abs(y)
+    if pattern == "spot":
+        return 0.4 * r - np.hypot(x, y)
+    if pattern == "half":  # the lower half
         return y
-    if pattern == "rimmed":
-        return outline + 0.26 * r
+    if pattern == "rim":
+        return outline + 0.23 * r
     raise ValueError(f"unknown pattern {pattern!r}; the world has {', '.join(PATTERNS)}")
 
 
@@ -291,7 +320,8 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 def _draw_toy(picture: np.ndarray, toy: Toy, x: np.ndarray, y: np.ndarray, r: float, style: str) -> np.ndarray:
     outline = shape_distance(toy.shape, x, y, r)
-    second = pattern_depth(toy.pattern, x, y, r, outline)
+    # A moon has no middle: there it is the middle of the crescent.
+    second = pattern_depth(toy.pattern, x + 0.5 * r if toy.shape == "moon" else x, y, r, outline)
     hard = style == "pixel art"
     cover = (lambda depth: (depth > 0).astype(np.float32)[..., None]) if hard else _cover
 
