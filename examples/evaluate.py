@@ -91,7 +91,7 @@ class Evaluation:
             (toy,) = scene.toys
             while toy in world.HELD_OUT:
                 toy = world.random_toy(rng)
-            looks = f"{scene.size} {toy.main} and {toy.second} {toy.pattern} {toy.shape}"
+            looks = f"{scene.size} {toy.main} {toy.shape} with a {toy.second} {toy.pattern}"
             tail = f"{scene.place} on a {scene.background} background"
             described.append((f"{world.STYLES[scene.style]} a {looks} {tail}", truth(self.judge, scene)))
             name = str(rng.choice(list(world.NAMED)))

@@ -36,7 +36,7 @@ TOYBOX_PROMPTS = (
     "a cartoon of a {}",
     "a pixel art picture of a {} on a navy background",
     "a sketch of a {}",
-    "a photo of a {} next to a white and red dotted heart",
+    "a photo of a {} next to a white heart with a red spot",
 )
 SD_PROMPTS = (
     "a photo of a {} on the beach",
