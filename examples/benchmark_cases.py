@@ -161,7 +161,7 @@ def learn_word(engine: Minti | Diffusers, goal: float | None) -> dict:
         seen = verdicts(judge, draw([PROMPT] * 16).cpu())
         return sum(recognised(verdict, toy) for verdict in seen) / len(seen)
 
-    options = {"num_inference_steps": 25, "guidance_scale": 3.0}
+    options = {"num_inference_steps": 25, "guidance_scale": 5.0}
     if isinstance(engine, Minti):
         start = time.perf_counter()
         wrapper = minti.TrainingWrapper(engine.model, minti.TextualInversionConfig())

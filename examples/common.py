@@ -41,7 +41,7 @@ def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--device", default=default_device, help="cpu, cuda, cuda:1, mps ...")
     dtype_help = "number format of the networks; auto: bfloat16 on a GPU that has it, float16 on another, else float32"
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help=dtype_help)
-    guidance_help = "1 switches guidance off; default: 7.5 on SD v1.4, 3 on the toybox"
+    guidance_help = "1 switches guidance off; default: 7.5 on SD v1.4, 5 on the toybox"
     parser.add_argument("--guidance-scale", type=float, help=guidance_help)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
@@ -72,7 +72,7 @@ def load(args: argparse.Namespace) -> minti.StableDiffusion:
     dtype = DTYPES[args.dtype] or automatic_dtype(args.device)
     model = minti.StableDiffusion.from_pretrained(args.model, args.device, dtype)
     if args.guidance_scale is None:
-        args.guidance_scale = 7.5 if model.resolution >= 256 else 3.0
+        args.guidance_scale = 7.5 if model.resolution >= 256 else 5.0
     return model
 
 

@@ -22,13 +22,19 @@ def evaluation_interval(size: int, batch_size: int, share: float = 0.05) -> int:
     return math.ceil(size / (share * batch_size * STEP_COST))
 
 
-def has_levelled_off(losses: Sequence[float], window: int = 10, threshold: float = 0.02) -> bool:
-    """DVAR ("Is This Loss Informative?", arXiv 2302.04841, section 4): stop when the curve varies little any more.
+def has_levelled_off(losses: Sequence[float], window: int = 10, variance: float = 0.02, gain: float = 0.05) -> bool:
+    """Whether the curve of the fixed loss has come to its end, by one of two rules.
 
-        Var(last `window` losses) < threshold * Var(all losses)
+    DVAR ("Is This Loss Informative?", arXiv 2302.04841, section 4): it varies little any more,
 
-    While the curve falls, its last values vary about as much as all do.
+        Var(last `window` losses) < `variance` * Var(all losses)
+
+    since while it falls, its last values vary about as much as all do. Where it falls within an evaluation or two, all
+    vary no more than the last, and the rule never holds. So the other: the last `window` have not become better than
+    those before by `gain`, a share of the whole fall.
     """
     if len(losses) < window + 2:
         return False
-    return bool(np.var(losses[-window:]) < threshold * np.var(losses))
+    varies_little = np.var(losses[-window:]) < variance * np.var(losses)
+    gained, fallen = min(losses[:-window]) - min(losses[-window:]), losses[0] - min(losses)
+    return bool(varies_little or gained < gain * fallen)

@@ -333,6 +333,9 @@ def test_levelling_off():
     stopped = next(n for n in range(61) if has_levelled_off(list(levelling[:n])))
     assert 12 <= stopped <= 40
     assert not has_levelled_off([1.0, 1.0, 1.0])
+    # All of the fall in one evaluation, and noise from there on.
+    sudden = [1.0, *(0.8 + 0.02 * np.random.default_rng(0).standard_normal(60))]
+    assert 12 <= next(n for n in range(61) if has_levelled_off(sudden[:n])) <= 40
 
 
 @pytest.mark.parametrize(("size", "batch"), [(16, 8), (8, 1), (8, 4)])
