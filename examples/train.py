@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
     names = sorted(folder.name for folder in CONCEPTS.iterdir() if folder.is_dir())
     parser = arguments(__doc__.split("\n\n")[0], output=None)
     what = parser.add_argument_group("what to learn")
-    what.add_argument("--concept", default=names[0], choices=names, help="a bundled concept")
+    what.add_argument("--concept", default="red-diamond-pink-belt", choices=names, help="a bundled concept")
     what.add_argument("--images", type=Path, help="a folder with your own pictures, three to ten, instead")
     what.add_argument("--placeholder", default="<concept>", help="the new word")
     what.add_argument("--initializer", default="toy", help="a known word that says roughly what the pictures show")
