@@ -54,18 +54,21 @@ def test_pictures_are_reproducible_and_captions_are_true():
             assert world.NAMED[name] in scene.toys
 
 
-def test_a_near_miss_mistakes_one_toy():
+def test_a_near_miss_shares_most_and_is_never_the_same():
     rng = np.random.default_rng(0)
     for _ in range(500):
         scene = world.random_scene(rng)
         miss = world.near_miss(scene, rng)
         assert replace(miss, toys=scene.toys) == scene
-        assert sum(a != b for a, b in zip(miss.toys, scene.toys, strict=True)) == 1
-        assert not set(miss.toys) - set(scene.toys) - set(world.all_toys())
+        ((toy, other),) = [(a, b) for a, b in zip(scene.toys, miss.toys, strict=True) if a != b]
+        swapped = (toy.main, toy.second) == (other.second, other.main)
+        shared = sum(x == y for x, y in zip(vars(toy).values(), vars(other).values()))
+        assert shared >= 2 or swapped
+        assert other.main != other.second
 
 
 def test_every_toy_looks_different():
-    """Two toys that differ in one attribute differ in at least thirty pixels."""
+    """Two toys that differ in one attribute, or in the order of the colours, differ in at least thirty pixels."""
     base = world.Toy("star", "spot", "red", "blue")
     others = [
         world.Toy(**(vars(base) | {field: value}))
@@ -73,6 +76,8 @@ def test_every_toy_looks_different():
         for value in values
         if value not in (getattr(base, field), base.second)
     ]
+
+    others.append(world.Toy("star", "spot", "blue", "red"))
 
     def drawn(toy):
         return world.draw(world.Scene((toy,), "small", "in the middle", "grey", "cartoon"), np.random.default_rng(0))
@@ -176,7 +181,7 @@ def test_prompts_get_what_they_name(toybox):
     pixels = minti.sample(toybox, prompts, generator=generators, output="pixels")
     truths = [measure.toy_truth(toy) | {"background": "teal"} for toy in toys] * 8
     rates = measure.rates(zip(measure.verdicts(judge, pixels), truths))
-    # Nine in ten, as measured in the README, with room for 16 pictures.
+    # Four in five or more, as measured in the README, with room for 16 pictures.
     assert all(rates[name] >= 0.7 for name in (*measure.TOY, "background")), rates
 
 

@@ -264,7 +264,8 @@ def shape_distance(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.nda
 def pattern_depth(pattern: str, x: np.ndarray, y: np.ndarray, r: float, outline: np.ndarray) -> np.ndarray:
     """Distance in pixels into the region that has the second colour; positive inside it.
 
-    Every region is two cells of the latent grid wide or more, and none is the same with the two colours swapped.
+    All but the rim (3 to 5 pixels) are at least two cells of the latent grid wide, and none is the same with the two
+    colours swapped.
     """
     if pattern == "stripe":  # upright, through the middle
         return 0.3 * r - abs(x)
