@@ -8,11 +8,24 @@ Every submodule carries the name that its weights have in the SD v1.4 checkpoint
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """function(x), of which only `x` is kept for the backward pass, which computes the rest again; the same numbers.
+
+    For what takes much memory and little time. Of a function that ends in a convolution only what comes before it is
+    computed again: the convolution's own result is needed nowhere. Small tensors are kept, not being worth the trouble.
+    """
+    if not torch.is_grad_enabled() or x.numel() < 2**18:
+        return function(x)
+    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, flip_sin_to_cos: bool = True, freq_shift: float = 0) -> Tensor:
@@ -68,10 +81,10 @@ class ResnetBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, time_emb: Tensor | None = None) -> Tensor:
-        hidden = self.conv1(F.silu(self.norm1(x)))  # b c_in h w -> b c_out h w
+        hidden = recomputed(lambda x: self.conv1(F.silu(self.norm1(x))), x)  # b c_in h w -> b c_out h w
         if time_emb is not None:
             hidden = hidden + self.time_emb_proj(F.silu(time_emb))[:, :, None, None]
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        hidden = recomputed(lambda x: self.conv2(F.silu(self.norm2(x))), hidden)
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
         return shortcut + hidden
 
@@ -123,6 +136,9 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(dim_in, 2 * dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        return recomputed(self._gated, x)
+
+    def _gated(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
@@ -170,7 +186,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, kernel_size=1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        hidden = self.proj_in(self.norm(x))
+        hidden = recomputed(lambda x: self.proj_in(self.norm(x)), x)
         tokens = rearrange(hidden, "b c h w -> b (h w) c")
         for block in self.transformer_blocks:
             tokens = block(tokens, context)

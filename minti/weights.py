@@ -44,8 +44,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, mapped from the disk, on the CPU.
+def read_tensors(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU: mapped from the disk, or converted to `dtype` where it is another.
 
     Raises:
         FileNotFoundError, ValueError: naming the file.
@@ -54,7 +54,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{path} is missing; minti reads weights in the safetensors format only")
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        for key in [key for key, tensor in tensors.items() if dtype not in (None, tensor.dtype)]:
+            with safe_open(path, framework="pt") as file:  # what was read of a mapped file is held until it is closed
+                tensors[key] = file.get_tensor(key).to(dtype)
+        return tensors
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch or write it again") from None
 
@@ -86,7 +90,9 @@ def read_pickle(path: Path) -> Any:
         torch.serialization.add_safe_globals(allowed)
 
 
-def read_part(folder: Path, stem: str, variant: str | None = None) -> tuple[Path, dict[str, Tensor]]:
+def read_part(
+    folder: Path, stem: str, dtype: torch.dtype | None = None, variant: str | None = None
+) -> tuple[Path, dict[str, Tensor]]:
     """The weights of a model folder's part, from one file or from the shards that an index lists.
 
     Args:
@@ -101,11 +107,11 @@ def read_part(folder: Path, stem: str, variant: str | None = None) -> tuple[Path
         others = sorted(file.name for file in folder.glob(f"{stem}*.safetensors"))
         if others and not path.is_file():
             raise FileNotFoundError(f"{path} is missing; the folder has {', '.join(others)} (variant={variant!r})")
-        return path, read_tensors(path)
+        return path, read_tensors(path, dtype)
     shards = set(read_json(index).get("weight_map", {}).values())
     if wrong := [name for name in shards if Path(name).name != name]:
         raise ValueError(f"{index} lists {wrong[0]!r}, which is not a file beside it")
-    return index, {key: tensor for name in sorted(shards) for key, tensor in read_tensors(folder / name).items()}
+    return index, {key: tensor for name in sorted(shards) for key, tensor in read_tensors(folder / name, dtype).items()}
 
 
 # --- names in older files ---------------------------------------------------------------------------------------------
@@ -179,14 +185,14 @@ def fill_text_encoder(model: CLIPTextModel, *args: Any) -> CLIPTextModel:
 def load_unet(folder: Path, dtype: torch.dtype | None, device: torch.device, variant: str | None = None) -> UNet:
     """The UNet of a model folder's `unet/`."""
     config = UNetConfig.from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
-    path, tensors = read_part(folder, NETWORK, variant)
+    path, tensors = read_part(folder, NETWORK, dtype, variant)
     return fill(build(lambda: UNet(config)), tensors, path, dtype, device)
 
 
 def load_vae(folder: Path, dtype: torch.dtype | None, device: torch.device, variant: str | None = None) -> VAE:
     """The VAE of a model folder's `vae/`."""
     config = VAEConfig.from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
-    path, tensors = read_part(folder, NETWORK, variant)
+    path, tensors = read_part(folder, NETWORK, dtype, variant)
     renamed = {rename_vae_key(key): tensor for key, tensor in tensors.items()}
     return fill(build(lambda: VAE(config)), renamed, path, dtype, device)
 
@@ -196,7 +202,7 @@ def load_text_encoder(
 ) -> CLIPTextModel:
     """Hugging Face's text model with the weights of a model folder's `text_encoder/`."""
     config = CLIPTextConfig(**read_json(folder / "config.json"))
-    path, tensors = read_part(folder, "model", variant)
+    path, tensors = read_part(folder, "model", dtype, variant)
     renamed = {rename_text_key(key): tensor for key, tensor in tensors.items()}
     renamed.pop(None, None)
     return fill_text_encoder(build(lambda: CLIPTextModel(config)), renamed, path, dtype, device)

@@ -3,10 +3,11 @@
 import diffusers
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import UNET as SMALL
 from conftest import VAE as SMALL_VAE
 
-from minti.layers import timestep_embedding
+from minti.layers import GEGLU, ResnetBlock, timestep_embedding
 from minti.unet import UNet, UNetConfig
 from minti.vae import VAE, VAEConfig
 
@@ -63,6 +64,42 @@ def test_unet_gradients_equal_diffusers():
         gradients.append(leaf.grad)
     assert gradients[0].abs().max() > 1e-4
     assert torch.equal(*gradients)
+
+
+def plain_resnet(block, x):
+    hidden = block.conv2(F.silu(block.norm2(block.conv1(F.silu(block.norm1(x))))))
+    return x + hidden
+
+
+def plain_geglu(block, x):
+    value, gate = block.proj(x).chunk(2, dim=-1)
+    return value * F.gelu(gate)
+
+
+@pytest.mark.parametrize(
+    ("block", "plain", "shape"),
+    [
+        (ResnetBlock(32, 32, groups=8, eps=1e-5), plain_resnet, (1, 32, 96, 96)),
+        (GEGLU(64, 256), plain_geglu, (4096, 64)),
+    ],
+    ids=["resnet", "geglu"],
+)
+def test_recomputing_keeps_less_and_changes_no_number(block, plain, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    block.requires_grad_(False)
+
+    def run(function):
+        kept, leaf = [], x.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.nbytes), t)[1], lambda t: t):
+            result = function(leaf)
+        result.square().mean().backward()
+        return result.detach(), leaf.grad, sum(kept)
+
+    result, gradient, kept = run(block)
+    expected, expected_gradient, all_kept = run(lambda x: plain(block, x))
+    assert torch.equal(result, expected)
+    assert torch.equal(gradient, expected_gradient)
+    assert kept < 0.6 * all_kept
 
 
 @pytest.mark.parametrize("batch", [1, 2])
