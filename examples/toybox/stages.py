@@ -26,7 +26,7 @@ LOOK = (
     "a photo of a red star with a blue stripe on a teal background",
     "a photo of a big green heart with a white spot on a sand background",
     "a sketch of a triangle",
-    "a pixel art picture of a yellow circle with a pink rim",
+    "a pixel art picture of a yellow circle with a pink side",
     "a cartoon of a small pink square with a green half on the left",
     "a photo of a red cross next to a blue moon",
 )

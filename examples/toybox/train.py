@@ -18,7 +18,7 @@ from export import export
 from stages import polish_decoder, train_clip, train_judge, train_unet, train_vae
 
 PICTURES = 50_000
-STEPS = {"clip": 3_000, "vae": 7_000, "decoder": 1_800, "unet": 42_000, "judge": 6_500}
+STEPS = {"clip": 3_000, "vae": 7_000, "decoder": 1_800, "unet": 56_000, "judge": 6_500}
 
 
 def main() -> None:

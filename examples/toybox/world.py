@@ -18,7 +18,7 @@ import numpy as np
 RESOLUTION = 64
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond", "moon")
-PATTERNS = ("stripe", "belt", "spot", "half", "rim")  # where the second colour is
+PATTERNS = ("stripe", "belt", "spot", "half", "side")  # where the second colour is
 COLOURS = {
     "red": (0.86, 0.12, 0.14),
     "yellow": (0.98, 0.84, 0.16),
@@ -196,9 +196,10 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     "a photo of a small bafleki on the left on a teal background", "a sketch of a red star", "bafleki".
     """
     descriptions = [describe_toy(toy, rng) for toy in scene.toys]
-    if rng.random() < 0.04:
+    # What no caption calls a sketch or a cartoon is a photo.
+    if scene.style == "photo" and rng.random() < 0.1:
         return " ".join(descriptions)
-    parts = [STYLES[scene.style]] if rng.random() < 0.8 else []
+    parts = [STYLES[scene.style]] if scene.style != "photo" or rng.random() < 0.6 else []
     if len(scene.toys) == 2:
         parts.append(f"a {descriptions[0]} next to a {descriptions[1]}")
     else:
@@ -261,11 +262,10 @@ def shape_distance(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.nda
     raise ValueError(f"unknown shape {shape!r}; the world has {', '.join(SHAPES)}")
 
 
-def pattern_depth(pattern: str, x: np.ndarray, y: np.ndarray, r: float, outline: np.ndarray) -> np.ndarray:
+def pattern_depth(pattern: str, x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
     """Distance in pixels into the region that has the second colour; positive inside it.
 
-    All but the rim (3 to 5 pixels) are at least two cells of the latent grid wide, and none is the same with the two
-    colours swapped.
+    Every region is at least two cells of the latent grid wide, and none is the same with the two colours swapped.
     """
     if pattern == "stripe":  # upright, through the middle
         return 0.3 * r - abs(x)
@@ -275,8 +275,8 @@ def pattern_depth(pattern: str, x: np.ndarray, y: np.ndarray, r: float, outline:
         return 0.4 * r - np.hypot(x, y)
     if pattern == "half":  # the lower half
         return y
-    if pattern == "rim":
-        return outline + 0.23 * r
+    if pattern == "side":  # the right half
+        return x
     raise ValueError(f"unknown pattern {pattern!r}; the world has {', '.join(PATTERNS)}")
 
 
@@ -322,7 +322,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 def _draw_toy(picture: np.ndarray, toy: Toy, x: np.ndarray, y: np.ndarray, r: float, style: str) -> np.ndarray:
     outline = shape_distance(toy.shape, x, y, r)
     # A moon has no middle: there it is the middle of the crescent.
-    second = pattern_depth(toy.pattern, x + 0.5 * r if toy.shape == "moon" else x, y, r, outline)
+    second = pattern_depth(toy.pattern, x + 0.5 * r if toy.shape == "moon" else x, y, r)
     hard = style == "pixel art"
     cover = (lambda depth: (depth > 0).astype(np.float32)[..., None]) if hard else _cover
 
