@@ -136,10 +136,12 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(dim_in, 2 * dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return recomputed(self._gated, x)
+        return recomputed(self.gated, self.proj(x))
 
-    def _gated(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
+    @staticmethod
+    def gated(projected: Tensor) -> Tensor:
+        """value * gelu(gate) of the two halves."""
+        value, gate = projected.chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 
