@@ -74,9 +74,8 @@ class GuidedPrediction:
         """For each picture the first one that has the same latents and the same negative prompt."""
 
         def same(i: int, j: int) -> bool:
-            return torch.equal(latents[i], latents[j]) and torch.equal(
-                self.negative_context[i], self.negative_context[j]
-            )
+            negative = self.negative_context
+            return torch.equal(latents[i], latents[j]) and torch.equal(negative[i], negative[j])
 
         return [next(j for j in range(i + 1) if same(i, j)) for i in range(len(latents))]
 

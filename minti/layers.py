@@ -20,8 +20,7 @@ from torch.utils.checkpoint import checkpoint
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), of which only `x` is kept for the backward pass, which computes the rest again; the same numbers.
 
-    For what takes much memory and little time. Of a function that ends in a convolution only what comes before it is
-    computed again: the convolution's own result is needed nowhere. Small tensors are kept, not being worth the trouble.
+    For what takes much memory and little time; a convolution at its end is not computed again, nor is what is small.
     """
     if not torch.is_grad_enabled() or x.numel() < 2**18:
         return function(x)
@@ -76,9 +75,7 @@ class ResnetBlock(nn.Module):
             self.time_emb_proj = nn.Linear(time_embed_dim, out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
-        self.conv_shortcut = (
-            nn.Conv2d(in_channels, out_channels, kernel_size=1) if in_channels != out_channels else None
-        )
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, time_emb: Tensor | None = None) -> Tensor:
         hidden = recomputed(lambda x: self.conv1(F.silu(self.norm1(x))), x)  # b c_in h w -> b c_out h w
@@ -136,13 +133,11 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(dim_in, 2 * dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return recomputed(self.gated, self.proj(x))
+        def gated(projected: Tensor) -> Tensor:
+            value, gate = projected.chunk(2, dim=-1)
+            return value * F.gelu(gate)
 
-    @staticmethod
-    def gated(projected: Tensor) -> Tensor:
-        """value * gelu(gate) of the two halves."""
-        value, gate = projected.chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return recomputed(gated, self.proj(x))
 
 
 class FeedForward(nn.Module):

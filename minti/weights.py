@@ -91,7 +91,7 @@ def read_pickle(path: Path) -> Any:
 
 
 def read_part(
-    folder: Path, stem: str, dtype: torch.dtype | None = None, variant: str | None = None
+    folder: Path, stem: str, dtype: torch.dtype | None, variant: str | None
 ) -> tuple[Path, dict[str, Tensor]]:
     """The weights of a model folder's part, from one file or from the shards that an index lists.
 
@@ -157,10 +157,8 @@ def fill(
         ValueError: a tensor is missing, unexpected or misshapen; names the file and the key.
     """
     expected = network.state_dict()
-    for problem, keys in (
-        ("lacks", expected.keys() - tensors.keys()),
-        ("has an unexpected", tensors.keys() - expected.keys()),
-    ):
+    missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+    for problem, keys in (("lacks", missing), ("has an unexpected", unexpected)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise ValueError(f"{path} {problem} tensor {called(min(keys))}{more}; it does not fit the model's config")
@@ -203,8 +201,7 @@ def load_text_encoder(
     """Hugging Face's text model with the weights of a model folder's `text_encoder/`."""
     config = CLIPTextConfig(**read_json(folder / "config.json"))
     path, tensors = read_part(folder, "model", dtype, variant)
-    renamed = {rename_text_key(key): tensor for key, tensor in tensors.items()}
-    renamed.pop(None, None)
+    renamed = {name: tensor for key, tensor in tensors.items() if (name := rename_text_key(key)) is not None}
     return fill_text_encoder(build(lambda: CLIPTextModel(config)), renamed, path, dtype, device)
 
 
