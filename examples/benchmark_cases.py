@@ -153,7 +153,7 @@ def learn_word(engine: Minti | Diffusers, goal: float | None) -> dict:
     from draw_concepts import concept_pictures
     from measure import load_judge, recognised, verdicts
 
-    toy = world.TUNING_TOYS[1]
+    toy = world.TUNING_TOYS[1]  # one that the default settings learn: without a word there is no time to compare
     pictures = torch.stack([torch.from_numpy(p).permute(2, 0, 1) * 2 - 1 for p in concept_pictures(toy)])
     judge = load_judge(minti.TOYBOX)
 
