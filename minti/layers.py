@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), of which only `x` is kept for the backward pass, which computes the rest again; the same numbers.
 
-    For what takes much memory and little time; a convolution at its end is not computed again, nor is what is small (the toybox).
+    For what takes much memory and little time; a convolution at its end is not computed again, nor is what is small.
     """
     if not torch.is_grad_enabled() or x.numel() < 2**18:
         return function(x)
