@@ -16,6 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from minti import cpu_bfloat16
+
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), of which only `x` is kept for the backward pass, which computes the rest again; the same numbers.
@@ -49,6 +51,21 @@ def timestep_embedding(timesteps: Tensor, dim: int, flip_sin_to_cos: bool = True
     return torch.cat([cos, sin] if flip_sin_to_cos else [sin, cos], dim=-1)
 
 
+def on_cpu_in_bfloat16(x: Tensor) -> bool:
+    """Whether `cpu_bfloat16.py` has a faster way, for the sizes that it is made for."""
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu"
+
+
+class Convolution(nn.Conv2d):
+    """A 3 × 3 convolution, the usual layer but for its shortcut in `cpu_bfloat16.py`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        few_positions = x.shape[0] * x.shape[2] * x.shape[3] <= self.out_channels
+        if few_positions and self.out_channels >= 1024 and on_cpu_in_bfloat16(self.weight):
+            return cpu_bfloat16.convolution(x, self)
+        return super().forward(x)
+
+
 class TimestepEmbedding(nn.Module):
     """Two linear layers from the sinusoidal features to the vector that every resnet block receives."""
 
@@ -70,11 +87,11 @@ class ResnetBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, groups: int, eps: float, time_embed_dim: int | None = None):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.conv1 = Convolution(in_channels, out_channels, kernel_size=3, padding=1)
         if time_embed_dim is not None:
             self.time_emb_proj = nn.Linear(time_embed_dim, out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.conv2 = Convolution(out_channels, out_channels, kernel_size=3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, time_emb: Tensor | None = None) -> Tensor:
@@ -107,7 +124,8 @@ class Attention(nn.Module):
             rearrange(projected, "b n (heads d) -> b heads n d", heads=self.heads)
             for projected in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        attended = F.scaled_dot_product_attention(q, k, v)
+        products = k.shape[2] >= 1024 and on_cpu_in_bfloat16(q)
+        attended = (cpu_bfloat16.attention if products else F.scaled_dot_product_attention)(q, k, v)
         return self.to_out[0](rearrange(attended, "b heads n d -> b n (heads d)"))
 
 
@@ -201,7 +219,7 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, asymmetric: bool = False):
         super().__init__()
         self.asymmetric = asymmetric
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=0 if asymmetric else 1)
+        self.conv = Convolution(channels, channels, kernel_size=3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
@@ -212,7 +230,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.conv = Convolution(channels, channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
         scale = {"scale_factor": 2.0} if size is None else {"size": size}
