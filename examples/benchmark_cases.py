@@ -16,15 +16,18 @@ from pathlib import Path
 
 import torch
 
+from host_memory import keep_freed_memory
+
 PROMPT = "a photo of a <concept>"
 
 
 class Minti:
-    """minti with its default settings."""
+    """minti with its default settings, as the scripts run it."""
 
     def __init__(self, folder: str, device: str, dtype: torch.dtype, batch: int):
         import minti
 
+        keep_freed_memory()
         self.minti, self.device, self.batch = minti, device, batch
         self.model = minti.StableDiffusion.from_pretrained(folder, device, dtype)
         self.resolution = self.model.resolution

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers.utils import logging as transformers_logging
 
 import minti
+from host_memory import keep_freed_memory
 from minti import distributed
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -67,6 +68,7 @@ def run(main: Callable[[], None]) -> None:
 
 def load(args: argparse.Namespace) -> minti.StableDiffusion:
     """The model that the arguments name; fills in the guidance scale that suits it."""
+    keep_freed_memory()
     args.device = distributed.start(args.device)
     args.quiet = args.quiet or distributed.rank() > 0
     dtype = DTYPES[args.dtype] or automatic_dtype(args.device)

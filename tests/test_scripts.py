@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,30 @@ def test_help(name):
     usage = script(name, "--help").stdout
     for option in ("--model", "--output", "--seed", "--device", "--dtype"):
         assert option in usage
+
+
+PAGE_FAULTS = """
+import resource, sys, torch
+from host_memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+before = 0
+for i in range(11):
+    torch.ones(2**24)  # 64 MiB, freed at once
+    before = before or resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_kept():
+    """Ten more tensors of a size take no new pages from the system."""
+
+    def faults(what):
+        command, environment = [sys.executable, "-c", PAGE_FAULTS, what], os.environ | {"PYTHONPATH": ROOT / "examples"}
+        return int(subprocess.run(command, capture_output=True, check=True, env=environment).stdout)
+
+    assert faults("keep") < faults("give back") / 10
 
 
 @pytest.mark.slow

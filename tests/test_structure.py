@@ -51,7 +51,7 @@ def test_no_import_cycles():
 def test_minti_stays_small():
     lines = {path.name: len(path.read_text().splitlines()) for path in MODULES}
     assert max(lines.values()) <= 250, lines
-    assert sum(lines.values()) <= 3200
+    assert sum(lines.values()) <= 3300
 
 
 def test_the_reading_order_in_the_readme_has_the_right_line_counts():
