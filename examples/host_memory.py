@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-M_TOP_PAD = -2  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -16,4 +16,5 @@ def keep_freed_memory() -> None:
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
-        libc.mallopt(M_TOP_PAD, 2**31 - 1)
+        libc.mallopt(M_MMAP_MAX, 0)  # no block is mapped, and given back, on its own
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
