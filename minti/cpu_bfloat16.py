@@ -39,6 +39,7 @@ class AttentionProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The result o, (rows, d)."""
         out = attention_weights(q, k) @ v
         ctx.save_for_backward(q, k, v, out)
         return out
@@ -46,6 +47,7 @@ class AttentionProducts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients dq, dk and dv."""
         q, k, v, out = ctx.saved_tensors
         weights = attention_weights(q, k)
         d_scores = torch.addmm(-(d_out * out).sum(dim=-1, keepdim=True), d_out, v.T).mul_(weights)
