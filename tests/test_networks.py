@@ -99,7 +99,7 @@ def test_recomputing_keeps_less_and_changes_no_number(block, plain, shape):
     expected, expected_gradient, all_kept = run(lambda x: plain(block, x))
     assert torch.equal(result, expected)
     assert torch.equal(gradient, expected_gradient)
-    assert kept < 0.7 * all_kept
+    assert kept < 0.7 * all_kept  # of a GEGLU two thirds: value and gate, but not the gate's GELU
 
 
 @pytest.mark.parametrize("batch", [1, 2])
