@@ -46,9 +46,9 @@ def write_full_size_model(folder: Path, seed: int) -> Path:
     from safetensors.torch import save_file
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from minti.single_file import TEXT_CONFIG
-    from minti.unet import UNet, UNetConfig
-    from minti.vae import VAE, VAEConfig
+    from minti.checkpoints.single_file import TEXT_CONFIG
+    from minti.networks.unet import UNet, UNetConfig
+    from minti.networks.vae import VAE, VAEConfig
 
     shutil.copytree(minti.TOYBOX, folder, ignore=shutil.ignore_patterns("*.safetensors", "evaluation"))
     torch.manual_seed(seed)

@@ -21,8 +21,8 @@ from tqdm import tqdm
 import minti
 from common import arguments, generators, load, make_output, run
 from minti import distributed
+from minti.diffusion.samplers import SAMPLERS
 from minti.images import grid, open_image, to_pil
-from minti.samplers import SAMPLERS
 
 
 def beginning(

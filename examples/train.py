@@ -23,9 +23,9 @@ from tqdm import tqdm
 import minti
 from common import arguments, generators, load, make_output, page, run
 from minti import distributed
-from minti.embedding_rows import ROW_UPDATES
 from minti.images import grid, open_folder
-from minti.inversion import LR_SCHEDULES
+from minti.learning.preparation import LR_SCHEDULES
+from minti.learning.rows import ROW_UPDATES
 from minti.text import TEMPLATES
 
 CONCEPTS = Path(__file__).parent / "concepts"

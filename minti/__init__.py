@@ -1,10 +1,15 @@
 """minti: minimal textual inversion on Stable Diffusion v1.4, small enough to read in an afternoon."""
 
-from minti.embeddings import load_embeddings, save_embeddings
-from minti.inversion import TextualInversionConfig, TrainingWrapper, diffusion_loss, prepare_for_textual_inversion
+from minti.learning.preparation import (
+    TextualInversionConfig,
+    TrainingWrapper,
+    diffusion_loss,
+    prepare_for_textual_inversion,
+)
+from minti.learning.textual_inversion import TrainingError, TrainingState, textual_inversion
+from minti.learning.words import load_embeddings, save_embeddings
 from minti.model import TOYBOX, StableDiffusion
 from minti.text_to_image import sample, sample_steps
-from minti.training import TrainingError, TrainingState, textual_inversion
 
 __all__ = [
     "TOYBOX",

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from minti import hub, text, weights
+from minti import text
+from minti.checkpoints import hub, weights
+from minti.checkpoints.single_file import SCHEDULER_CONFIG, load_single_file
+from minti.diffusion.scheduler import NoiseScheduler
+from minti.networks.unet import UNet
+from minti.networks.vae import VAE, DiagonalGaussian
 from minti.noise import Generators
-from minti.scheduler import NoiseScheduler
-from minti.single_file import SCHEDULER_CONFIG, load_single_file
-from minti.unet import UNet
-from minti.vae import VAE, DiagonalGaussian
 
 # The bundled model stands beside the package in the repository.
 TOYBOX = Path(__file__).resolve().parent.parent / "weights" / "toybox"

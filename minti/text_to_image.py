@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minti.guidance import GuidedPrediction
+from minti.diffusion.guidance import GuidedPrediction
+from minti.diffusion.samplers import SAMPLERS, run_timesteps
 from minti.images import to_pil
 from minti.model import StableDiffusion
 from minti.noise import Generators, randn
-from minti.samplers import SAMPLERS, run_timesteps
 
 OUTPUTS = ("pil", "latents", "pixels")
 

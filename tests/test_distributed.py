@@ -64,7 +64,7 @@ def test_two_processes_draw_the_same_pictures(tmp_path):
 def test_a_rank_that_dies_ends_the_run_and_the_word_is_whole(tmp_path):
     """Rank 1 is killed in the middle of the run."""
     (tmp_path / "dying.py").write_text(
-        "import os, sys, minti.training as training\n"
+        "import os, sys, minti.learning.textual_inversion as training\n"
         f"sys.path.insert(0, {str(ROOT / 'examples')!r})\n"
         "step = training._accumulate_gradients\n"
         "calls = []\n"

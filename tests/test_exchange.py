@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig
 
 import minti
-import minti.single_file
-from minti import hub
-from minti.single_file import load_single_file, text_name, unet_name, vae_name
-from minti.unet import UNet, UNetConfig
-from minti.vae import VAE, VAEConfig
+import minti.checkpoints.single_file
+from minti.checkpoints import hub
+from minti.checkpoints.single_file import load_single_file, text_name, unet_name, vae_name
+from minti.networks.unet import UNet, UNetConfig
+from minti.networks.vae import VAE, VAEConfig
 
 NETWORK = "diffusion_pytorch_model"
 PARTS = {"unet": NETWORK, "vae": NETWORK, "text_encoder": "model"}
@@ -225,7 +225,7 @@ def test_single_file(tiny, checkpoint, configs, form):
     path = checkpoint
     if form == "safetensors":
         path = checkpoint.with_suffix(".safetensors")
-        state = minti.single_file.read_file(checkpoint)
+        state = minti.checkpoints.single_file.read_file(checkpoint)
         save_file({key: value.contiguous() for key, value in state.items()}, path)
     networks = load_single_file(path, torch.float32, torch.device("cpu"), configs=configs)
     assert_same(minti.StableDiffusion(*networks, tiny.tokenizer, tiny.scheduler), tiny)
@@ -234,7 +234,7 @@ def test_single_file(tiny, checkpoint, configs, form):
 
 
 def test_single_files_that_do_not_fit(checkpoint, configs, tmp_path):
-    state = minti.single_file.read_file(checkpoint)
+    state = minti.checkpoints.single_file.read_file(checkpoint)
 
     def load(tensors, **options):
         torch.save({"state_dict": tensors}, tmp_path / "other.ckpt")

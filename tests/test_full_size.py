@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import minti
-from minti.single_file import load_single_file, text_name, unet_name, vae_name
+from minti.checkpoints.single_file import load_single_file, text_name, unet_name, vae_name
+from minti.checkpoints.weights import load_unet, read_tensors
+from minti.networks.unet import UNetConfig
+from minti.networks.vae import VAEConfig
 from minti.text import add_tokens, placeholder_tokens
-from minti.unet import UNetConfig
-from minti.vae import VAEConfig
-from minti.weights import load_unet, read_tensors
 
 RELEASE = Path(__file__).parents[2] / "shared" / "sd-v1-4"
 NETWORK = "diffusion_pytorch_model.safetensors"

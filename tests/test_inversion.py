@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 import minti
 from minti import text
-from minti.inversion import TrainingWrapper
-from minti.stopping import STEP_COST, evaluation_interval, has_levelled_off
-from minti.training import Concept, FixedSet
+from minti.learning.preparation import TrainingWrapper
+from minti.learning.progress import STEP_COST, evaluation_interval, has_levelled_off
+from minti.learning.textual_inversion import Concept, FixedSet
 
 FORMS = ("new_rows", "restore")
 

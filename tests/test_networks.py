@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from conftest import UNET as SMALL
 from conftest import VAE as SMALL_VAE
 
-from minti.layers import GEGLU, ResnetBlock, timestep_embedding
-from minti.unet import UNet, UNetConfig
-from minti.vae import VAE, VAEConfig
+from minti.networks.layers import GEGLU, ResnetBlock, timestep_embedding
+from minti.networks.unet import UNet, UNetConfig
+from minti.networks.vae import VAE, VAEConfig
 
 UNETS = {
     "as SD": SMALL,

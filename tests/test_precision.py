@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from test_inversion import pictures
 
 import minti
-from minti import cpu_bfloat16
-from minti.inversion import TextualInversionConfig, TrainingWrapper
-from minti.layers import Attention, Convolution
+from minti.learning.preparation import TextualInversionConfig, TrainingWrapper
+from minti.networks import kernels
+from minti.networks.layers import Attention, Convolution
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -69,7 +69,7 @@ def test_attention_as_products(spread):
         return out.detach(), *torch.autograd.grad(out, inputs, d_out.to(dtype))
 
     fused = F.scaled_dot_product_attention
-    exact, kernel, products = run(fused, torch.float32), run(fused), run(cpu_bfloat16.attention)
+    exact, kernel, products = run(fused, torch.float32), run(fused), run(kernels.attention)
     for limit, true, reference, got in zip((2.5, 2, 2, 2), exact, kernel, products):
         assert got.shape == true.shape
         assert 0 < relative_error(got, true) <= limit * relative_error(reference, true)
@@ -80,7 +80,7 @@ def test_attention_as_products_finds_a_needle():
     q, k = torch.zeros(1, 1, 4, 16), torch.zeros(1, 1, 2000, 16)
     q[..., 0], k[..., 1234, 0] = 4, 300  # a score of 300
     v = torch.randn(1, 1, 2000, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
-    got = cpu_bfloat16.attention(q.bfloat16(), k.bfloat16(), v)
+    got = kernels.attention(q.bfloat16(), k.bfloat16(), v)
     assert torch.equal(got, v[:, :, 1234:1235].expand(-1, -1, 4, -1))
 
 
@@ -90,7 +90,7 @@ def test_convolution_as_product(stride, padding, size):
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(6, 10, kernel_size=3, stride=stride, padding=padding)
     x = torch.randn(2, 6, *size, requires_grad=True)
-    expected, got = conv(x), cpu_bfloat16.convolution(x, conv)
+    expected, got = conv(x), kernels.convolution(x, conv)
     assert torch.allclose(got, expected, atol=1e-6)
     d_out = torch.randn_like(expected)
     gradients = [torch.autograd.grad(out, (x, conv.weight), d_out) for out in (expected, got)]
@@ -101,8 +101,8 @@ def test_layers_in_bfloat16_choose_products_where_they_pay(monkeypatch):
     """Attention over 1,024 positions, and a convolution of 1,024 channels on few; small ones and float32 do not."""
     used = []
     for name in ("attention", "convolution"):
-        function = getattr(cpu_bfloat16, name)
-        monkeypatch.setattr(cpu_bfloat16, name, lambda *args, f=function, name=name: used.append(name) or f(*args))
+        function = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, lambda *args, f=function, name=name: used.append(name) or f(*args))
     attention, wide, narrow = (
         Attention(16, heads=2),
         Convolution(8, 1024, 3, padding=1),

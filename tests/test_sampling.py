@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import minti
-from minti.samplers import SAMPLERS, ddim, ddpm, invert_ddim, run_timesteps
-from minti.scheduler import NoiseScheduler, SchedulerConfig
+from minti.diffusion.samplers import SAMPLERS, ddim, ddpm, invert_ddim, run_timesteps
+from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 
 PROMPTS = ["a red cat", "the dog"]
 CLASSES = {

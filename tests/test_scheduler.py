@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from minti.scheduler import NoiseScheduler, SchedulerConfig
+from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 

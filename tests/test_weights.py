@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import minti
-from minti import embeddings
-from minti.embeddings import write_embeddings
+from minti.learning import words
+from minti.learning.words import write_embeddings
 
 NETWORK = "diffusion_pytorch_model.safetensors"
 
@@ -178,10 +178,10 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
             handle.write(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(embeddings, "save_file", full_disk)
+    monkeypatch.setattr(words, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_embeddings(path, {"<word>": torch.zeros(1, 4)})
-    assert torch.equal(embeddings.read_embeddings(path)["<word>"], torch.ones(1, 4))
+    assert torch.equal(words.read_embeddings(path)["<word>"], torch.ones(1, 4))
     assert [p.name for p in tmp_path.iterdir()] == ["word.safetensors"]
 
 

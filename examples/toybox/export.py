@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from data import CONTEXT_LENGTH, build_tokenizer, write_json
-from minti.unet import UNet
-from minti.vae import VAE
+from minti.networks.unet import UNet
+from minti.networks.vae import VAE
 from networks import Judge, ToyCLIP
 
 VAE_CONFIG = {

@@ -16,10 +16,10 @@ import minti
 from data import build_tokenizer, draw_captions, draw_near_misses, scene_of, to_pixels, tokenize
 from export import SCHEDULER_CONFIG, TEXT_CONFIG, UNET_CONFIG, VAE_CONFIG, special_ids
 from loop import batches, save_atomically, train_stage
+from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 from minti.images import grid, to_pil
-from minti.scheduler import NoiseScheduler, SchedulerConfig
-from minti.unet import UNet, UNetConfig
-from minti.vae import VAE, VAEConfig
+from minti.networks.unet import UNet, UNetConfig
+from minti.networks.vae import VAE, VAEConfig
 from networks import Judge, ToyCLIP
 
 LOOK = (

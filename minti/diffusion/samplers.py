@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minti.diffusion.scheduler import Level, NoiseScheduler
 from minti.noise import Generators, randn
-from minti.scheduler import Level, NoiseScheduler
 
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minti.betas import make_betas, rescale_to_zero_snr
 from minti.config import OFF, Config
+from minti.diffusion.betas import make_betas, rescale_to_zero_snr
 
 SPACINGS = ("leading", "linspace", "trailing")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from minti import cpu_bfloat16
+from minti.networks import kernels
 
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -52,17 +52,17 @@ def timestep_embedding(timesteps: Tensor, dim: int, flip_sin_to_cos: bool = True
 
 
 def on_cpu_in_bfloat16(x: Tensor) -> bool:
-    """Whether `cpu_bfloat16.py` has a faster way, for the sizes that it is made for."""
+    """Whether `kernels.py` has a faster way, for the sizes that it is made for."""
     return x.dtype == torch.bfloat16 and x.device.type == "cpu"
 
 
 class Convolution(nn.Conv2d):
-    """A 3 × 3 convolution, the usual layer but for its shortcut in `cpu_bfloat16.py`."""
+    """A 3 × 3 convolution, the usual layer but for its shortcut in `kernels.py`."""
 
     def forward(self, x: Tensor) -> Tensor:
         few_positions = x.shape[0] * x.shape[2] * x.shape[3] <= self.out_channels
         if few_positions and self.out_channels >= 1024 and on_cpu_in_bfloat16(self.weight):
-            return cpu_bfloat16.convolution(x, self)
+            return kernels.convolution(x, self)
         return super().forward(x)
 
 
@@ -125,7 +125,7 @@ class Attention(nn.Module):
             for projected in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
         products = k.shape[2] >= 1024 and on_cpu_in_bfloat16(q)
-        attended = (cpu_bfloat16.attention if products else F.scaled_dot_product_attention)(q, k, v)
+        attended = (kernels.attention if products else F.scaled_dot_product_attention)(q, k, v)
         return self.to_out[0](rearrange(attended, "b heads n d -> b n (heads d)"))
 
 

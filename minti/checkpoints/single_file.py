@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from minti.scheduler import SchedulerConfig
-from minti.unet import UNet, UNetConfig
-from minti.vae import VAE, VAEConfig
-from minti.weights import build, fill, fill_text_encoder, read_pickle, read_tensors
+from minti.checkpoints.weights import build, fill, fill_text_encoder, read_pickle, read_tensors
+from minti.diffusion.scheduler import SchedulerConfig
+from minti.networks.unet import UNet, UNetConfig
+from minti.networks.vae import VAE, VAEConfig
 
 # What the release's own config files say of SD v1 (the configs' defaults are SD v1.4's).
 UNET_CONFIG, VAE_CONFIG, SCHEDULER_CONFIG = UNetConfig(), VAEConfig(), SchedulerConfig(steps_offset=1)

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from minti import distributed
-from minti.concept import Concept, FixedSet
-from minti.embedding_rows import TrainableRows
-from minti.inversion import TrainingWrapper, diffusion_loss, prepare_for_textual_inversion
+from minti.learning.pictures import Concept, FixedSet
+from minti.learning.preparation import TrainingWrapper, diffusion_loss, prepare_for_textual_inversion
+from minti.learning.progress import evaluation_interval, has_levelled_off
+from minti.learning.rows import TrainableRows
 from minti.noise import randn
-from minti.stopping import evaluation_interval, has_levelled_off
 
 MAX_SKIPPED = 20  # steps in a row that float16 may lose while it looks for a scale
 

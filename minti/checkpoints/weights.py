@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from minti.scheduler import NoiseScheduler, SchedulerConfig
-from minti.unet import UNet, UNetConfig
-from minti.vae import VAE, VAEConfig
+from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
+from minti.networks.unet import UNet, UNetConfig
+from minti.networks.vae import VAE, VAEConfig
 
 M = TypeVar("M", bound=nn.Module)
 NETWORK = "diffusion_pytorch_model"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from minti.unet import UNet
+from minti.networks.unet import UNet
 
 
 @dataclass

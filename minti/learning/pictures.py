@@ -10,10 +10,10 @@ from torch import Tensor
 
 from minti import distributed
 from minti.images import to_pixels
-from minti.inversion import TrainingWrapper, diffusion_loss
+from minti.learning.preparation import TrainingWrapper, diffusion_loss
 from minti.model import StableDiffusion
+from minti.networks.vae import DiagonalGaussian
 from minti.noise import randn
-from minti.vae import DiagonalGaussian
 
 
 class Concept:

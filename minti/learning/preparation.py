@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minti import text
-from minti.embedding_rows import ROW_UPDATES, TrainableRows
+from minti.learning.rows import ROW_UPDATES, TrainableRows
 from minti.model import StableDiffusion
 from minti.noise import Generators, randn
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minti.config import Config
-from minti.layers import Downsample, ResnetBlock, SpatialAttention, Upsample
+from minti.networks.layers import Downsample, ResnetBlock, SpatialAttention, Upsample
 from minti.noise import Generators, randn
 
 EPS = 1e-6  # of every norm in the VAE; the config does not say

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minti.inversion import TrainingWrapper
+from minti.checkpoints.weights import read_pickle, read_tensors
+from minti.learning.preparation import TrainingWrapper
 from minti.model import StableDiffusion
 from minti.text import add_tokens, check_new_placeholder, placeholder_tokens
-from minti.weights import read_pickle, read_tensors
 
 
 def save_embeddings(wrapper: TrainingWrapper, path: str | os.PathLike[str]) -> None:
