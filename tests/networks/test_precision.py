@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from test_inversion import pictures
+from helpers import pictures
 
 import minti
 from minti.learning.preparation import TextualInversionConfig, TrainingWrapper

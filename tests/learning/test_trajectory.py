@@ -7,7 +7,7 @@ the whole embedding matrix, put the old rows back. It draws the same random numb
 import pytest
 import torch
 import torch.nn.functional as F
-from test_inversion import pictures
+from helpers import pictures
 
 import minti
 

@@ -17,7 +17,7 @@ from draw_concepts import concept_name, concept_pictures
 from loop import batches, train_stage
 from minti import text
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

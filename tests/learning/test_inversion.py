@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import pictures
 
 import minti
 from minti import text
@@ -14,10 +15,6 @@ from minti.learning.progress import STEP_COST, evaluation_interval, has_levelled
 from minti.learning.textual_inversion import Concept, FixedSet
 
 FORMS = ("new_rows", "restore")
-
-
-def pictures(n=3, seed=0):
-    return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 def wrapper(model, **options) -> TrainingWrapper:
