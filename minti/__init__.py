@@ -1,12 +1,10 @@
 """minti: minimal textual inversion on Stable Diffusion v1.4, small enough to read in an afternoon."""
 
-from minti.learning.preparation import (
-    TextualInversionConfig,
-    TrainingWrapper,
-    diffusion_loss,
-    prepare_for_textual_inversion,
-)
-from minti.learning.textual_inversion import TrainingError, TrainingState, textual_inversion
+from minti.learning.loss import diffusion_loss
+from minti.learning.preparation import prepare_for_textual_inversion
+from minti.learning.progress import TrainingError, TrainingState
+from minti.learning.settings import TextualInversionConfig, TrainingWrapper
+from minti.learning.textual_inversion import textual_inversion
 from minti.learning.words import load_embeddings, save_embeddings
 from minti.model import TOYBOX, StableDiffusion
 from minti.text_to_image import sample, sample_steps

@@ -69,19 +69,27 @@ def open_folder(folder: str | os.PathLike[str]) -> list[Image.Image]:
     return [open_image(path) for path in files]
 
 
-def to_pixels(image: Image.Image, resolution: int, flip: bool = False) -> Tensor:
+def to_pixels(image: Image.Image, size: int | tuple[int, int], flip: bool = False) -> Tensor:
     """The transform of exercise E4: resize the shorter side, crop the centre, optionally mirror, scale.
 
-    A picture smaller than the resolution is enlarged.
+    A picture smaller than the size is enlarged.
+
+    Args:
+        size: (height, width), or one number for both.
 
     Returns:
-        (3, resolution, resolution) float32 in [-1, 1].
+        (3, height, width) float32 in [-1, 1].
     """
-    square = ImageOps.fit(to_rgb(image), (resolution, resolution), Image.Resampling.BICUBIC)
+    height, width = (size, size) if isinstance(size, int) else size
+    fitted = ImageOps.fit(to_rgb(image), (width, height), Image.Resampling.BICUBIC)
     if flip:
-        square = ImageOps.mirror(square)
-    pixels = torch.from_numpy(np.array(square, dtype=np.float32))  # h w c in [0, 255]
-    return pixels.permute(2, 0, 1) / 127.5 - 1.0
+        fitted = ImageOps.mirror(fitted)
+    return from_bytes(torch.from_numpy(np.array(fitted)).permute(2, 0, 1))  # h w c -> c h w
+
+
+def from_bytes(values: Tensor) -> Tensor:
+    """8-bit values, 0 to 255 in any dtype and shape, to float32 in [-1, 1]."""
+    return values.float() / 127.5 - 1.0
 
 
 def to_pil(pixels: Tensor) -> list[Image.Image]:

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from minti import text
 from minti.checkpoints import hub, weights
 from minti.checkpoints.single_file import SCHEDULER_CONFIG, load_single_file
+from minti.defaults import ModelDefaults
 from minti.diffusion.scheduler import NoiseScheduler
 from minti.networks.unet import UNet
 from minti.networks.vae import VAE, DiagonalGaussian
-from minti.noise import Generators
+from minti.text import encode, tokenize
 
-# The bundled model stands beside the package in the repository.
-TOYBOX = Path(__file__).resolve().parent.parent / "weights" / "toybox"
+# The bundled model stands beside the package in a clone, and inside it once installed.
+PACKAGE = Path(__file__).resolve().parent
+TOYBOX = PACKAGE / "toybox" if (PACKAGE / "toybox").is_dir() else PACKAGE.parent / "weights" / "toybox"
 
 
 @dataclass
 class StableDiffusion:
-    """A text-to-image latent diffusion model: five parts and nothing else.
+    """A text-to-image latent diffusion model: five parts, and what suits them.
 
-    The scaling between the VAE's latents and those that the UNet sees happens here (`sample_latents`, `decode`) and
-    nowhere else.
+    The scaling between the VAE's latents and those that the UNet sees happens here (`scale`, `decode`) and nowhere
+    else.
     """
 
     unet: UNet
@@ -35,6 +36,7 @@ class StableDiffusion:
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     scheduler: NoiseScheduler
+    defaults: ModelDefaults = field(default_factory=ModelDefaults)
 
     @classmethod
     def from_pretrained(
@@ -86,6 +88,7 @@ class StableDiffusion:
             text_encoder=weights.load_text_encoder(path / "text_encoder", dtype, device, variant),
             tokenizer=weights.load_tokenizer(path / "tokenizer"),
             scheduler=weights.load_scheduler(path / "scheduler"),
+            defaults=weights.load_defaults(path),
         )
 
     def __post_init__(self) -> None:
@@ -117,18 +120,34 @@ class StableDiffusion:
         return self.unet.conv_in.weight.dtype
 
     def encode_prompt(self, prompts: str | list[str]) -> Tensor:
-        """Prompts to context, (b, n, d). Placeholders of several vectors are expanded; too long prompts are cut, with a
-        warning."""
+        """Prompts to context, (b, m, d); (b, 77, 768) in SD v1.4.
+
+        Placeholders of several vectors are expanded; too long prompts are cut, with a warning.
+        """
         prompts = [prompts] if isinstance(prompts, str) else prompts
-        return text.encode(text.tokenize(prompts, self.tokenizer), self.text_encoder)
+        return encode(tokenize(prompts, self.tokenizer), self.text_encoder)
 
     def encode(self, pixels: Tensor) -> DiagonalGaussian:
         """Pictures (b, 3, H, W) in [-1, 1] to the VAE's distribution over *unscaled* latents."""
         return self.vae.encode(pixels.to(self.device, self.dtype))
 
-    def sample_latents(self, posterior: DiagonalGaussian, generator: Generators = None) -> Tensor:
-        """A draw from what the encoder says, scaled as the UNet expects: (b, c, h, w)."""
-        return posterior.sample(generator) * self.vae.config.scaling_factor
+    def scale(self, latents: Tensor) -> Tensor:
+        """The VAE's latents, of any shape, to those that the UNet sees."""
+        return latents * self.vae.config.scaling_factor
+
+    def latents_shape(
+        self, batch: int, height: int | None = None, width: int | None = None
+    ) -> tuple[int, int, int, int]:
+        """The latents' shape for `batch` pictures of a size in pixels, the model's own when absent: (b, c, h, w).
+
+        Raises:
+            ValueError: a size that is no multiple of the VAE's factor.
+        """
+        factor, native = self.vae.config.factor, self.resolution
+        height, width = native if height is None else height, native if width is None else width
+        if height % factor or width % factor or height <= 0 or width <= 0:
+            raise ValueError(f"{height} x {width} pixels: height and width must be multiples of {factor}")
+        return (batch, self.unet.config.in_channels, height // factor, width // factor)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents (b, c, h, w) to pictures (b, 3, H, W), about [-1, 1] but not clamped.

@@ -36,9 +36,7 @@ STYLE_TEMPLATES = _templates("""
     a close-up painting in the style of {}; a rendition in the style of {}; a nice painting in the style of {}; a small
     painting in the style of {}; a weird painting in the style of {}; a large painting in the style of {}
 """)
-# The toybox knows few words; these are the ones that are true of any picture of a toy.
-TOYBOX_TEMPLATES = ("a photo of a {}", "a {}", "{}")
-TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES, "toybox": TOYBOX_TEMPLATES}
+TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 
 
 # --- placeholder tokens -----------------------------------------------------------------------------------------------

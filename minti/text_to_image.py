@@ -1,16 +1,18 @@
-"""Prompts to pictures: noise, guided denoising, decode. Also from a picture, or into the masked part of one."""
+"""Prompts to pictures: noise, guided denoising, decode (lecture notes `002`, 7.4)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from minti.diffusion.guidance import GuidedPrediction
-from minti.diffusion.samplers import SAMPLERS, run_timesteps
+from minti.diffusion.guidance import GuidedPrediction, shared_trajectory
+from minti.diffusion.samplers import SAMPLERS, Sampler, run_timesteps
+from minti.editing import from_picture
 from minti.images import to_pil
 from minti.model import StableDiffusion
 from minti.noise import Generators, randn
@@ -23,7 +25,7 @@ class SampleStep(NamedTuple):
 
     Attributes:
         timestep: the timestep that was left.
-        latents: (b, c, h, w), scaled.
+        latents: (b, c, h, w), scaled; (b, 4, 64, 64) in SD v1.4.
         clean: (b, c, h, w), scaled: the clean latents predicted at `timestep`, good for a preview.
         evaluations: how many pictures have gone through the UNet so far.
     """
@@ -63,82 +65,96 @@ def sample_steps(
         sampler: "ddpm", "ddim", "pndm" or "dpm-solver++".
         generator: one draws as diffusers draws for the batch; a list holds one per picture, so that a picture does not
             depend on its neighbours.
-        latents: (b or 1, c, h, w) initial standard normal noise; drawn when absent. Where it is the same for all, they
-            share the first unconditional prediction; `share_unconditional` asks for it.
-        height, width: in pixels; the model's own size when absent.
-        init_latents: (b or 1, c, h, w), scaled: a picture to begin from instead of noise (SDEdit, arXiv 2108.01073).
-        strength: in (0, 1], the share of the run that is left to do when it begins from a picture; 1 does all of it.
-        mask: (b or 1, 1, h, w), 1 where to draw and 0 where to keep `init_latents`, which are noised to the current
-            level before each evaluation (questions `003`, 16); with a mask, the strength is usually 1.
-        refresh_every, guidance_interval: see `GuidedPrediction`.
-        share_unconditional: guide all pictures by one unconditional trajectory, which begins at the same noise as they.
+        latents: (b or 1, c, h, w) initial standard normal noise; drawn when absent.
+        height, width: in pixels; the size of `init_latents`, or the model's own, when absent.
+        init_latents, strength, mask: a picture to begin from, (b or 1, c, h, w), how far to leave it, and which part of
+            it, (b or 1, 1, h, w); see `editing.from_picture`.
+        refresh_every, guidance_interval, share_unconditional: what guidance may save; see `GuidedPrediction`.
         sampler_options: further arguments of the sampler: `eta` of DDIM, `karras` of DPM-Solver++, `variance` of DDPM.
 
     Raises:
         ValueError: unknown sampler, a size that is no multiple of the VAE's factor, or counts that do not match.
     """
+    prompts, negatives = _one_for_each(prompts, negative_prompt)
+    timesteps = run_timesteps(sampler, model.scheduler, num_inference_steps, sampler_options.get("karras", False))
+    if init_latents is not None and height is None and width is None:
+        height, width = (side * model.vae.config.factor for side in init_latents.shape[-2:])
+    shape = model.latents_shape(len(prompts), height, width)
+    share = share_unconditional and guidance_scale != 1
+
+    run: Sampler = partial(SAMPLERS[sampler], **sampler_options)
+    run = shared_trajectory(run) if share else run
+    run = _edited(run, model, shape, init_latents, strength, mask)
+    noise = (
+        randn(shape, generator, model.device, model.dtype)
+        if latents is None
+        else _fit(latents, shape, "latents", model)
+    )
+    options = {"refresh_every": refresh_every, "interval": guidance_interval, "last_is_unconditional": share}
+    yield from denoise(model, prompts, negatives, guidance_scale, noise, timesteps, run, generator, **options)
+
+
+@torch.no_grad()
+def denoise(
+    model: StableDiffusion,
+    prompts: list[str],
+    negative_prompts: list[str],
+    guidance_scale: float,
+    noise: Tensor,
+    timesteps: list[int],
+    sampler: Sampler,
+    generator: Generators,
+    **options: Any,
+) -> Iterator[SampleStep]:
+    """The algorithm itself: noise, (b, c, h, w), to the latents of b pictures. `options` are `GuidedPrediction`'s."""
+    context = negative_context = model.encode_prompt(prompts)  # b m d, (b, 77, 768) in SD v1.4
+    if guidance_scale != 1:
+        negative_context = _encode_each_once(model, negative_prompts)
+    guided = GuidedPrediction(model.unet, context, negative_context, guidance_scale, **options)
+
+    def predict(latents: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """(predicted clean latents, predicted noise), both (b, c, h, w)."""
+        return model.scheduler.clean_and_noise(guided(latents, t), latents, t)
+
+    for step in sampler(predict, noise, model.scheduler, timesteps, generator):
+        yield SampleStep(step.timestep, step.latents, step.clean, guided.evaluations)
+
+
+def _one_for_each(prompts: str | Sequence[str], negative: str | Sequence[str]) -> tuple[list[str], list[str]]:
+    """Prompts and negative prompts as lists of one length."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
+    negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
     if not prompts:
         raise ValueError("no prompt given")
     if len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one, or one for each")
-    if refresh_every < 1:
-        raise ValueError(f"refresh_every = {refresh_every}; expected 1 (always) or more")
+    return prompts, negatives
+
+
+def _encode_each_once(model: StableDiffusion, prompts: list[str]) -> Tensor:
+    """As `encode_prompt`, for prompts that are mostly alike: usually all of them are empty."""
+    distinct = list(dict.fromkeys(prompts))
+    return model.encode_prompt(distinct)[[distinct.index(prompt) for prompt in prompts]]
+
+
+def _edited(
+    sampler: Sampler,
+    model: StableDiffusion,
+    shape: tuple[int, ...],
+    init_latents: Tensor | None,
+    strength: float,
+    mask: Tensor | None,
+) -> Sampler:
+    """The sampler, begun with a picture if there is one."""
     if not 0 < strength <= 1:
         raise ValueError(f"strength = {strength}; expected more than 0 and at most 1")
-    if mask is not None and init_latents is None:
-        raise ValueError("a mask says which part of init_latents to draw anew; give both")
-    scheduler, share = model.scheduler, share_unconditional and guidance_scale != 1
-    timesteps = run_timesteps(sampler, scheduler, num_inference_steps, sampler_options.get("karras", False))
-    if init_latents is not None and height is None and width is None:
-        height, width = (side * model.vae.config.factor for side in init_latents.shape[-2:])
-    shape = latents_shape(model, len(prompts), height, width)
-    if latents is None:
-        latents = randn(shape, generator, model.device, model.dtype)
-    noise = latents = _fit(latents, shape, "latents", model)
-
-    start = 0
-    if init_latents is not None:
-        init_latents = _fit(init_latents, shape, "init_latents", model)
-        start = len(timesteps) - max(1, int(len(timesteps) * strength))
-        if start > 0:  # otherwise the run begins at pure noise, as without a picture
-            latents = scheduler.add_noise(init_latents, noise, timesteps[start])
-    if mask is not None:
-        mask = _fit(mask, (shape[0], 1, *shape[2:]), "mask", model)
-
-    context = model.encode_prompt(prompts)
-    negative_context = context
-    if guidance_scale != 1:
-        distinct = list(dict.fromkeys(negatives))  # usually the empty prompt alone
-        negative_context = model.encode_prompt(distinct)[[distinct.index(negative) for negative in negatives]]
-    if share:
-        if not (latents == latents[:1]).all() or len(set(negatives)) > 1:
-            raise ValueError(
-                "share_unconditional needs one negative prompt and the same initial noise for all pictures"
-            )
-        if isinstance(generator, Sequence):
-            generator = [*generator, generator[0].clone_state()]
-        latents, context = torch.cat([latents, latents[:1]]), torch.cat([context, negative_context[:1]])
-    guided = GuidedPrediction(
-        model.unet, context, negative_context, guidance_scale, refresh_every, guidance_interval, share
-    )
-
-    def keep(latents: Tensor, t: int) -> Tensor:
-        """The latents with their known part as it is at timestep t; -1: the clean picture."""
-        if mask is None:
-            return latents
-        known = scheduler.add_noise(init_latents, noise, t) if t >= 0 else init_latents
-        return torch.cat([mask * latents[: len(mask)] + (1 - mask) * known, latents[len(mask) :]])
-
-    def predict(latents: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        latents = keep(latents, t)
-        return scheduler.clean_and_noise(guided(latents, t), latents, t)
-
-    following = [*timesteps[start + 1 :], -1]
-    for step in SAMPLERS[sampler](predict, latents, scheduler, timesteps, generator, start=start, **sampler_options):
-        kept = keep(step.latents, following.pop(0))[: len(prompts)]
-        yield SampleStep(step.timestep, kept, step.clean[: len(prompts)], guided.evaluations)
+    if init_latents is None:
+        if mask is not None:
+            raise ValueError("a mask says which part of init_latents to draw anew; give both")
+        return sampler
+    init_latents = _fit(init_latents, shape, "init_latents", model)
+    mask = mask if mask is None else _fit(mask, (shape[0], 1, *shape[2:]), "mask", model)
+    return from_picture(sampler, init_latents, strength, mask)
 
 
 def _fit(tensor: Tensor, shape: tuple[int, ...], name: str, model: StableDiffusion) -> Tensor:
@@ -154,6 +170,7 @@ def sample(
     prompts: str | Sequence[str],
     negative_prompt: str | Sequence[str] = "",
     output: str = "pil",
+    on_step: Callable[[SampleStep], None] = lambda step: None,
     **options: Any,
 ) -> list[Image.Image] | Tensor:
     """Draws one picture for each prompt.
@@ -161,6 +178,7 @@ def sample(
     Args:
         output: "pil" for a list of pictures; "latents" for (b, c, h, w), scaled, as the sampler left them; "pixels" for
             (b, 3, H, W), about [-1, 1].
+        on_step: called after every step, for a progress bar or a preview.
         options: the other arguments of `sample_steps`, with their defaults.
 
     Raises:
@@ -169,23 +187,8 @@ def sample(
     if output not in OUTPUTS:
         raise ValueError(f"unknown output {output!r}; expected one of {', '.join(OUTPUTS)}")
     for step in sample_steps(model, prompts, negative_prompt, **options):
-        latents = step.latents
+        on_step(step)
     if output == "latents":
-        return latents
-    pixels = model.decode(latents)
+        return step.latents
+    pixels = model.decode(step.latents)
     return pixels if output == "pixels" else to_pil(pixels)
-
-
-def latents_shape(
-    model: StableDiffusion, batch: int, height: int | None = None, width: int | None = None
-) -> tuple[int, int, int, int]:
-    """The shape of the latents of `batch` pictures of a size in pixels; the model's own size when absent.
-
-    Raises:
-        ValueError: a size that is no multiple of the VAE's factor.
-    """
-    factor, native = model.vae.config.factor, model.resolution
-    height, width = native if height is None else height, native if width is None else width
-    if height % factor or width % factor or height <= 0 or width <= 0:
-        raise ValueError(f"{height} x {width} pixels: height and width must be multiples of {factor}")
-    return (batch, model.unet.config.in_channels, height // factor, width // factor)

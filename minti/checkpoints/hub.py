@@ -16,7 +16,7 @@ TOKENIZER = "openai/clip-vit-large-patch14"  # the tokenizer of all SD v1 models
 def needed_files(variant: str | None = None) -> list[str]:
     """Patterns of the files that minti reads of a model folder: safetensors, configs and the tokenizer, no more."""
     suffix = f".{variant}" if variant else ""
-    patterns = ["scheduler/scheduler_config.json", "tokenizer/*"]
+    patterns = ["defaults.json", "scheduler/scheduler_config.json", "tokenizer/*"]
     for part, stem in (
         ("unet", "diffusion_pytorch_model"),
         ("vae", "diffusion_pytorch_model"),

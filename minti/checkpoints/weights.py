@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from minti.defaults import FILE as DEFAULTS
+from minti.defaults import ModelDefaults
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
@@ -218,3 +220,9 @@ def load_scheduler(folder: Path) -> NoiseScheduler:
     """The noise schedule of a model folder's `scheduler/`."""
     path = folder / "scheduler_config.json"
     return NoiseScheduler(SchedulerConfig.from_dict(read_json(path), str(path)))
+
+
+def load_defaults(folder: Path) -> ModelDefaults:
+    """What suits the model of a folder; what suits SD v1 where it does not say."""
+    path = folder / DEFAULTS
+    return ModelDefaults.from_dict(read_json(path), str(path)) if path.is_file() else ModelDefaults()

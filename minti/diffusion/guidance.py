@@ -1,21 +1,28 @@
 """Classifier-free guidance: how the predictions with and without the prompt combine, and when one can be kept.
 
-Ho and Salimans (arXiv 2207.12598), Algorithm 2; lecture notes `002`, 6.2.2; slides `001`; exercise E4, question 2.
+Ho and Salimans (arXiv 2207.12598), Algorithm 2; lecture notes `002`, 7.4 and 15; questions `003`, 6; slides `001`;
+exercise E4, question 2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from minti.networks.unet import UNet
+from minti.diffusion.samplers import Predict, Sampler, SamplerStep
+from minti.diffusion.scheduler import NoiseScheduler
+from minti.noise import Generators
+
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass
 class GuidedPrediction:
-    """The UNet's raw output for a batch, pushed away from the negative prompt.
+    """The network's raw output for a batch, pushed away from the negative prompt.
 
         output = uncond + s (cond - uncond)
 
@@ -27,16 +34,20 @@ class GuidedPrediction:
     The rest are approximations, off by default.
 
     Attributes:
-        context: (b, n, d), the encoded prompts.
-        negative_context: (b, n, d), the encoded negative prompts; empty prompts make it the unconditional prediction.
+        network: (latents, timesteps, context) -> raw output; shapes (b, c, h, w), (b,), (b, m, d) -> (b, c, h, w).
+        context: (b, m, d), the encoded prompts.
+        negative_context: (b, m, d), the encoded negative prompts; empty prompts make it the unconditional prediction.
         refresh_every: compute the unconditional prediction in every k-th step and keep it in between: B T (1 + 1 / k).
         interval: (low, high): guide between these timesteps, both included, and nowhere else (arXiv 2404.07724).
-        last_is_unconditional: the batch's last picture follows the negative prompt alone, and its prediction serves as
-            the unconditional one of all the others: T (B + 1) for B other pictures.
-        evaluations: how many pictures have gone through the UNet so far.
+        last_is_unconditional: the latents come with one picture more, the last, which follows the negative prompt
+            alone; its prediction serves as the unconditional one of all the others (`shared_trajectory`): T (B + 1).
+        evaluations: how many pictures have gone through the network so far.
+
+    Raises:
+        ValueError: a refresh below 1, or one unconditional picture for several negative prompts.
     """
 
-    unet: UNet
+    network: Network
     context: Tensor
     negative_context: Tensor
     guidance_scale: float
@@ -46,6 +57,14 @@ class GuidedPrediction:
     evaluations: int = field(default=0, init=False)
     _calls: int = field(default=0, init=False)
     _kept: Tensor | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.refresh_every < 1:
+            raise ValueError(f"refresh_every = {self.refresh_every}; expected 1 (always) or more")
+        if self.last_is_unconditional:
+            if not (self.negative_context == self.negative_context[:1]).all():
+                raise ValueError("share_unconditional needs one negative prompt for all pictures")
+            self.context = torch.cat([self.context, self.negative_context[:1]])
 
     def __call__(self, latents: Tensor, t: int) -> Tensor:
         """(b, c, h, w) latents at timestep t -> (b, c, h, w) guided raw output."""
@@ -82,4 +101,30 @@ class GuidedPrediction:
     def _evaluate(self, latents: Tensor, t: int, context: Tensor) -> Tensor:
         self.evaluations += len(latents)
         timesteps = torch.full((len(latents),), t, device=latents.device)
-        return self.unet(latents, timesteps, context)
+        return self.network(latents, timesteps, context)
+
+
+def shared_trajectory(sampler: Sampler) -> Sampler:
+    """The sampler, with one picture more that begins at the same noise and serves all as their unconditional one.
+
+    Raises:
+        ValueError: the pictures begin at different noise.
+    """
+
+    def run(
+        predict: Predict,
+        latents: Tensor,
+        scheduler: NoiseScheduler,
+        timesteps: list[int],
+        generator: Generators = None,
+        **options: Any,
+    ) -> Iterator[SamplerStep]:
+        if not (latents == latents[:1]).all():
+            raise ValueError("share_unconditional needs the same initial noise for all pictures")
+        if isinstance(generator, Sequence):
+            generator = [*generator, generator[0].clone_state()]
+        latents = torch.cat([latents, latents[:1]])
+        for step in sampler(predict, latents, scheduler, timesteps, generator, **options):
+            yield SamplerStep(step.timestep, step.latents[:-1], step.clean[:-1])
+
+    return run

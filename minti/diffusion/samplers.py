@@ -18,6 +18,7 @@ from minti.diffusion.scheduler import Level, NoiseScheduler
 from minti.noise import Generators, randn
 
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+Sampler = Callable[..., Iterator["SamplerStep"]]  # (predict, latents, scheduler, timesteps, generator, **options)
 
 
 class SamplerStep(NamedTuple):
@@ -208,7 +209,7 @@ def dpm_solver(
     sigmas = torch.cat([sigmas, torch.zeros(1)])
     signals = 1 / (sigmas**2 + 1) ** 0.5
     levels = [Level(signal, sigma * signal) for signal, sigma in zip(signals, sigmas)]
-    lambdas = [torch.log(level.signal) - torch.log(level.noise) for level in levels]
+    lambdas = [torch.log(level.signal_rate) - torch.log(level.noise_rate) for level in levels]
 
     former = None  # the clean latents predicted one step ago
     for i, t in enumerate(timesteps[start:], start):
@@ -216,10 +217,10 @@ def dpm_solver(
         clean, _ = scheduler.clean_and_noise(output, latents, levels[i])
         x = latents.to(torch.promote_types(latents.dtype, torch.float32))
         h = lambdas[i + 1] - lambdas[i]
-        weight = levels[i + 1].signal * (torch.exp(-h) - 1.0)
+        weight = levels[i + 1].signal_rate * (torch.exp(-h) - 1.0)
         # x_s = noise_s / noise_t x_t - signal_s (e^-h - 1) D
         # D = x_0 + (x_0 - former x_0) / (2 r),   r = former h / h
-        x = (levels[i + 1].noise / levels[i].noise) * x - weight * clean
+        x = (levels[i + 1].noise_rate / levels[i].noise_rate) * x - weight * clean
         if former is not None and i + 1 < len(timesteps):
             r = (lambdas[i] - lambdas[i - 1]) / h
             x = x - 0.5 * weight * ((1.0 / r) * (clean - former))

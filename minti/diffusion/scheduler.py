@@ -62,13 +62,13 @@ class SchedulerConfig(Config):
 
 
 class Level(NamedTuple):
-    """How much of a noisy picture is signal and how much noise: x = signal x_0 + noise epsilon.
+    """How much of a noisy picture is signal and how much noise: x = signal_rate x_0 + noise_rate epsilon.
 
     Usually that of a timestep, sqrt(alpha-bar_t) and sqrt(1 - alpha-bar_t); but some samplers stop between timesteps.
     """
 
-    signal: Tensor
-    noise: Tensor
+    signal_rate: Tensor
+    noise_rate: Tensor
 
 
 Timesteps = int | Tensor | Level
@@ -154,12 +154,12 @@ class NoiseScheduler:
         The lecture notes `002`, 17.2, write z_{t-1} in place of x_0 here; under alpha-bar it is x_0.
         """
         level = self.level(timesteps, clean)
-        return level.signal * clean + level.noise * noise
+        return level.signal_rate * clean + level.noise_rate * noise
 
     def velocity(self, clean: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
         """v = sqrt(alpha-bar_t) epsilon - sqrt(1 - alpha-bar_t) x_0   (progressive distillation, arXiv 2202.00512)."""
         level = self.level(timesteps, clean)
-        return level.signal * noise - level.noise * clean
+        return level.signal_rate * noise - level.noise_rate * clean
 
     def target(self, clean: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
         """What the UNet should have answered: noise, clean latents or velocity, by `prediction_type`."""
@@ -174,22 +174,22 @@ class NoiseScheduler:
     def clean_from_noise(self, latents: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
         """x_0 = (x_t - sqrt(1 - alpha-bar_t) epsilon) / sqrt(alpha-bar_t)   (DDPM, eq. 15)."""
         level = self.level(timesteps, latents)
-        return (latents - level.noise * noise) / level.signal
+        return (latents - level.noise_rate * noise) / level.signal_rate
 
     def noise_from_clean(self, latents: Tensor, clean: Tensor, timesteps: Timesteps) -> Tensor:
         """epsilon = (x_t - sqrt(alpha-bar_t) x_0) / sqrt(1 - alpha-bar_t)."""
         level = self.level(timesteps, latents)
-        return (latents - level.signal * clean) / level.noise
+        return (latents - level.signal_rate * clean) / level.noise_rate
 
     def clean_from_velocity(self, latents: Tensor, velocity: Tensor, timesteps: Timesteps) -> Tensor:
         """x_0 = sqrt(alpha-bar_t) x_t - sqrt(1 - alpha-bar_t) v."""
         level = self.level(timesteps, latents)
-        return level.signal * latents - level.noise * velocity
+        return level.signal_rate * latents - level.noise_rate * velocity
 
     def noise_from_velocity(self, latents: Tensor, velocity: Tensor, timesteps: Timesteps) -> Tensor:
         """epsilon = sqrt(alpha-bar_t) v + sqrt(1 - alpha-bar_t) x_t."""
         level = self.level(timesteps, latents)
-        return level.signal * velocity + level.noise * latents
+        return level.signal_rate * velocity + level.noise_rate * latents
 
     def score_from_noise(self, noise: Tensor, timesteps: int | Tensor) -> Tensor:
         """grad_x log p_t(x) = -epsilon / sqrt(1 - alpha-bar_t), minus the gradient of the energy of p_t ~ exp(-E).

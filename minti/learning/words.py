@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minti.checkpoints.weights import read_pickle, read_tensors
-from minti.learning.preparation import TrainingWrapper
+from minti.learning.settings import TrainingWrapper
 from minti.model import StableDiffusion
 from minti.text import add_tokens, check_new_placeholder, placeholder_tokens
 

@@ -1,22 +1,84 @@
-"""bfloat16 on a CPU: attention over many positions, and convolutions of few, as plain matrix products.
+"""What the layers compute, by its mathematical name; which way is fastest or leanest here is decided inside.
 
-torch's fused attention reaches a sixth of the rate of matrix products here. Its convolutions bring their weights into
+Two things are decided. What takes much memory and little time is computed again in the backward pass instead of being
+kept. And in bfloat16 on a CPU, attention over many positions and convolutions of few are plain matrix products: torch's
+fused attention reaches a sixth of the rate of matrix products there, and its convolutions bring their weights into
 another order at every call, which takes longer than the convolution itself where a feature map has few positions.
-Everywhere else (float32, float16, other devices, other sizes) `layers.py` uses torch's own kernels.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.utils.checkpoint import checkpoint
 
-ROWS = 1024  # queries at a time: their weights over 4,096 keys take 8 MiB, which a cache can hold
+QUERIES = 1024  # at a time: their weights over 4,096 keys take 8 MiB, which a cache can hold
+
+# --- what the layers call ---------------------------------------------------------------------------------------------
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v: (b, heads, n, d), (b, heads, m, d) and (b, heads, m, d) -> (b, heads, n, d)."""
+    if k.shape[2] >= 1024 and _on_cpu_in_bfloat16(q):
+        return attention_products(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def convolution(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The layer's convolution of (b, c_in, h, w)."""
+    few_positions = x.shape[0] * x.shape[2] * x.shape[3] <= conv.out_channels
+    if few_positions and conv.out_channels >= 1024 and _on_cpu_in_bfloat16(conv.weight):
+        return convolution_product(conv, x)
+    return conv(x)
+
+
+def norm_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """conv(norm(x)): (b, c_in, h, w) -> (b, c_out, h, w)."""
+    return _recomputed(lambda x: conv(norm(x)), x)
+
+
+def norm_silu_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """conv(silu(norm(x))): (b, c_in, h, w) -> (b, c_out, h, w)."""
+    return _recomputed(lambda x: convolution(conv, F.silu(norm(x))), x)
+
+
+def gated(projected: Tensor) -> Tensor:
+    """value * gelu(gate), where (b, n, 2 d) holds value and gate: -> (b, n, d)."""
+
+    def product(projected: Tensor) -> Tensor:
+        value, gate = projected.chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+    return _recomputed(product, projected)
+
+
+# --- computed twice instead of kept -----------------------------------------------------------------------------------
+
+
+def _recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """function(x) with the same numbers, but the backward pass computes the steps inside again from `x`.
+
+    Otherwise every step's result would be kept until then. A convolution at the end is not computed again, for its
+    gradient needs what goes in and not what comes out. Small tensors are not worth it.
+    """
+    if not torch.is_grad_enabled() or x.numel() < 2**18:
+        return function(x)
+    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
+
+
+# --- matrix products in bfloat16 on a CPU -----------------------------------------------------------------------------
+
+
+def _on_cpu_in_bfloat16(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu"
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d): (rows, d) and (keys, d) -> (rows, keys).
+    """softmax(q kᵀ / √d): (n, d) and (m, d) -> (n, m).
 
     bfloat16 has eight significant bits: a score of 20 is off by up to 0.06, its weight by 6 %. But softmax stays the
     same when all scores of a query are shifted. Shifted before rounding by the largest, those that matter are small
@@ -30,7 +92,7 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
 
 
 class AttentionProducts(torch.autograd.Function):
-    """softmax(q kᵀ / √d) v for (rows, d) queries; the weights are computed again for the gradient.
+    """softmax(q kᵀ / √d) v for (n, d) queries; the weights are computed again for the gradient.
 
     With P = softmax(S), S = q kᵀ / √d and o = P v, the gradient do of the result becomes
         dv = Pᵀ do,   dS = P ∘ (do vᵀ - rowsum(do ∘ o)),   dq = dS k / √d,   dk = dSᵀ q / √d
@@ -39,7 +101,7 @@ class AttentionProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The result o, (rows, d)."""
+        """The result o, (n, d)."""
         out = attention_weights(q, k) @ v
         ctx.save_for_backward(q, k, v, out)
         return out
@@ -52,22 +114,22 @@ class AttentionProducts(torch.autograd.Function):
         weights = attention_weights(q, k)
         d_scores = torch.addmm(-(d_out * out).sum(dim=-1, keepdim=True), d_out, v.T).mul_(weights)
         scale = q.shape[-1] ** -0.5
-        # (a.T @ b).T instead of b.T @ a: the product's long side is then its rows' and it is a third faster.
+        # (a.T @ b).T instead of b.T @ a: the product's long side is then the rows' and it is a third faster.
         return d_scores @ k * scale, (q.T @ d_scores).T * scale, (d_out.T @ weights).T
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) v, (b, heads, n, d): one head and ROWS queries at a time."""
+def attention_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`attention`, one head and QUERIES queries at a time."""
     attended = [
-        AttentionProducts.apply(rows, k_head, v_head)
+        AttentionProducts.apply(queries, k_head, v_head)
         for q_picture, k_picture, v_picture in zip(q, k, v)
         for q_head, k_head, v_head in zip(q_picture, k_picture, v_picture)
-        for rows in q_head.split(ROWS)
+        for queries in q_head.split(QUERIES)
     ]
     return torch.cat(attended).view(q.shape)
 
 
-def convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def convolution_product(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A 3 × 3 convolution as one product: (b h w, 9 c_in) neighbourhoods by (9 c_in, c_out) weights."""
     if not conv.weight.is_contiguous(memory_format=torch.channels_last):
         # Once, the first time: the order (c_out, 3, 3, c_in), of which the product takes a view.

@@ -1,32 +1,20 @@
 """The pieces that the UNet and the VAE are built from.
 
 Every submodule carries the name that its weights have in the SD v1.4 checkpoint, so that loading is
-`load_state_dict` and no table of renamings exists. Shapes in comments: `b` batch, `c` channels,
-`h w` height and width, `n` tokens, `d` features.
+`load_state_dict` and no table of renamings exists. Shapes in comments: `b` batch, `c` channels, `h w` height and width,
+`n` tokens of the picture, `m` tokens of the prompt (77 in SD v1.4), `d` features.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from minti.networks import kernels
-
-
-def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """function(x), of which only `x` is kept for the backward pass, which computes the rest again; the same numbers.
-
-    For what takes much memory and little time; a convolution at its end is not computed again, nor is what is small.
-    """
-    if not torch.is_grad_enabled() or x.numel() < 2**18:
-        return function(x)
-    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
+from minti.networks.kernels import attention, convolution, gated, norm_conv, norm_silu_conv
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, flip_sin_to_cos: bool = True, freq_shift: float = 0) -> Tensor:
@@ -51,21 +39,6 @@ def timestep_embedding(timesteps: Tensor, dim: int, flip_sin_to_cos: bool = True
     return torch.cat([cos, sin] if flip_sin_to_cos else [sin, cos], dim=-1)
 
 
-def on_cpu_in_bfloat16(x: Tensor) -> bool:
-    """Whether `kernels.py` has a faster way, for the sizes that it is made for."""
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu"
-
-
-class Convolution(nn.Conv2d):
-    """A 3 × 3 convolution, the usual layer but for its shortcut in `kernels.py`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        few_positions = x.shape[0] * x.shape[2] * x.shape[3] <= self.out_channels
-        if few_positions and self.out_channels >= 1024 and on_cpu_in_bfloat16(self.weight):
-            return kernels.convolution(x, self)
-        return super().forward(x)
-
-
 class TimestepEmbedding(nn.Module):
     """Two linear layers from the sinusoidal features to the vector that every resnet block receives."""
 
@@ -87,18 +60,18 @@ class ResnetBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, groups: int, eps: float, time_embed_dim: int | None = None):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
-        self.conv1 = Convolution(in_channels, out_channels, kernel_size=3, padding=1)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         if time_embed_dim is not None:
             self.time_emb_proj = nn.Linear(time_embed_dim, out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
-        self.conv2 = Convolution(out_channels, out_channels, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, time_emb: Tensor | None = None) -> Tensor:
-        hidden = recomputed(lambda x: self.conv1(F.silu(self.norm1(x))), x)  # b c_in h w -> b c_out h w
+        hidden = norm_silu_conv(self.norm1, self.conv1, x)  # b c_in h w -> b c_out h w
         if time_emb is not None:
             hidden = hidden + self.time_emb_proj(F.silu(time_emb))[:, :, None, None]
-        hidden = recomputed(lambda x: self.conv2(F.silu(self.norm2(x))), hidden)
+        hidden = norm_silu_conv(self.norm2, self.conv2, hidden)
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
         return shortcut + hidden
 
@@ -106,7 +79,8 @@ class ResnetBlock(nn.Module):
 class Attention(nn.Module):
     """softmax(q kᵀ / √d) v over several heads ("Attention Is All You Need", eq. 1).
 
-    Queries come from `x`; keys and values from `context`, or from `x` itself when there is none.
+    Queries come from `x`, (b, n, query_dim); keys and values from `context`, (b, m, context_dim), or from `x` itself
+    when there is none.
     """
 
     def __init__(self, query_dim: int, heads: int, context_dim: int | None = None, qkv_bias: bool = False):
@@ -120,12 +94,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         context = x if context is None else context
-        q, k, v = (
-            rearrange(projected, "b n (heads d) -> b heads n d", heads=self.heads)
-            for projected in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
-        products = k.shape[2] >= 1024 and on_cpu_in_bfloat16(q)
-        attended = (kernels.attention if products else F.scaled_dot_product_attention)(q, k, v)
+        q = rearrange(self.to_q(x), "b n (heads d) -> b heads n d", heads=self.heads)
+        k = rearrange(self.to_k(context), "b m (heads d) -> b heads m d", heads=self.heads)
+        v = rearrange(self.to_v(context), "b m (heads d) -> b heads m d", heads=self.heads)
+        attended = attention(q, k, v)  # b heads n d
         return self.to_out[0](rearrange(attended, "b heads n d -> b n (heads d)"))
 
 
@@ -151,11 +123,7 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(dim_in, 2 * dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        def gated(projected: Tensor) -> Tensor:
-            value, gate = projected.chunk(2, dim=-1)
-            return value * F.gelu(gate)
-
-        return recomputed(gated, self.proj(x))
+        return gated(self.proj(x))  # b n d_in -> b n (2 d_out) -> b n d_out
 
 
 class FeedForward(nn.Module):
@@ -201,7 +169,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, kernel_size=1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        hidden = recomputed(lambda x: self.proj_in(self.norm(x)), x)
+        hidden = norm_conv(self.norm, self.proj_in, x)
         tokens = rearrange(hidden, "b c h w -> b (h w) c")
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
@@ -219,10 +187,10 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, asymmetric: bool = False):
         super().__init__()
         self.asymmetric = asymmetric
-        self.conv = Convolution(channels, channels, kernel_size=3, stride=2, padding=0 if asymmetric else 1)
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+        return convolution(self.conv, F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
 
 
 class Upsample(nn.Module):
@@ -230,8 +198,8 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = Convolution(channels, channels, kernel_size=3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
         scale = {"scale_factor": 2.0} if size is None else {"size": size}
-        return self.conv(F.interpolate(x, mode="nearest", **scale))
+        return convolution(self.conv, F.interpolate(x, mode="nearest", **scale))

@@ -210,6 +210,16 @@ class UNet(nn.Module):
 
         Returns:
             (b, c, h, w), in the dtype of `noisy_latents`.
+
+        SD v1.4 at 512 x 512, channels and size of x behind each rung, with the prompt's (b, 77, 768) attended to:
+
+            conv_in                320 x 64 x 64
+            down_blocks  0, 1, 2   320 x 32 x 32   640 x 16 x 16   1280 x 8 x 8    with the prompt, then halved
+                         3        1280 x 8 x 8                                     without either
+            mid_block             1280 x 8 x 8                                     with the prompt
+            up_blocks    0        1280 x 16 x 16                                   without the prompt, doubled
+                         1, 2, 3  1280 x 32 x 32   640 x 64 x 64   320 x 64 x 64   with it; the last is not doubled
+            conv_out                 4 x 64 x 64
         """
         config = self.config
         features = timestep_embedding(

@@ -10,9 +10,9 @@ from helpers import pictures
 
 import minti
 from minti import text
-from minti.learning.preparation import TrainingWrapper
-from minti.learning.progress import STEP_COST, evaluation_interval, has_levelled_off
-from minti.learning.textual_inversion import Concept, FixedSet
+from minti.learning.pictures import Concept
+from minti.learning.progress import STEP_COST, FixedSet, evaluation_interval, has_levelled_off
+from minti.learning.settings import TrainingWrapper
 
 FORMS = ("new_rows", "restore")
 

@@ -1,16 +1,18 @@
 """Half precision: the networks in bfloat16 or float16, what learns in float32."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import pictures
+from torch import nn
 
 import minti
-from minti.learning.preparation import TextualInversionConfig, TrainingWrapper
+from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.networks import kernels
-from minti.networks.layers import Attention, Convolution
+from minti.networks.layers import Attention
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -69,7 +71,7 @@ def test_attention_as_products(spread):
         return out.detach(), *torch.autograd.grad(out, inputs, d_out.to(dtype))
 
     fused = F.scaled_dot_product_attention
-    exact, kernel, products = run(fused, torch.float32), run(fused), run(kernels.attention)
+    exact, kernel, products = run(fused, torch.float32), run(fused), run(kernels.attention_products)
     for limit, true, reference, got in zip((2.5, 2, 2, 2), exact, kernel, products):
         assert got.shape == true.shape
         assert 0 < relative_error(got, true) <= limit * relative_error(reference, true)
@@ -80,7 +82,7 @@ def test_attention_as_products_finds_a_needle():
     q, k = torch.zeros(1, 1, 4, 16), torch.zeros(1, 1, 2000, 16)
     q[..., 0], k[..., 1234, 0] = 4, 300  # a score of 300
     v = torch.randn(1, 1, 2000, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
-    got = kernels.attention(q.bfloat16(), k.bfloat16(), v)
+    got = kernels.attention_products(q.bfloat16(), k.bfloat16(), v)
     assert torch.equal(got, v[:, :, 1234:1235].expand(-1, -1, 4, -1))
 
 
@@ -90,7 +92,7 @@ def test_convolution_as_product(stride, padding, size):
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(6, 10, kernel_size=3, stride=stride, padding=padding)
     x = torch.randn(2, 6, *size, requires_grad=True)
-    expected, got = conv(x), kernels.convolution(x, conv)
+    expected, got = conv(x), kernels.convolution_product(conv, x)
     assert torch.allclose(got, expected, atol=1e-6)
     d_out = torch.randn_like(expected)
     gradients = [torch.autograd.grad(out, (x, conv.weight), d_out) for out in (expected, got)]
@@ -100,23 +102,22 @@ def test_convolution_as_product(stride, padding, size):
 def test_layers_in_bfloat16_choose_products_where_they_pay(monkeypatch):
     """Attention over 1,024 positions, and a convolution of 1,024 channels on few; small ones and float32 do not."""
     used = []
-    for name in ("attention", "convolution"):
+    for name in ("attention_products", "convolution_product"):
         function = getattr(kernels, name)
         monkeypatch.setattr(kernels, name, lambda *args, f=function, name=name: used.append(name) or f(*args))
-    attention, wide, narrow = (
-        Attention(16, heads=2),
-        Convolution(8, 1024, 3, padding=1),
-        Convolution(8, 16, 3, padding=1),
-    )
+    attention, wide, narrow = Attention(16, heads=2), nn.Conv2d(8, 1024, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+    ways = (attention, partial(kernels.convolution, wide), partial(kernels.convolution, narrow))
+    chosen = (["attention_products"], ["convolution_product"], [])
     inputs = (torch.randn(1, 1024, 16), torch.randn(1, 8, 4, 4), torch.randn(1, 8, 4, 4))
-    for layer, x, expected in zip((attention, wide, narrow), inputs, (["attention"], ["convolution"], [])):
-        exact = layer(x).detach()
+    for layer, way, x, expected in zip((attention, wide, narrow), ways, inputs, chosen):
+        exact = way(x).detach()
         assert used == []
-        assert relative_error(layer.bfloat16()(x.bfloat16()).detach(), exact) < 0.02
+        layer.bfloat16()
+        assert relative_error(way(x.bfloat16()).detach(), exact) < 0.02
         assert used == expected
         used.clear()
     attention(torch.randn(1, 1023, 16).bfloat16())
-    wide(torch.randn(1, 8, 32, 33).bfloat16())
+    kernels.convolution(wide, torch.randn(1, 8, 32, 33).bfloat16())
     assert used == []
 
 

@@ -1,0 +1,32 @@
+"""What suits a model, in a file beside its weights; where there is none, what suits SD v1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minti.config import Config
+
+FILE = "defaults.json"
+
+
+@dataclass(frozen=True)
+class ModelDefaults(Config):
+    """The keys of a model folder's `defaults.json`, which only minti reads; the defaults are SD v1's.
+
+    Attributes:
+        guidance_scale: for drawing.
+        batch_size: pictures per forward pass in training.
+        templates: for training: a name of `text.TEMPLATES`, or prompts with `{}` where the word goes.
+        prompts: what a new word is tried on, with `{}` where the word goes.
+    """
+
+    guidance_scale: float = 7.5
+    batch_size: int = 1
+    templates: str | tuple[str, ...] = "object"
+    prompts: tuple[str, ...] = (
+        "a photo of a {} on the beach",
+        "a comic book illustration of a {}",
+        "a black and white photo of a {}",
+        "an oil painting of a {} in a forest",
+        "a photo of a {} next to a cup of coffee",
+    )

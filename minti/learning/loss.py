@@ -1,0 +1,39 @@
+"""E4, task 1: what a diffusion model is trained with, and all that textual inversion changes is what it trains.
+
+v* = argmin_v  E[ || epsilon - epsilon_theta(z_t, t, c(template with v)) ||^2 ]        (arXiv 2208.01618, eq. 2)
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from minti.learning.settings import TrainingWrapper
+from minti.noise import Generators, randn
+
+
+def diffusion_loss(
+    wrapper: TrainingWrapper,
+    latents: Tensor,
+    timestep_idx: Tensor,
+    embeddings: Tensor,
+    noise: Tensor | None = None,
+    generator: Generators = None,
+) -> Tensor:
+    """The loss of a diffusion model: how well the UNet tells the noise from the picture (E4, task 1; DDPM, eq. 14).
+
+    Args:
+        latents: (b, c, h, w), clean and already scaled.
+        timestep_idx: (b,), in [0, num_train_timesteps).
+        embeddings: (b, n, d), the encoded prompts.
+        noise: (b, c, h, w); drawn from `generator` when absent.
+
+    Returns:
+        The mean squared error, a float32 number.
+    """
+    if noise is None:
+        noise = randn(latents.shape, generator, latents.device, latents.dtype)
+    noisy_latents = wrapper.scheduler.add_noise(latents, noise, timestep_idx)
+    prediction = wrapper.unet(noisy_latents, timestep_idx, embeddings)
+    target = wrapper.scheduler.target(latents, noise, timestep_idx)
+    return F.mse_loss(prediction.float(), target.float())

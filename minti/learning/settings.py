@@ -1,0 +1,119 @@
+"""What to learn and how; what is left open is answered by what suits the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from minti.learning.rows import ROW_UPDATES, TrainableRows
+from minti.model import StableDiffusion
+from minti.text import TEMPLATES
+
+LR_SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class TextualInversionConfig:
+    """What to learn and how. None means "what suits the model", where nothing else is said.
+
+    Attributes:
+        placeholder_token: the new word.
+        initializer_token: a known word that says roughly what the pictures show; training starts from its row.
+        num_vectors: how many rows the word has.
+        row_update: "new_rows" (lean) or "restore" (E4's recipe); both learn the same.
+        templates: "object", "style", or prompts with `{}` where the word goes; None: the model's own.
+        horizontal_flip: also show mirror images.
+        steps: train for exactly so many; None stops when the fixed loss has levelled off, at the latest at `max_steps`.
+        batch_size: pictures per forward pass; None: 1 on SD v1.4, 8 on the toybox.
+        gradient_accumulation: forward and backward passes per optimizer step.
+        gradient_checkpointing: save memory, at the cost of time; see `UNet.set_checkpointing`.
+        learning_rate: None: three tenths of the vocabulary rows' root mean square.
+        lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
+        max_gradient_norm: clips the gradient of the new rows; None for no clipping.
+        max_row_norm: keeps each row's length below so many mean lengths of the vocabulary's rows; None lets it grow.
+        seed: of everything random.
+    """
+
+    placeholder_token: str = "<concept>"
+    initializer_token: str = "toy"
+    num_vectors: int = 1
+    row_update: str = "new_rows"
+    templates: str | Sequence[str] | None = None
+    horizontal_flip: bool = False
+    steps: int | None = None
+    max_steps: int = 3000
+    batch_size: int | None = None
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
+    learning_rate: float | None = None
+    lr_schedule: str = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 1e-2
+    max_gradient_norm: float | None = 1.0
+    max_row_norm: float | None = None
+    seed: int = 0
+
+    @property
+    def last_step(self) -> int:
+        """How many steps the run takes at most."""
+        return self.steps or self.max_steps
+
+    def __post_init__(self) -> None:
+        for key, choices in (("row_update", tuple(ROW_UPDATES)), ("lr_schedule", LR_SCHEDULES)):
+            if getattr(self, key) not in choices:
+                raise ValueError(f"unknown {key} {getattr(self, key)!r}; expected one of {', '.join(choices)}")
+        for key in ("num_vectors", "steps", "max_steps", "batch_size", "gradient_accumulation"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
+                raise ValueError(f"{key} = {getattr(self, key)}; expected at least 1")
+        if isinstance(self.templates, str):
+            if self.templates not in TEMPLATES:
+                raise ValueError(f"unknown templates {self.templates!r}; expected one of {', '.join(TEMPLATES)}")
+            return
+        for template in self.templates or ():
+            if "{}" not in template:
+                raise ValueError(f"template {template!r} has no {{}}; write {{}} where the new word goes")
+
+
+class TrainingWrapper:
+    """A model, a config, and what training adds to them.
+
+    Attributes:
+        unet, vae, text_encoder, tokenizer, scheduler: the model's parts, under E4's names.
+        rows: the trainable rows, once `prepare_for_textual_inversion` has run.
+        placeholder_ids: their token ids.
+    """
+
+    def __init__(self, model: StableDiffusion, config: TextualInversionConfig):
+        self.model, self.config = model, config
+        self.unet, self.vae, self.scheduler = model.unet, model.vae, model.scheduler
+        self.text_encoder, self.tokenizer = model.text_encoder, model.tokenizer
+        vocabulary = model.text_encoder.get_input_embeddings().weight.detach().float()
+        self.vocabulary_norm = vocabulary.norm(dim=1).mean().item()
+        self.vocabulary_rms = vocabulary.square().mean().sqrt().item()
+        self.rows: TrainableRows | None = None
+        self.placeholder_ids: list[int] = []
+
+    @property
+    def learning_rate(self) -> float:
+        """The config's, or three tenths of the vocabulary rows' root mean square (about 4e-3 on SD v1.4)."""
+        return 0.3 * self.vocabulary_rms if self.config.learning_rate is None else self.config.learning_rate
+
+    @property
+    def batch_size(self) -> int:
+        """The config's, or the model's own."""
+        return self.config.batch_size or self.model.defaults.batch_size
+
+    @property
+    def templates(self) -> Sequence[str]:
+        """The config's, or the model's own."""
+        templates = self.model.defaults.templates if self.config.templates is None else self.config.templates
+        return TEMPLATES[templates] if isinstance(templates, str) else templates
+
+    def prompt(self, template: str) -> str:
+        """A template with the placeholder in it."""
+        return template.replace("{}", self.config.placeholder_token)
+
+    @property
+    def prompts(self) -> list[str]:
+        """What training says of the pictures: every template with the placeholder in it."""
+        return [self.prompt(template) for template in self.templates]
