@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 import minti
-from common import run
+from support.command_line import run
 
 LIBRARIES = ("minti", "diffusers")
 HERE = Path(__file__).resolve().parent
@@ -79,9 +79,9 @@ def write_full_size_model(folder: Path, seed: int) -> Path:
 
 
 def worker(code_or_case: str | dict[str, object]) -> tuple[dict, float]:
-    """Runs code or a case of `benchmark_cases.py` in a fresh process; returns what it printed, and its wall time."""
+    """Runs code, or a case of `support.benchmark_cases`, in a fresh process: what it printed, and its wall time."""
     if isinstance(code_or_case, dict):
-        command = [sys.executable, str(HERE / "benchmark_cases.py"), json.dumps(code_or_case)]
+        command = [sys.executable, "-m", "support.benchmark_cases", json.dumps(code_or_case)]
     else:
         command = [sys.executable, "-c", code_or_case]
     start = time.perf_counter()
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--model", help="a model folder to time instead of random weights")
     args = parser.parse_args()
 
-    os.environ |= {"PYTHONPATH": str(HERE.parent), "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "HF_HUB_OFFLINE": "1"}
     repeats = 1 if args.quick else args.repeats
     with tempfile.TemporaryDirectory() as temporary:
         model = args.model or (

@@ -8,52 +8,22 @@ torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
-from common import arguments, generators, load, make_output, run
 from minti import distributed
 from minti.diffusion.samplers import SAMPLERS
-from minti.images import grid, open_image, to_pil
+from minti.editing import fit_mask, latent_mask, picture_latents
+from minti.images import grid, open_image
+from support.command_line import arguments, generators, load, make_output, run
 
 
-def beginning(
-    args: argparse.Namespace, model: minti.StableDiffusion
-) -> tuple[dict[str, Any], Callable[[Image.Image], Image.Image]]:
-    """How a run begins: options of `minti.sample_steps`, and what puts the kept part back into a drawing.
-
-    The VAE blurs what it decodes, so the kept pixels come from the picture itself.
-    """
-    if not args.init_image:
-        return {}, lambda drawn: drawn
-    factor = model.vae.config.factor
-    width, height = args.width or model.resolution, args.height or model.resolution
-    if width % factor or height % factor:
-        raise ValueError(f"{height} x {width} pixels: height and width must be multiples of {factor}")
-    picture = ImageOps.fit(open_image(args.init_image), (width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
-    with torch.no_grad():
-        latents = model.encode(pixels).mean * model.vae.config.scaling_factor
-    options = {"init_latents": latents, "strength": args.strength or (1.0 if args.mask else 0.8)}
-    if not args.mask:
-        return options, lambda drawn: drawn
-    mask = ImageOps.fit(open_image(args.mask).convert("L"), (width, height)).point(lambda value: 255 * (value > 127))
-    pixel_mask = torch.from_numpy(np.array(mask, dtype=np.float32))[None, None] / 255
-    # A latent is drawn anew where any of its pixels is.
-    options["mask"] = F.max_pool2d(pixel_mask, factor)
-    return options, lambda drawn: Image.composite(drawn, picture, mask)
-
-
-def main() -> None:
-    """Prompts to pictures."""
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/samples")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; several prompts make several rows")
     parser.add_argument("--embedding", type=Path, action="append", default=[], help="a learned word; may be repeated")
@@ -73,7 +43,61 @@ def main() -> None:
         parser.error("--num-images and --batch-size take numbers from 1")
     if args.mask and not args.init_image:
         parser.error("--mask says which part of --init-image to draw anew; give both")
+    return args
 
+
+class Edit:
+    """A picture to begin with, and the mask of what is drawn anew; nothing where the command line names none.
+
+    Attributes:
+        options: of `minti.sample`.
+    """
+
+    def __init__(self, args: argparse.Namespace, model: minti.StableDiffusion):
+        self.options: dict[str, Any] = {}
+        self.picture = self.mask = None
+        if not args.init_image:
+            return
+        height, width = args.height or model.resolution, args.width or model.resolution
+        self.picture = ImageOps.fit(open_image(args.init_image), (width, height), Image.Resampling.BICUBIC)
+        self.options["init_latents"] = picture_latents(model, self.picture, height, width)
+        self.options["strength"] = args.strength or (1.0 if args.mask else 0.8)
+        if args.mask:
+            self.mask = fit_mask(open_image(args.mask), height, width)
+            self.options["mask"] = latent_mask(self.mask, model.vae.config.factor)
+
+    def keep(self, drawn: Image.Image) -> Image.Image:
+        """The drawing with the kept part of the picture put back, which the VAE would have blurred."""
+        return drawn if self.mask is None else Image.composite(drawn, self.picture, self.mask)
+
+
+def draw(args: argparse.Namespace, model: minti.StableDiffusion, jobs: list[tuple[str, int]]) -> list[Image.Image]:
+    """Pictures of (prompt, number) pairs: with noise by the number, and some at a time."""
+    edit, pictures = Edit(args, model), []
+    with tqdm(total=len(jobs), desc="drawing", disable=True if args.quiet else None) as bar:
+        for start in range(0, len(jobs), args.batch_size):
+            batch = jobs[start : start + args.batch_size]
+            drawn = minti.sample(
+                model,
+                [prompt for prompt, _ in batch],
+                args.negative_prompt,
+                num_inference_steps=args.steps,
+                guidance_scale=args.guidance_scale,
+                sampler=args.sampler,
+                generator=[generators(args.seed + i, 1)[0] for _, i in batch],
+                height=args.height,
+                width=args.width,
+                on_step=lambda step: bar.set_postfix(timestep=step.timestep),
+                **edit.options,
+            )
+            pictures += [edit.keep(picture) for picture in drawn]
+            bar.update(len(batch))
+    return pictures
+
+
+def main() -> None:
+    """Prompts to pictures."""
+    args = parse()
     folder = make_output(args.output)
     model = load(args)
     for path in args.embedding:
@@ -84,27 +108,7 @@ def main() -> None:
     # Every prompt gets the same noises, so that the columns of the grid can be compared.
     jobs = [(prompt, i) for prompt in args.prompts for i in range(args.num_images)]
     share = -(-len(jobs) // distributed.world_size())
-    mine = jobs[distributed.rank() * share :][:share]
-    begin, keep = beginning(args, model)
-    pictures = []
-    with tqdm(total=len(mine) * args.steps, desc="drawing", disable=True if args.quiet else None) as bar:
-        for start in range(0, len(mine), args.batch_size):
-            batch = mine[start : start + args.batch_size]
-            for step in minti.sample_steps(
-                model,
-                [prompt for prompt, _ in batch],
-                args.negative_prompt,
-                num_inference_steps=args.steps,
-                guidance_scale=args.guidance_scale,
-                sampler=args.sampler,
-                generator=[generators(args.seed + i, 1)[0] for _, i in batch],
-                height=args.height,
-                width=args.width,
-                **begin,
-            ):
-                bar.update(len(batch))
-            pictures += [keep(picture) for picture in to_pil(model.decode(step.latents).detach())]
-    pictures = distributed.gather(pictures)
+    pictures = distributed.gather(draw(args, model, jobs[distributed.rank() * share :][:share]))
     if distributed.rank() > 0:
         return
     for (prompt, i), picture in zip(jobs, pictures):

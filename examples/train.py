@@ -10,59 +10,44 @@ Writes to outputs/NAME/: learned_embeds.safetensors (the word), page.png (what i
 from __future__ import annotations
 
 import argparse
-import csv
+from dataclasses import fields
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
-from common import arguments, generators, load, make_output, page, run
 from minti import distributed
 from minti.images import grid, open_folder
-from minti.learning.preparation import LR_SCHEDULES
 from minti.learning.rows import ROW_UPDATES
+from minti.learning.settings import LR_SCHEDULES
 from minti.text import TEMPLATES
+from support.command_line import arguments, generators, load, make_output, run
+from support.curves import plot, write_losses
+from support.pages import page
 
 CONCEPTS = Path(__file__).parent / "concepts"
-TOYBOX_PROMPTS = (
-    "a photo of a {} on a teal background",
-    "a small {} on the left on a sand background",
-    "a big {} at the bottom",
-    "a cartoon of a {}",
-    "a pixel art picture of a {} on a navy background",
-    "a sketch of a {}",
-    "a photo of a {} next to a white heart with a red spot",
-)
-SD_PROMPTS = (
-    "a photo of a {} on the beach",
-    "a comic book illustration of a {}",
-    "a black and white photo of a {}",
-    "an oil painting of a {} in a forest",
-    "a photo of a {} next to a cup of coffee",
-)
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The command line; options of learning are stored under the names of `TextualInversionConfig`."""
     names = sorted(folder.name for folder in CONCEPTS.iterdir() if folder.is_dir())
     parser = arguments(__doc__.split("\n\n")[0], output=None)
     what = parser.add_argument_group("what to learn")
     what.add_argument("--concept", default="red-diamond-pink-belt", choices=names, help="a bundled concept")
     what.add_argument("--images", type=Path, help="a folder with your own pictures, three to ten, instead")
-    what.add_argument("--placeholder", default="<concept>", help="the new word")
-    what.add_argument("--initializer", default="toy", help="a known word that says roughly what the pictures show")
-    what.add_argument("--vectors", type=int, default=1, help="embedding rows of the new word")
-    what.add_argument("--templates", choices=TEMPLATES, help="training prompts; default: by model")
-    what.add_argument("--flip", action="store_true", help="also learn from mirror images")
+    word = {"dest": "placeholder_token", "metavar": "WORD"}
+    what.add_argument("--placeholder", default="<concept>", help="the new word", **word)
+    known = {"dest": "initializer_token", "metavar": "WORD"}
+    what.add_argument("--initializer", default="toy", help="a known word that says roughly what they show", **known)
+    rows = {"dest": "num_vectors", "metavar": "N"}
+    what.add_argument("--vectors", type=int, default=1, help="embedding rows of the new word", **rows)
+    what.add_argument("--templates", choices=TEMPLATES, help="training prompts; default: the model's own")
+    what.add_argument("--flip", action="store_true", dest="horizontal_flip", help="also learn from mirror images")
     how = parser.add_argument_group("how to learn it")
     how.add_argument("--steps", type=int, help="exactly so many steps; default: until the fixed loss has levelled off")
     how.add_argument("--max-steps", type=int, default=3000, help="the most steps when --steps is not given")
-    how.add_argument("--batch-size", type=int, help="default: 1 on SD v1.4, 8 on the toybox")
+    how.add_argument("--batch-size", type=int, help="default: the model's own, 1 on SD v1.4, 8 on the toybox")
     how.add_argument("--gradient-accumulation", type=int, default=1, help="batches per step")
     how.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time: for small GPUs")
     how.add_argument("--learning-rate", type=float, help="default: 0.3 times the vocabulary rows' root mean square")
@@ -81,10 +66,16 @@ def parse() -> argparse.Namespace:
     return args
 
 
+def configured(args: argparse.Namespace) -> minti.TextualInversionConfig:
+    """The options that are settings of the learning."""
+    names = {field.name for field in fields(minti.TextualInversionConfig)}
+    return minti.TextualInversionConfig(**{name: value for name, value in vars(args).items() if name in names})
+
+
 def learn(args: argparse.Namespace, wrapper: minti.TrainingWrapper, pictures: list[Image.Image], folder: Path) -> list:
     """Trains, with a progress bar; saves the word at every evaluation and at the end. Returns all states."""
     states: list[minti.TrainingState] = []
-    bar = tqdm(total=args.steps or args.max_steps, desc="learning", disable=True if args.quiet else None)
+    bar = tqdm(total=wrapper.config.last_step, desc="learning", disable=True if args.quiet else None)
     try:
         for state in minti.textual_inversion(wrapper, pictures):
             states.append(state)
@@ -120,40 +111,16 @@ def draw(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[s
     )
 
 
-def write_losses(path: Path, states: list[minti.TrainingState]) -> None:
-    """One line for each step."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        names = ("step", "loss", "fixed_loss", "learning_rate", "gradient_norm", "row_norm")
-        writer.writerow(names)
-        for state in states:
-            writer.writerow("" if (value := getattr(state, name)) is None else value for name in names)
-
-
-def plot(path: Path, states: list[minti.TrainingState], vocabulary_norm: float) -> None:
-    """The training loss, the fixed loss between its two lines, and the length of the rows."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    steps = [state.step for state in states]
-    left.plot(steps, [state.loss for state in states], linewidth=0.6)
-    left.set(title="training loss (jumps with the timestep)", xlabel="step")
-    evaluated = [state for state in states if state.fixed_loss is not None]
-    first = states[0]
-    middle.plot(
-        [0, *(state.step for state in evaluated)],
-        [first.initializer_loss, *(state.fixed_loss for state in evaluated)],
-        marker=".",
-        label="the learned word",
-    )
-    middle.axhline(first.empty_loss, color="grey", linestyle=":", label="the empty prompt")
-    middle.axhline(first.initializer_loss, color="grey", linestyle="--", label="the initializer word")
-    middle.set(title="loss on fixed pictures, timesteps and noise", xlabel="step")
-    middle.legend()
-    right.plot(steps, [state.row_norm for state in states], label="the learned word")
-    right.axhline(vocabulary_norm, color="grey", linestyle="--", label="the vocabulary's mean")
-    right.set(title="length of the embedding rows", xlabel="step", ylim=(0, None))
-    right.legend()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def draw_page(args: argparse.Namespace, model: minti.StableDiffusion, pictures: list[Image.Image]) -> Image.Image:
+    """The training pictures, the word alone, and every prompt with the initializer word above the learned one."""
+    size = model.resolution
+    rows = [("the training pictures", [ImageOps.fit(picture, (size, size)) for picture in pictures[: args.columns]])]
+    jobs = [args.placeholder_token]
+    for prompt in args.prompts or model.defaults.prompts:
+        jobs += [prompt.replace("{}", word) for word in (args.initializer_token, args.placeholder_token)]
+    for text in tqdm(jobs, desc="drawing", disable=True if args.quiet else None):
+        rows.append((text, draw(args, model, [text] * args.columns)))
+    return page(rows)
 
 
 def main() -> None:
@@ -163,46 +130,18 @@ def main() -> None:
     folder = make_output(args.output or Path("outputs") / source.resolve().name)
     pictures = open_folder(source)
     model = load(args)
-    config = minti.TextualInversionConfig(
-        placeholder_token=args.placeholder,
-        initializer_token=args.initializer,
-        num_vectors=args.vectors,
-        row_update=args.row_update,
-        templates=args.templates,
-        horizontal_flip=args.flip,
-        steps=args.steps,
-        max_steps=args.max_steps,
-        batch_size=args.batch_size,
-        gradient_accumulation=args.gradient_accumulation,
-        gradient_checkpointing=args.gradient_checkpointing,
-        learning_rate=args.learning_rate,
-        lr_schedule=args.lr_schedule,
-        warmup_steps=args.warmup_steps,
-        max_row_norm=args.max_row_norm,
-        seed=args.seed,
-    )
-    wrapper = minti.TrainingWrapper(model, config)
+    wrapper = minti.TrainingWrapper(model, configured(args))
     states = learn(args, wrapper, pictures, folder)
     if distributed.rank() > 0:
         return
     plot(folder / "curves.png", states, wrapper.vocabulary_norm)
     best = min((state.fixed_loss, state.step) for state in states if state.fixed_loss is not None)
     print(
-        f"learned {args.placeholder} in {states[-1].step} steps; fixed loss {best[0]:.4f} at step {best[1]} "
+        f"learned {args.placeholder_token} in {states[-1].step} steps; fixed loss {best[0]:.4f} at step {best[1]} "
         f"(initializer {states[0].initializer_loss:.4f}, empty prompt {states[0].empty_loss:.4f}); row length "
         f"{states[-1].row_norm:.2f} beside the vocabulary's {wrapper.vocabulary_norm:.2f}"
     )
-
-    prompts = args.prompts or (SD_PROMPTS if wrapper.knows_english else TOYBOX_PROMPTS)
-    size = model.resolution
-    shown = [ImageOps.fit(picture, (size, size)) for picture in pictures[: args.columns]]
-    rows = [("the training pictures", shown)]
-    jobs = [("{}", args.placeholder)]
-    jobs += [(prompt, word) for prompt in prompts for word in (args.initializer, args.placeholder)]
-    for prompt, word in tqdm(jobs, desc="drawing", disable=True if args.quiet else None):
-        text = prompt.replace("{}", word)
-        rows.append((text, draw(args, model, [text] * args.columns)))
-    page(rows).save(folder / "page.png")
+    draw_page(args, model, pictures).save(folder / "page.png")
     print(f"wrote {folder}/page.png, curves.png, losses.csv and learned_embeds.safetensors")
 
 

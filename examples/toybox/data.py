@@ -36,11 +36,6 @@ def draw_pictures(count: int) -> Tensor:
         return torch.from_numpy(np.stack(list(pool.map(picture_of, range(count), chunksize=1000))))
 
 
-def to_pixels(pictures: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1]."""
-    return pictures.float() / 127.5 - 1
-
-
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """Writes a CLIP tokenizer for the world's words into `folder`: byte pairs merged until every word is one token."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))

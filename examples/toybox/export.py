@@ -65,6 +65,21 @@ UNET_CONFIG = {
     "flip_sin_to_cos": True,
     "freq_shift": 0,
 }
+# The toybox knows few words; its templates are true of any picture of a toy.
+DEFAULTS = {
+    "guidance_scale": 5.0,
+    "batch_size": 8,
+    "templates": ["a photo of a {}", "a {}", "{}"],
+    "prompts": [
+        "a photo of a {} on a teal background",
+        "a small {} on the left on a sand background",
+        "a big {} at the bottom",
+        "a cartoon of a {}",
+        "a pixel art picture of a {} on a navy background",
+        "a sketch of a {}",
+        "a photo of a {} next to a white heart with a red spot",
+    ],
+}
 
 
 def special_ids(tokenizer: CLIPTokenizer) -> dict[str, int]:
@@ -113,6 +128,7 @@ def export(folder: Path, clip: ToyCLIP, vae: VAE, unet: UNet, judge: Judge, scal
     }
     write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", **parts})
 
+    write_json(folder / "defaults.json", DEFAULTS)
     image_half = {key: value for key, value in clip.state_dict().items() if not key.startswith("text_model.")}
     save("evaluation/clip.safetensors", image_half)
     save("evaluation/judge.safetensors", judge)

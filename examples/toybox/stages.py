@@ -13,11 +13,11 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTokenizer
 
 import minti
-from data import build_tokenizer, draw_captions, draw_near_misses, scene_of, to_pixels, tokenize
+from data import build_tokenizer, draw_captions, draw_near_misses, scene_of, tokenize
 from export import SCHEDULER_CONFIG, TEXT_CONFIG, UNET_CONFIG, VAE_CONFIG, special_ids
 from loop import batches, save_atomically, train_stage
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
-from minti.images import grid, to_pil
+from minti.images import from_bytes, grid, to_pil
 from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
 from networks import Judge, ToyCLIP
@@ -47,7 +47,7 @@ def train_clip(folder: Path, pictures: Tensor, steps: int, device: torch.device)
         # The text model is causal: what is padded after the end of a caption does not change its summary.
         input_ids = tokenize(tokenizer, true + false, padding="longest")
         with torch.autocast(device.type, torch.bfloat16):
-            logits = clip(to_pixels(pictures[indices]).to(device), input_ids.to(device)).float()
+            logits = clip(from_bytes(pictures[indices]).to(device), input_ids.to(device)).float()
         targets = torch.arange(len(indices), device=device)
         no_miss = torch.tensor([text == "" for text in false], device=device)
         logits = torch.cat([logits[:, : len(true)], logits[:, len(true) :].masked_fill(no_miss, -torch.inf)], dim=1)
@@ -66,16 +66,16 @@ def train_vae(folder: Path, pictures: Tensor, steps: int, device: torch.device) 
         chosen = torch.randint(len(pictures), (12,), generator=generator)
         corners = torch.randint(33, (12, 2), generator=generator).tolist()
         crops = torch.stack([pictures[i, :, y : y + 32, x : x + 32] for i, (y, x) in zip(chosen.tolist(), corners)])
-        pixels = to_pixels(crops).to(device)
+        pixels = from_bytes(crops).to(device)
         with torch.autocast(device.type, torch.bfloat16):
-            posterior = vae.encode(pixels)
-            decoded = vae.decode(posterior.sample(generator)).float()
-        latents = posterior.mean.numel() / len(pixels)
-        return F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels) + kl_weight * posterior.kl().mean() / latents
+            encoded = vae.encode(pixels)
+            decoded = vae.decode(encoded.sample(generator)).float()
+        latents = encoded.mean.numel() / len(pixels)
+        return F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels) + kl_weight * encoded.kl().mean() / latents
 
     @torch.no_grad()
     def look(vae: VAE) -> None:
-        pixels = to_pixels(pictures[:16]).to(device)
+        pixels = from_bytes(pictures[:16]).to(device)
         grid(to_pil(torch.cat([pixels, vae.decode(vae.encode(pixels).mean)])), columns=16).save(folder / "vae.png")
 
     train_stage("vae", folder, vae, loss_fn, steps, learning_rate=2e-3, ema_decay=0.999, look=look)
@@ -88,7 +88,7 @@ def polish_decoder(folder: Path, vae: VAE, pictures: Tensor, steps: int, device:
     decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}).requires_grad_(True)
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
-        pixels = to_pixels(pictures[torch.randint(len(pictures), (4,), generator=generator)]).to(device)
+        pixels = from_bytes(pictures[torch.randint(len(pictures), (4,), generator=generator)]).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             decoded = vae.decode(vae.encode(pixels).sample(generator)).float()
         return F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels)
@@ -103,9 +103,9 @@ def encode_pictures(path: Path, vae: VAE, pictures: Tensor, device: torch.device
         means, stds = [], []
         for chunk in tqdm(pictures.split(100), desc="latents", mininterval=30):
             with torch.autocast(device.type, torch.bfloat16):
-                posterior = vae.encode(to_pixels(chunk).to(device))
-            means.append(posterior.mean.half().cpu())
-            stds.append(posterior.std.half().cpu())
+                encoded = vae.encode(from_bytes(chunk).to(device))
+            means.append(encoded.mean.half().cpu())
+            stds.append(encoded.std.half().cpu())
         save_atomically((torch.cat(means), torch.cat(stds)), path)
     return torch.load(path, weights_only=True)
 
@@ -161,7 +161,7 @@ def train_judge(folder: Path, pictures: Tensor, steps: int, device: torch.device
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
         indices = batches(len(pictures), 64, step)
-        pixels = to_pixels(pictures[indices]).to(device)
+        pixels = from_bytes(pictures[indices]).to(device)
         # Shifted by up to three pixels: unshifted, fifty thousand pictures are soon known by heart.
         x, y = torch.randint(7, (2,), generator=generator).tolist()
         pixels = F.pad(pixels, (3, 3, 3, 3), mode="replicate")[..., y : y + 64, x : x + 64]

@@ -66,16 +66,16 @@ def test_a_rank_that_dies_ends_the_run_and_the_word_is_whole(tmp_path):
     (tmp_path / "dying.py").write_text(
         "import os, sys, minti.learning.textual_inversion as training\n"
         f"sys.path.insert(0, {str(ROOT / 'examples')!r})\n"
-        "step = training._accumulate_gradients\n"
+        "step = training.accumulate_gradients\n"
         "calls = []\n"
         "def dying(*args):\n"
         "    calls.append(1)\n"
         "    if os.environ['RANK'] == '1' and len(calls) == 60:\n"
         "        os._exit(9)\n"
         "    return step(*args)\n"
-        "training._accumulate_gradients = dying\n"
-        "import train, common\n"
-        "common.run(train.main)\n"
+        "training.accumulate_gradients = dying\n"
+        "import train\n"
+        "train.run(train.main)\n"
     )
     done = run(TORCHRUN, tmp_path / "dying.py", "--steps", 500, "--output", tmp_path / "out", check=False)
     assert done.returncode != 0

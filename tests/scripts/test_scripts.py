@@ -105,7 +105,7 @@ def test_bad_input_gets_one_line(tmp_path, name, args, message):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py", "benchmark.py"])
+@pytest.mark.parametrize("name", ["train.py", "sample.py", "toybox/evaluate_toybox.py", "benchmark.py"])
 def test_help(name):
     usage = script(name, "--help").stdout
     for option in ("--model", "--output", "--seed", "--device", "--dtype"):
@@ -114,7 +114,7 @@ def test_help(name):
 
 PAGE_FAULTS = """
 import resource, sys, torch
-from host_memory import keep_freed_memory
+from support.host_memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 faults = []

@@ -1,4 +1,4 @@
-"""What the scripts share: arguments, one-line errors, progress bars, and pages of labelled pictures."""
+"""What every script does: common options, one-line errors, loading the model, an output folder that can be written."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from transformers.utils import logging as transformers_logging
 
 import minti
-from host_memory import keep_freed_memory
 from minti import distributed
+from support.host_memory import keep_freed_memory
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,7 +41,7 @@ def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--device", default=default_device, help="cpu, cuda, cuda:1, mps ...")
     dtype_help = "number format of the networks; auto: bfloat16 on a GPU that has it, float16 on another, else float32"
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help=dtype_help)
-    guidance_help = "1 switches guidance off; default: 7.5 on SD v1.4, 5 on the toybox"
+    guidance_help = "1 switches guidance off; default: the model's own, 7.5 on SD v1.4, 5 on the toybox"
     parser.add_argument("--guidance-scale", type=float, help=guidance_help)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
@@ -74,7 +73,7 @@ def load(args: argparse.Namespace) -> minti.StableDiffusion:
     dtype = DTYPES[args.dtype] or automatic_dtype(args.device)
     model = minti.StableDiffusion.from_pretrained(args.model, args.device, dtype)
     if args.guidance_scale is None:
-        args.guidance_scale = 7.5 if model.resolution >= 256 else 5.0
+        args.guidance_scale = model.defaults.guidance_scale
     return model
 
 
@@ -104,34 +103,3 @@ def make_output(folder: Path) -> Path:
 def generators(seed: int, count: int) -> list[torch.Generator]:
     """One generator per picture, seeded seed, seed + 1, ...: picture i is the same in any batch."""
     return [torch.Generator().manual_seed(seed + i) for i in range(count)]
-
-
-def page(rows: Sequence[tuple[str, Sequence[Image.Image]]], size: int = 128) -> Image.Image:
-    """Labelled rows of pictures on one white page; small pictures are enlarged without smoothing.
-
-    Args:
-        rows: (label, pictures) for each row; a label may have several lines.
-        size: width of a picture on the page.
-    """
-    gap, label_width = 4, 190
-    columns = max(len(pictures) for _, pictures in rows)
-    width, height = label_width + columns * (size + gap), len(rows) * (size + gap) + gap
-    canvas = Image.new("RGB", (width, height), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
-    for row, (label, pictures) in enumerate(rows):
-        top = gap + row * (size + gap)
-        pen.multiline_text((8, top + size // 2), _wrap(label, font, label_width - 16), "black", font, anchor="lm")
-        for column, picture in enumerate(pictures):
-            smooth = Image.Resampling.NEAREST if picture.width <= size else Image.Resampling.LANCZOS
-            canvas.paste(picture.resize((size, size), smooth), (label_width + column * (size + gap), top))
-    return canvas
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    lines: list[str] = []
-    for word in text.split(" "):
-        if lines and font.getlength(f"{lines[-1]} {word}".split("\n")[-1]) <= width:
-            lines[-1] += " " + word
-        else:
-            lines.append(word)
-    return "\n".join(lines)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from host_memory import keep_freed_memory
+from support.host_memory import keep_freed_memory
 
 PROMPT = "a photo of a <concept>"
 
@@ -150,7 +150,7 @@ def learn_word(engine: Minti | Diffusers, goal: float | None) -> dict:
     four, until as large a share of its drawings is recognised as of minti's, the goal; without one, for its customary
     3,000 steps, timed over 100.
     """
-    sys.path.append(str(Path(__file__).parent / "toybox"))
+    sys.path.append(str(Path(__file__).parents[1] / "toybox"))
     import minti
     import world
     from draw_concepts import concept_pictures

@@ -1,7 +1,7 @@
 """Measures the toybox: reconstructions, prompts and learned words, as its judge sees them; and what guidance costs.
 
-    python examples/evaluate.py                      # everything
-    python examples/evaluate.py --only inversion --quiet
+    python examples/toybox/evaluate_toybox.py                      # everything
+    python examples/toybox/evaluate_toybox.py --only inversion --quiet
 
 Prints tables in per cent and writes measures.json. The judge was trained on the world's own ground truth.
 """
@@ -19,14 +19,14 @@ import torch
 from tqdm import tqdm
 
 import minti
-import minti.text_to_image
-from common import arguments, generators, load, make_output, run
-
-sys.path.append(str(Path(__file__).parent / "toybox"))
 import world
 from draw_concepts import concept_pictures
 from measure import TOY, load_judge, rates, recognised, table, toy_truth, verdicts
+from minti.images import from_bytes
 from networks import Judge
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support.command_line import arguments, generators, load, make_output, run
 
 SCENE = ("size", "place", "background", "style")
 
@@ -39,7 +39,7 @@ def scenes(count: int, seed: int) -> tuple[list[world.Scene], torch.Tensor]:
 
 def to_pixels(pictures: list[np.ndarray]) -> torch.Tensor:
     """The world's pictures, rounded to 8 bits as a file would be, as pixels in [-1, 1]."""
-    return torch.from_numpy(np.stack(pictures)).mul(255).round().div(127.5).sub(1).permute(0, 3, 1, 2)
+    return from_bytes(torch.from_numpy(np.stack(pictures)).mul(255).round()).permute(0, 3, 1, 2)
 
 
 def truth(judge: Judge, scene: world.Scene) -> dict[str, str]:
@@ -154,7 +154,7 @@ def guidance_costs(model: minti.StableDiffusion, args: argparse.Namespace, batch
     rng = np.random.default_rng((args.seed, 12))
     prompts = [f"a photo of a {name}" for name in rng.choice(list(world.NAMED), batch, replace=False)]
     options = {"num_inference_steps": args.steps, "sampler": "ddim", "guidance_scale": args.guidance_scale}
-    noise = torch.randn(1, *minti.text_to_image.latents_shape(model, 1)[1:], generator=generators(args.seed, 1)[0])
+    noise = torch.randn(1, *model.latents_shape(1)[1:], generator=generators(args.seed, 1)[0])
     last = model.scheduler.config.num_train_timesteps - 1
     ways = {
         "exact, one by one": None,

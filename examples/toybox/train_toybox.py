@@ -1,6 +1,6 @@
 """Trains the bundled toybox model from nothing, with minti's own networks, scheduler and loss.
 
-    python examples/toybox/train.py --output outputs/toybox --work outputs/toybox-work
+    python examples/toybox/train_toybox.py --output outputs/toybox --work outputs/toybox-work
 
 Five stages, each resumable: a tiny CLIP (its text half becomes the frozen text encoder), the VAE on random crops, its
 decoder on whole pictures, the UNet on the VAE's latents, and the judge, a classifier that measures what is drawn.
@@ -44,7 +44,7 @@ def main() -> None:
     unet, scaling_factor = train_unet(args.work, vae, clip, seen, steps["unet"], device)
     judge = train_judge(args.work, pictures, steps["judge"], device)
     export(args.output, clip, vae, unet, judge, scaling_factor)
-    print(f"wrote the model to {args.output}; measure it with: python examples/evaluate.py --model {args.output}")
+    print(f"wrote the model to {args.output}; examples/toybox/evaluate_toybox.py --model {args.output} measures it")
 
 
 if __name__ == "__main__":

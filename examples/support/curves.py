@@ -1,0 +1,49 @@
+"""What a training run leaves behind of its course: a table and a plot."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+import minti
+
+
+def write_losses(path: Path, states: list[minti.TrainingState]) -> None:
+    """One line for each step."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        names = ("step", "loss", "fixed_loss", "learning_rate", "gradient_norm", "row_norm")
+        writer.writerow(names)
+        for state in states:
+            writer.writerow("" if (value := getattr(state, name)) is None else value for name in names)
+
+
+def plot(path: Path, states: list[minti.TrainingState], vocabulary_norm: float) -> None:
+    """The training loss, the fixed loss between its two lines, and the length of the rows."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    steps = [state.step for state in states]
+    left.plot(steps, [state.loss for state in states], linewidth=0.6)
+    left.set(title="training loss (jumps with the timestep)", xlabel="step")
+    evaluated = [state for state in states if state.fixed_loss is not None]
+    first = states[0]
+    middle.plot(
+        [0, *(state.step for state in evaluated)],
+        [first.initializer_loss, *(state.fixed_loss for state in evaluated)],
+        marker=".",
+        label="the learned word",
+    )
+    middle.axhline(first.empty_loss, color="grey", linestyle=":", label="the empty prompt")
+    middle.axhline(first.initializer_loss, color="grey", linestyle="--", label="the initializer word")
+    middle.set(title="loss on fixed pictures, timesteps and noise", xlabel="step")
+    middle.legend()
+    right.plot(steps, [state.row_norm for state in states], label="the learned word")
+    right.axhline(vocabulary_norm, color="grey", linestyle="--", label="the vocabulary's mean")
+    right.set(title="length of the embedding rows", xlabel="step", ylim=(0, None))
+    right.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
