@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import minti
-from minti.learning import words
-from minti.learning.words import write_embeddings
+from minti import words
+from minti.words import write_embeddings
 
 NETWORK = "diffusion_pytorch_model.safetensors"
 
