@@ -68,8 +68,8 @@ class TextualInversionConfig:
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ValueError(f"{key} = {getattr(self, key)}; expected at least 1")
         for key in ("warmup_steps", "learning_rate", "weight_decay"):
-            if getattr(self, key) is not None and not 0 <= getattr(self, key) < math.inf:
-                raise ValueError(f"{key} = {getattr(self, key)}; expected a number from 0")
+            if getattr(self, key) is not None and not 0 <= getattr(self, key) <= 1e6:
+                raise ValueError(f"{key} = {getattr(self, key)}; expected a number from 0 to a million")
         for key in ("max_gradient_norm", "max_row_norm"):
             if getattr(self, key) is not None and not 0 < getattr(self, key) < math.inf:
                 raise ValueError(f"{key} = {getattr(self, key)}; expected a number above 0, or None")
