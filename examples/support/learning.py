@@ -113,8 +113,8 @@ class Learning:
         (first, *others), word = self.wrapper.run.progress.losses, self.wrapper.config.initializer_token
         return (
             f"nothing was learned, and no word is written: with {word!r} the fixed loss was {first:.4f}, and in "
-            f"{self.wrapper.run.step} steps it was never lower (best {min(others):.4f}); try more steps, larger batches "
-            "or a lower learning rate"
+            f"{self.wrapper.run.step} steps it was never lower (best {min(others):.4f}); try more steps, "
+            "larger batches or a lower learning rate"
         )
 
 
