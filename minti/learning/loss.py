@@ -1,6 +1,4 @@
-"""The loss (E4, task 1; lecture notes `002`, 4.3; questions `003`, 26).
-
-It is that of every diffusion model; textual inversion changes only what is trained with it, the row v of a new word:
+"""The loss (E4, task 1; `002`, 4.3; `003`, 26): every diffusion model's, here minimised over a word's row v alone.
 
 v* = argmin_v  E[ || epsilon - epsilon_theta(z_t, t, c(template with v)) ||^2 ]        (arXiv 2208.01618, eq. 2)
 """
