@@ -11,10 +11,11 @@ LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
 
 
 def documents() -> list[Path]:
-    """Every Markdown file of the repository."""
+    """Every Markdown file of the repository; outside git, those of its own folders."""
     listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True)
-    names = listed.stdout.split() if listed.returncode == 0 else [path.relative_to(ROOT) for path in ROOT.rglob("*.md")]
-    return [ROOT / name for name in names]
+    if listed.returncode == 0 and listed.stdout:
+        return [ROOT / name for name in listed.stdout.split()]
+    return [*ROOT.glob("*.md"), *(path for folder in ("examples", "tests") for path in (ROOT / folder).rglob("*.md"))]
 
 
 DOCUMENTS = pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
