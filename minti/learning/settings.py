@@ -31,6 +31,7 @@ class TextualInversionConfig:
         gradient_checkpointing: save memory, at the cost of time; see `UNet.set_checkpointing`.
         learning_rate: None: three tenths of the vocabulary rows' root mean square.
         lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
+        weight_decay: AdamW's, on the new rows.
         max_gradient_norm: clips the gradient of the new rows; None for no clipping.
         max_row_norm: keeps each row's length below so many mean lengths of the vocabulary's rows; None lets it grow.
         seed: of everything random.
