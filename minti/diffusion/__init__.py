@@ -1,5 +1,5 @@
 """The mathematics of diffusion, which knows no network (lecture notes `002`, chapters 4 to 6).
 
 Read `betas` and `scheduler` for what noise does to a picture, `samplers` for the way back, `guidance` for how a prompt
-bends that way. A network appears here only as a callable.
+bends that way, `composition` for how several prompts do. A network appears here only as a callable.
 """
