@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minti.diffusion.samplers import Predict, Sampler, SamplerStep
 from minti.diffusion.scheduler import NoiseScheduler
+from minti.diffusion.trajectory import Predict, Sampler, SamplerStep
 from minti.noise import Generators
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]

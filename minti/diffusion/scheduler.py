@@ -48,7 +48,13 @@ class SchedulerConfig(Config):
 
     # Schedulers of many kinds write this file, each with keys of its own; what changes the numbers is refused.
     STRICT = False
-    FIXED = {"trained_betas": OFF, "clip_sample": OFF, "thresholding": OFF}
+    FIXED = {
+        **dict.fromkeys(("trained_betas", "clip_sample", "thresholding"), OFF),
+        **{f"use_{kind}_sigmas": OFF for kind in ("karras", "exponential", "beta", "flow")},
+        "use_lu_lambdas": OFF,
+        "skip_prk_steps": (True,),
+        "variance_type": ("fixed_small", None),
+    }
 
     def __post_init__(self) -> None:
         for key, choices in (("prediction_type", PREDICTION_TYPES), ("timestep_spacing", (*SPACINGS, None))):
@@ -118,7 +124,8 @@ class NoiseScheduler:
         elif spacing == "linspace":
             steps = np.linspace(0, total - 1, spaced).round()[::-1][:n].astype(np.int64)
         elif spacing == "trailing":
-            steps = np.round(np.arange(total, 0, -total / n)).astype(np.int64) - 1
+            # [:n]: where total / n is not exact, the last stride may end just above zero.
+            steps = np.round(np.arange(total, 0, -total / n)).astype(np.int64)[:n] - 1
         else:
             raise ValueError(f"unknown timestep spacing {spacing!r}; expected one of {SPACINGS}")
         if steps[0] >= total:

@@ -5,6 +5,8 @@ In float32 and bfloat16 nothing here does anything.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,16 @@ class GradientScale:
     def __init__(self, model: StableDiffusion, rows: TrainableRows, optimizer: torch.optim.Optimizer):
         self.rows, self.optimizer, self.lost, self._in_a_row = rows, optimizer, 0, 0
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scale and its counts."""
+        return {"scaler": self.scaler.state_dict(), "lost": self.lost, "in_a_row": self._in_a_row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        self.lost, self._in_a_row = state["lost"], state["in_a_row"]
 
     def backward(self, loss: Tensor) -> None:
         """Adds the scaled loss's gradient."""

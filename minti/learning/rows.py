@@ -59,6 +59,14 @@ class TrainableRows(ABC):
     def settle(self) -> None:
         """Puts the embedding in order after the parameters or `values` were written to."""
 
+    def part(self, tensor: Tensor) -> Tensor:
+        """What of the optimizer's state, a tensor like the parameter or a number, is these rows' own."""
+        return tensor
+
+    def whole(self, part: Tensor) -> Tensor:
+        """The optimizer's state, of which `part` is these rows' own; for the others it does not matter."""
+        return part
+
     @torch.no_grad()
     def write(self, values: Tensor) -> None:
         """Sets the rows to (k, d)."""
@@ -128,6 +136,18 @@ class RestoredRows(TrainableRows):
             if value.ndim == 2 and len(value) < len(weight):
                 state[key] = F.pad(value, (0, 0, 0, len(weight) - len(value)))
 
+    def part(self, tensor: Tensor) -> Tensor:
+        """The rows' part of a tensor like the matrix."""
+        return tensor[self.start : self.stop] if tensor.ndim == 2 else tensor
+
+    def whole(self, part: Tensor) -> Tensor:
+        """A tensor like the matrix, zero but for the rows."""
+        if part.ndim < 2:
+            return part
+        whole = torch.zeros_like(self.embedding.weight)
+        whole[self.start : self.stop] = part
+        return whole
+
     @torch.no_grad()
     def settle(self) -> None:
         """Overwrites the other rows with their copy."""
@@ -170,7 +190,7 @@ class NewRows(TrainableRows):
         """Removes the hook."""
         if self._hook is not None:
             self._hook.remove()
-        self._hook = None
+        self._hook = self.parameter.grad = None
 
     @torch.no_grad()
     def settle(self) -> None:

@@ -233,6 +233,16 @@ def test_single_file(tiny, checkpoint, configs, form):
     assert torch.equal(averaged.conv_in.weight, tiny.unet.conv_in.weight + 1)
 
 
+def test_a_single_file_whose_text_encoder_lost_a_level(tiny, checkpoint, configs, tmp_path):
+    """Some merged files name it without `text_model.`."""
+    state = minti.checkpoints.single_file.read_file(checkpoint)
+    renamed = {key.replace("transformer.text_model.", "transformer."): value for key, value in state.items()}
+    assert renamed.keys() != state.keys()
+    torch.save(renamed, tmp_path / "merged.ckpt")
+    networks = load_single_file(tmp_path / "merged.ckpt", torch.float32, torch.device("cpu"), configs=configs)
+    assert_same(minti.StableDiffusion(*networks, tiny.tokenizer, tiny.scheduler), tiny)
+
+
 def test_single_files_that_do_not_fit(checkpoint, configs, tmp_path):
     state = minti.checkpoints.single_file.read_file(checkpoint)
 

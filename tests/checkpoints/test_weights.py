@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import minti
-from minti.learning import words
-from minti.learning.words import write_embeddings
+from minti import words
+from minti.words import write_embeddings
 
 NETWORK = "diffusion_pytorch_model.safetensors"
 
@@ -64,6 +64,23 @@ def test_the_release_s_older_names_load(folder, tiny):
     assert all(torch.equal(value, expected[key]) for key, value in state(model).items())
     assert model.vae.config.scaling_factor == 0.18215
     assert torch.equal(model.encode_prompt("a cat"), tiny.encode_prompt("a cat"))
+
+
+@pytest.mark.parametrize("level", ["", "text_model."])
+def test_the_text_encoder_opens_with_both_kinds_of_names(folder, pipeline, level):
+    """With the level `text_model.` and without, whichever kind the installed transformers uses for its own."""
+
+    def rename(tensors):
+        for key in list(tensors):
+            tensors[level + key.removeprefix("text_model.")] = tensors.pop(key)
+
+    edit(folder / "text_encoder/model.safetensors", rename)
+    ours, theirs = minti.StableDiffusion.from_pretrained(folder).text_encoder, pipeline.text_encoder
+    expected = theirs.state_dict()
+    assert ours.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in ours.state_dict().items())
+    ids = torch.arange(16)[None]
+    assert torch.equal(ours(ids).last_hidden_state, theirs(ids).last_hidden_state)
 
 
 def test_dtype_and_frozen_and_nothing_left_on_meta(tiny_folder):
