@@ -2,6 +2,7 @@
 
 python examples/sample.py "a sketch of a <concept>" --embedding outputs/NAME/learned_embeds.safetensors
 python examples/sample.py "a cartoon of a <concept>" --embedding ... --init-image PICTURE --strength 0.6
+python examples/sample.py "a red star next to a toy" --and "a toy next to a blue moon" --guidance-scale 3.5
 torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
+from torch import Tensor
 from tqdm import tqdm
 
 import minti
@@ -40,11 +42,24 @@ def parse() -> argparse.Namespace:
     begin.add_argument("--init-image", type=Path, help="begin with this picture instead of noise")
     begin.add_argument("--strength", type=finite, help="how far to leave it, 0 to 1; default: 0.8, with a mask 1")
     begin.add_argument("--mask", type=Path, help="a picture that is white where to draw, black where to keep")
+    several = parser.add_argument_group("several prompts in one picture")
+    several.add_argument("--and", dest="also", action="append", default=[], metavar="PROMPT", help="may be repeated")
+    weight_help = (
+        "of each --and in turn, negative to remove what it says; default: the guidance scale, the first prompt's"
+    )
+    several.add_argument("--weight", type=finite, action="append", default=[], help=weight_help)
+    where_help = "of each --and in turn, a picture that is white where it counts; default: everywhere"
+    several.add_argument("--where", type=Path, action="append", default=[], metavar="MASK", help=where_help)
     args = parser.parse_args()
     if args.strength is not None and not args.init_image:
         parser.error("--strength says how far to leave --init-image; give both")
     if args.strength is not None and not 0 < args.strength <= 1:
         parser.error(f"--strength {args.strength}: expected more than 0 and at most 1")
+    for option, values in (("--weight", args.weight), ("--where", args.where)):
+        if len(values) not in (0, len(args.also)):
+            parser.error(
+                f"{option} is given {len(values)} times for {len(args.also)} --and; give one for each, or none"
+            )
     if args.mask and not args.init_image:
         parser.error("--mask says which part of --init-image to draw anew; give both")
     return args
@@ -75,9 +90,18 @@ class Edit:
         return drawn if self.mask is None else Image.composite(drawn, self.picture, self.mask)
 
 
+def others(args: argparse.Namespace, model: minti.StableDiffusion) -> list[tuple[str, float, Tensor | None]]:
+    """The prompts of --and with their weights and masks."""
+    weights = args.weight or [args.guidance_scale] * len(args.also)
+    height, width = args.height or model.resolution, args.width or model.resolution
+    fitted = [fit_mask(open_image(path), height, width) for path in args.where]
+    masks = [latent_mask(mask, model.vae.config.factor) for mask in fitted] or [None] * len(args.also)
+    return list(zip(args.also, weights, masks))
+
+
 def draw(args: argparse.Namespace, model: minti.StableDiffusion, jobs: list[tuple[str, int]]) -> list[Image.Image]:
     """Pictures of (prompt, number) pairs: with noise by the number, and some at a time."""
-    edit, pictures = Edit(args, model), []
+    edit, also, pictures = Edit(args, model), others(args, model), []
     with tqdm(total=len(jobs), desc="drawing", disable=True if args.quiet else None) as bar:
         for start in range(0, len(jobs), args.batch_size):
             batch = jobs[start : start + args.batch_size]
@@ -92,6 +116,7 @@ def draw(args: argparse.Namespace, model: minti.StableDiffusion, jobs: list[tupl
                 height=args.height,
                 width=args.width,
                 on_step=lambda step: bar.set_postfix(timestep=step.timestep),
+                also=also,
                 **edit.options,
             )
             pictures += [edit.keep(picture) for picture in drawn]

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minti.diffusion.composition import ComposedPrediction, Pull
 from minti.diffusion.guidance import GuidedPrediction, shared_trajectory
 from minti.diffusion.samplers import SAMPLERS, run_levels, run_timesteps
 from minti.diffusion.scheduler import Level
@@ -20,6 +21,7 @@ from minti.model import StableDiffusion
 from minti.noise import Generators, randn
 
 OUTPUTS = ("pil", "latents", "pixels")
+Also = Sequence[tuple[str, float] | tuple[str, float, Tensor | None]]  # (prompt, weight) or (prompt, weight, mask)
 
 
 class SampleStep(NamedTuple):
@@ -56,6 +58,7 @@ def sample_steps(
     refresh_every: int = 1,
     guidance_interval: tuple[int, int] | None = None,
     share_unconditional: bool = False,
+    also: Also = (),
     **sampler_options: Any,
 ) -> Iterator[SampleStep]:
     """Yields every denoising step for a batch of prompts; never decodes.
@@ -72,6 +75,8 @@ def sample_steps(
         init_latents, strength, mask: a picture to begin from, (b or 1, c, h, w), how far to leave it, and which part of
             it, (b or 1, 1, h, w); see `editing.from_picture`.
         refresh_every, guidance_interval, share_unconditional: what guidance may save; see `GuidedPrediction`.
+        also: further prompts that shape every picture, as (prompt, weight) or (prompt, weight, mask): the weight on the
+            scale of `guidance_scale`, the mask (b or 1, 1, h, w) in [0, 1]; see `composition.Pull`.
         sampler_options: further arguments of the sampler: `eta` of DDIM, `karras` of DPM-Solver++, `variance` of DDPM.
 
     Raises:
@@ -91,6 +96,8 @@ def sample_steps(
     levels = run_levels(sampler, model.scheduler, timesteps, karras)
     run = _edited(run, levels, model, shape, init_latents, strength, mask)
     options = {"refresh_every": refresh_every, "interval": guidance_interval, "last_is_unconditional": share}
+    if also:
+        options["also"] = _pulls(model, also, shape)
     noise = _fit(drawn, shape, "latents", model)
     yield from denoise(model, prompts, negatives, guidance_scale, noise, timesteps, run, generator, **options)
 
@@ -107,11 +114,13 @@ def denoise(
     generator: Generators,
     **options: Any,
 ) -> Iterator[SampleStep]:
-    """The algorithm itself: noise, (b, c, h, w), to the latents of b pictures. `options` are `GuidedPrediction`'s."""
+    """The algorithm itself: noise, (b, c, h, w), to the latents of b pictures. `options` are `GuidedPrediction`'s,
+    or with `also` `ComposedPrediction`'s."""
     context = negative_context = model.encode_prompt(prompts)  # b m d, (b, 77, 768) in SD v1.4
-    if guidance_scale != 1:
+    if guidance_scale != 1 or "also" in options:
         negative_context = _encode_each_once(model, negative_prompts)
-    guided = GuidedPrediction(model.unet, context, negative_context, guidance_scale, **options)
+    prediction = ComposedPrediction if "also" in options else GuidedPrediction
+    guided = prediction(model.unet, context, negative_context, guidance_scale, **options)
 
     def predict(latents: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """(predicted clean latents, predicted noise), both (b, c, h, w)."""
@@ -136,6 +145,15 @@ def _encode_each_once(model: StableDiffusion, prompts: list[str]) -> Tensor:
     """As `encode_prompt`, for prompts that are mostly alike: usually all of them are empty."""
     distinct = list(dict.fromkeys(prompts))
     return model.encode_prompt(distinct)[[distinct.index(prompt) for prompt in prompts]]
+
+
+def _pulls(model: StableDiffusion, also: Also, shape: tuple[int, ...]) -> list[Pull]:
+    """Further prompts, encoded once and repeated for every picture, with masks of the latents' size."""
+    pulls = []
+    for prompt, weight, *masks in also:
+        mask = None if not masks or masks[0] is None else _fit(masks[0], (shape[0], 1, *shape[2:]), "mask", model)
+        pulls.append(Pull(model.encode_prompt(prompt).expand(shape[0], -1, -1), weight, mask))
+    return pulls
 
 
 def _edited(

@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
+
+import minti
 
 ROOT = Path(__file__).parents[2]
 CONCEPT = next((ROOT / "examples" / "concepts").iterdir())
@@ -80,6 +84,24 @@ def test_a_picture_is_changed_where_the_mask_says(tmp_path):
     assert drawn.crop(left).tobytes() != picture.crop(left).tobytes()
     script("sample.py", "a red star", *options, "--strength", 0.3)
     assert Image.open(tmp_path / "out/00-00.png").tobytes() != drawn.tobytes()
+
+
+def test_a_second_prompt_pulls_with_its_weight_where_its_mask_says(tmp_path):
+    """The script's picture is the library's."""
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (32, 0, 64, 64))
+    mask.save(tmp_path / "right.png")
+    also = ("--and", "a blue moon", "--weight", 4, "--where", tmp_path / "right.png")
+    script("sample.py", "a red star", "--num-images", 1, "--steps", 3, "--sampler", "ddim", "--output", tmp_path, *also)
+    half = (torch.arange(16) >= 8).float().expand(1, 1, 16, 16)
+    options = {"num_inference_steps": 3, "sampler": "ddim", "guidance_scale": 5.0}
+    model, drawn = minti.StableDiffusion.from_pretrained(), np.asarray(Image.open(tmp_path / "00-00.png"), dtype=int)
+    for others, same in (([("a blue moon", 4.0, half)], True), ([], False)):
+        generator = torch.Generator().manual_seed(0)
+        expected = np.asarray(
+            minti.sample(model, "a red star", generator=generator, also=others, **options)[0], dtype=int
+        )
+        assert (np.abs(drawn - expected).max() <= 1) == same
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""Where a word looks: its cross-attention over the picture, averaged over heads, layers and steps.
+
+DAAM ("What the DAAM", arXiv 2210.04885, section 2): at every place of a feature map each cross-attention spreads a
+weight of one over the prompt's tokens. The maps of all layers are enlarged to the latents' size and averaged. The
+weights are computed a second time beside the network, which goes its own way with its fused kernels; nothing in it
+changes, and what is hooked in is taken out again.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from minti.model import StableDiffusion
+from minti.networks.layers import Attention
+from minti.text import tokenize
+
+
+class AttentionMaps:
+    """Listens to the UNet's cross-attention while it is entered.
+
+        with AttentionMaps(model, prompts) as maps:
+            pictures = minti.sample(model, prompts)
+        maps.of("<cat>")    # (b, h, w)
+
+    Of a batch that holds unconditional predictions too, which come first, the last `len(prompts)` are listened to: so
+    it is with plain guidance, not with `also` or `share_unconditional`.
+
+    Attributes:
+        prompts: what is drawn.
+        evaluations: how many evaluations of the UNet the maps are the mean of.
+    """
+
+    def __init__(self, model: StableDiffusion, prompts: list[str]):
+        self.model, self.prompts = model, prompts
+        self.input_ids = tokenize(prompts, model.tokenizer)  # b m
+        self.evaluations = 0
+        self._sum: Tensor | None = None  # b m h w, over layers and evaluations
+        self._size = (0, 0)
+        self._layers = [layer for name, layer in model.unet.named_modules() if name.endswith(".attn2")]
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> AttentionMaps:
+        self._handles = [self.model.unet.register_forward_pre_hook(self._begin)]
+        self._handles += [layer.register_forward_hook(self._listen) for layer in self._layers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _begin(self, unet: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        latents = inputs[0]
+        if len(latents) < len(self.prompts):
+            raise ValueError(f"{len(latents)} pictures in the UNet, maps are kept of {len(self.prompts)} prompts")
+        self._size = (latents.shape[-2], latents.shape[-1])
+        self.evaluations += 1
+
+    @torch.no_grad()
+    def _listen(self, layer: Attention, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        count = len(self.prompts)
+        x, context = (value[-count:] for value in inputs)
+        weights = cross_attention(layer, x, context).mean(dim=1)  # b n m
+        height, width = feature_size(x.shape[1], *self._size)
+        maps = rearrange(weights, "b (h w) m -> b m h w", h=height, w=width)
+        maps = F.interpolate(maps, self._size, mode="bilinear")  # a mean of neighbours: still sums to one over m
+        self._sum = maps if self._sum is None else self._sum + maps
+
+    @property
+    def maps(self) -> Tensor:
+        """Of every token of the context, (b, m, h, w) float32, which sums to 1 over m at every place.
+
+        Raises:
+            ValueError: nothing has been drawn yet.
+        """
+        if self._sum is None:
+            raise ValueError("nothing has been drawn while the maps were listening; draw inside the with block")
+        return self._sum / (self.evaluations * len(self._layers))
+
+    def of(self, word: str) -> Tensor:
+        """The weight of a word's tokens, (b, h, w) in [0, 1]; of a word that stands several times, of all of them.
+
+        Raises:
+            ValueError: the word is not in one of the prompts.
+        """
+        special = self.model.tokenizer.all_special_ids
+        ids = [i for i in tokenize([word], self.model.tokenizer)[0].tolist() if i not in special]
+        places = torch.zeros(self.input_ids.shape, dtype=torch.bool)
+        for prompt, row, found in zip(self.prompts, self.input_ids.tolist(), places):
+            starts = [i for i in range(len(row)) if ids and row[i : i + len(ids)] == ids]
+            if not starts:
+                raise ValueError(f"{word!r} is not in the prompt {prompt!r}")
+            for start in starts:
+                found[start : start + len(ids)] = True
+        return (self.maps * places[:, :, None, None].to(self.maps)).sum(dim=1)
+
+
+def cross_attention(layer: Attention, x: Tensor, context: Tensor) -> Tensor:
+    """The weights softmax(q kᵀ / √d) of an attention layer: (b, n, c) and (b, m, d) -> (b, heads, n, m) float32."""
+    q = rearrange(layer.to_q(x), "b n (heads d) -> b heads n d", heads=layer.heads).float()
+    k = rearrange(layer.to_k(context), "b m (heads d) -> b heads m d", heads=layer.heads).float()
+    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+def feature_size(positions: int, height: int, width: int) -> tuple[int, int]:
+    """Height and width of a feature map with so many positions, from latents that are halved, rounding up.
+
+    Raises:
+        ValueError: no halving leads to it.
+    """
+    h, w = height, width
+    while h * w > positions:
+        h, w = -(-h // 2), -(-w // 2)
+    if h * w != positions:
+        raise ValueError(f"{positions} positions do not come from {height} x {width} latents by halving")
+    return h, w
+
+
+def share_inside(maps: Tensor, inside: Tensor) -> Tensor:
+    """How much of each map lies inside an outline: (b, h, w) and (b, h, w) in [0, 1] -> (b,).
+
+    A map that looks everywhere alike has the outline's share of the area.
+    """
+    return (maps * inside).sum(dim=(1, 2)) / maps.sum(dim=(1, 2))

@@ -1,0 +1,37 @@
+"""Where on the schedule a word helps: the loss at each timestep, with the word and with others in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from minti.model import StableDiffusion
+
+
+@torch.no_grad()
+def loss_over_timesteps(
+    model: StableDiffusion, latents: Tensor, prompts: Sequence[str], timesteps: Sequence[int], noise: Tensor
+) -> Tensor:
+    """The mean squared error of the UNet's answers; the same noise for every prompt and timestep.
+
+    At small t the picture itself says what the noise is, at large t nobody can know; in between the prompt helps.
+
+    Args:
+        latents: (n, c, h, w), clean and scaled.
+        prompts: what to say of the pictures, each in turn.
+        noise: (n, c, h, w).
+
+    Returns:
+        (prompts, timesteps) float32, the mean over the pictures.
+    """
+    losses = torch.zeros(len(prompts), len(timesteps))
+    for i, prompt in enumerate(prompts):
+        context = model.encode_prompt(prompt).expand(len(latents), -1, -1)
+        for j, t in enumerate(timesteps):
+            steps = torch.full((len(latents),), t, device=latents.device)
+            prediction = model.unet(model.scheduler.add_noise(latents, noise, steps), steps, context)
+            target = model.scheduler.target(latents, noise, steps)
+            losses[i, j] = (prediction.float() - target.float()).square().mean()
+    return losses

@@ -1,0 +1,92 @@
+"""Likeness and obedience, and CLIP behind them."""
+
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+from minti.evaluation.clip_scores import (
+    Score,
+    among_themselves,
+    likeness,
+    load_clip,
+    mean_similarity,
+    obedience,
+    sentence,
+    without_words,
+)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory, tiny_folder):
+    """A small random CLIP, written by transformers."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = CLIPTokenizer.from_pretrained(tiny_folder / "tokenizer")
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = small | special | {"vocab_size": len(tokenizer), "max_position_embeddings": 16}
+    torch.manual_seed(0)
+    model = CLIPModel(
+        CLIPConfig(text_config=text, vision_config=small | {"image_size": 32, "patch_size": 8}, projection_dim=16)
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_similarities_are_those_of_transformers(clip_folder):
+    generator = torch.Generator().manual_seed(1)
+    arrays = (torch.rand(3, 32, 32, 3, generator=generator) * 255).byte().numpy()
+    pictures, texts = [Image.fromarray(array) for array in arrays], ["a red cat", "the dog"]
+    clip = load_clip(str(clip_folder))
+    model, tokenizer = CLIPModel.from_pretrained(clip_folder), CLIPTokenizer.from_pretrained(clip_folder)
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    inputs = tokenizer(texts, padding=True, return_tensors="pt") | processor(pictures, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).logits_per_image / model.logit_scale.exp()
+    torch.testing.assert_close(clip.images(pictures) @ clip.texts(texts).T, expected, rtol=1e-4, atol=1e-5)
+    assert expected.std() > 0.01
+
+
+def test_a_clip_that_cannot_be_reached_is_named(tmp_path):
+    for source in (str(tmp_path), "someone/nothing"):
+        with pytest.raises(OSError, match=f"cannot reach the CLIP model {source}") as caught:
+            load_clip(source)
+        assert "\n" not in str(caught.value)
+
+
+def unit(*angles):
+    angles = torch.deg2rad(torch.tensor(angles, dtype=torch.float64))
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def test_scores_between_their_bounds():
+    """In the plane: the training pictures at 0 and 60 degrees, the initializer's at 90, the text at 90."""
+    training, drawn, initial, text = unit(0, 60), unit(30), unit(90), unit(90)
+    assert mean_similarity(unit(0, 90), unit(0)) == pytest.approx(0.5)
+    assert among_themselves(training) == pytest.approx(0.5)
+    assert among_themselves(unit(10)) == 1
+    like = likeness(drawn, initial, training)
+    assert like == pytest.approx((3**0.5 / 2, 3**0.5 / 4, 0.5))
+    assert like.position == pytest.approx((3**0.5 / 4) / (0.5 - 3**0.5 / 4))
+    obeyed = obedience(drawn, initial, training, text)
+    assert obeyed == pytest.approx((0.5, 3**0.5 / 4, 1))
+
+
+def test_bounds_too_near_to_tell():
+    assert Score(0.7, 0.6, 0.61).position is None
+    assert Score(0.7, 0.8, 0.6).position is None
+
+
+def test_prompts_without_the_word():
+    assert without_words("a sketch of a {} on grey") == "a sketch of a on grey"
+    assert without_words("{} next to a {}") == "next to a"
+
+
+def test_the_sentence_follows_from_the_numbers():
+    whole, half, none, blind = Score(0.9, 0.5, 0.9), Score(0.7, 0.5, 0.9), Score(0.5, 0.5, 0.9), Score(0.5, 0.5, 0.5)
+    assert sentence({"<x>": whole}, whole, "toy") == "<x> is there; the prompt is obeyed as with 'toy'"
+    said = sentence({"<x>": half, "<y>": none}, none, "toy")
+    assert said.startswith("<x> is partly there (50 % of the way); <y> is hardly there (0 % of the way)")
+    assert said.endswith("the prompt is hardly obeyed (0 % of 'toy')")
+    assert "cannot be told" in sentence({"<x>": blind}, blind, "toy")
