@@ -24,6 +24,7 @@ from torch import Tensor
 
 from minti.files import replacing
 
+DAMAGE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 NAME = re.compile(r"step-(\d+)\.safetensors")
 
 
@@ -104,7 +105,7 @@ def read_run_state(folder: str | os.PathLike[str]) -> RunState | None:
     for path in paths:
         try:
             return _read(path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        except DAMAGE as error:
             warnings.warn(f"{path} is damaged ({error}); looking for an older one", stacklevel=2)
     if paths:
         raise ValueError(f"{folder}: every checkpoint in it is damaged; remove them, and begin anew")
