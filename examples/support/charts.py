@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-Points = Sequence[tuple[float, float]]
+Points = Sequence[tuple[float, float] | tuple[float, float, str]]
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 46, 12, 14, 40
 
 
@@ -14,12 +14,12 @@ def chart(title: str, x_name: str, lines: Mapping[str, Points], levels: Mapping[
     """Lines through points, and dashed levels that they are to be compared with.
 
     Args:
-        lines: {name: (x, y) points}; at most four.
+        lines: {name: (x, y) points}, at most four; a point may have a label, (x, y, label).
         levels: {name: y}.
     """
     levels = levels or {}
-    xs = [x for points in lines.values() for x, _ in points]
-    ys = [y for points in lines.values() for _, y in points] + list(levels.values())
+    xs = [point[0] for points in lines.values() for point in points]
+    ys = [point[1] for points in lines.values() for point in points] + list(levels.values())
     x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
     y_low, y_high = y_ticks[0], y_ticks[-1]
@@ -45,12 +45,13 @@ def chart(title: str, x_name: str, lines: Mapping[str, Points], levels: Mapping[
     names: list[tuple[str, str, str]] = []
     for i, (name, points) in enumerate(lines.items()):
         colour = f"var(--s{i % 4})"
-        path = " ".join(at(x, y) for x, y in points)
+        path = " ".join(at(x, y) for x, y, *_ in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for x, y in points:
+        for x, y, *labels in points:
             cx, cy = at(x, y).split(",")
             tip = f"<title>{escape(name)}: {x:g}, {y:.4g}</title>"
             parts.append(f'<circle cx="{cx}" cy="{cy}" r="3.2" fill="{colour}">{tip}</circle>')
+            parts += [label(at(x, y), text, 6, -5, "start") for text in labels]
         names.append((name, colour, "solid"))
     for i, (name, y) in enumerate(levels.items()):
         colour = f"var(--s{i % 4})"

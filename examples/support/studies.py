@@ -121,13 +121,8 @@ def guidance(artist: Artist, rows: Sequence[Row], clip: Clip | None, folder: Pat
         records += [{"word": word, "scale": s, "likeness": like[s], "obedience": obeys[s]} for s in SCALES]
         lines = {"likeness": list(like.items()), "obedience": list(obeys.items())}
         drawn.append(chart(f"{word}: over the guidance scale", "guidance scale", lines))
-        drawn.append(
-            chart(
-                f"{word}: likeness over obedience",
-                "obedience",
-                {"scale 1 to 15": list(zip(obeys.values(), like.values()))},
-            )
-        )
+        pairs = [(obeys[s], like[s], f"{s:g}") for s in SCALES]
+        drawn.append(chart(f"{word}: the same, one over the other", "obedience", {"likeness, at each scale": pairs}))
     if records:
         write_table(folder / "guidance.csv", records)
     return [*blocks, charts(*drawn) if drawn else html.paragraph("Without a CLIP there are pictures only.", "soft")]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -30,7 +31,6 @@ def load_toy_clip(model: minti.StableDiffusion, model_folder: str | Path) -> Cli
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; only the toybox has a CLIP of its own")
     clip = ToyCLIP(model.text_encoder.config)
-    clip.text_model = model.text_encoder
     weights = {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
     unexpected = clip.load_state_dict(weights, strict=False).unexpected_keys
     if unexpected:
@@ -44,6 +44,7 @@ def load_toy_clip(model: minti.StableDiffusion, model_folder: str | Path) -> Cli
 
     @torch.no_grad()
     def texts(prompts: Sequence[str]) -> Tensor:
-        return clip.encode_text(tokenize(list(prompts), model.tokenizer).to(model.device)).float().cpu()
+        ids = tokenize(list(prompts), model.tokenizer).to(model.device)
+        return F.normalize(clip.text_projection(model.text_encoder(ids).pooler_output.float()), dim=-1).cpu()
 
     return Clip(images, texts, "the toybox's own CLIP")

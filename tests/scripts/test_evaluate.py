@@ -98,7 +98,39 @@ def test_two_words_from_files(monkeypatch, tmp_path, words, capsys):
         assert -1 <= float(row["likeness_0"]) <= 1
     nearest = list(csv.DictReader((tmp_path / "words.csv").open()))
     assert [row["nearest_1"] for row in nearest] == [f"{NAME} 1.000", "star 1.000"]
-    check_report(tmp_path / "report.html", 8 * 4 + 8 * 2)
+    check_report(tmp_path / "report.html", 8 * 2 * 2 + 10)  # drawn, with the initializer, training pictures
+
+
+@pytest.mark.slow
+def test_another_model_and_its_clip(monkeypatch, tmp_path, tiny_folder, clip_folder, capsys):
+    """All sections on a model that is not the toybox, measured by transformers' CLIP."""
+    options = ["--model", tiny_folder, "--clip", clip_folder, "--samples", 2, "--steps", 1, "--sampler", "ddim"]
+    for i, name in enumerate(("one", "two")):
+        rows = {"<concept>": torch.randn(2, 48, generator=torch.Generator().manual_seed(i)) / 7}
+        write_embeddings(tmp_path / f"{i}.safetensors", rows)
+        options += ["--embedding", f"{tmp_path}/{i}.safetensors=<{name}>", "--images", CONCEPTS[i]]
+    call(monkeypatch, *options, "--templates", "a red {}", "a {} in a {}", "--output", tmp_path / "out")
+    scores = list(csv.DictReader((tmp_path / "out/scores.csv").open()))
+    assert [row["prompt"] for row in scores] == ["a red <one>", "a red <two>", "a <one> in a <two>"]
+    for row in scores:
+        assert float(row["obedience_ceiling"]) != float(row["obedience_floor"])
+        assert re.search("<(one|two)>|whether", row["in_words"])
+    assert not any(name.startswith("kept") for name in scores[0])
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files >= {"attention-1.png", "attention-2.png", "guidance.csv", "together-0.png", "losses-by-timestep.csv"}
+    assert "came from a file" in (tmp_path / "out/report.html").read_text()
+    rows = list(csv.DictReader((tmp_path / "out/words.csv").open()))
+    assert [row["row"] for row in rows] == ["<one>", "<one>_1", "<two>", "<two>_1"]
+    check_report(tmp_path / "out/report.html", 3 * 4)
+
+
+def test_help(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call(monkeypatch, "--help")
+    assert ended.value.code == 0
+    usage = capsys.readouterr().out
+    for option in ("--model", "--output", "--seed", "--device", "--dtype", "--embedding", "--templates", "--samples"):
+        assert option in usage
 
 
 @pytest.mark.slow
