@@ -119,7 +119,8 @@ def introduction(args: argparse.Namespace, clip: Clip | None) -> str:
 BOUNDS = (
     "Likeness: mean CLIP similarity to the training pictures, between the same prompt with the initializer word and "
     "the training pictures among themselves. Obedience: similarity to the prompt without the word, between the "
-    "training pictures, which know nothing of the prompt, and the initializer word, which does not stand in its way."
+    "training pictures, which know nothing of the prompt, and the initializer word, which does not stand in its way. "
+    "A picture of two things is never as like either of them as a picture of that one alone."
 )
 
 
@@ -148,7 +149,7 @@ def main() -> None:
     report = html.Report(f"{' and '.join(subject.word for subject in subjects)}, evaluated", introduction(args, clip))
     report.section("The pictures, and what they show", html.paragraph(BOUNDS, "soft"), *rows.cards(planned))
     made = {
-        "words": ("What was learned, as rows of numbers", lambda: studies.words(model, subjects, folder)),
+        "words": ("What was learned, as rows of numbers", lambda: studies.words(model, toybox, subjects, folder)),
         "learning": ("While it was learned", lambda: studies.learning(artist, subjects, folder)),
         "guidance": ("How strongly to guide", lambda: studies.guidance(artist, planned, clip, folder)),
         "attention": ("Where the word looks", lambda: studies.attention(artist, planned, toybox, subjects, folder)),

@@ -30,9 +30,9 @@ code { font: .92em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anyw
   margin: .9rem 0; break-inside: avoid; }
 .said { margin: .5rem 0 0; }
 .pictures { display: flex; flex-wrap: wrap; gap: .5rem; margin: .4rem 0; }
+.pictures .pictures { margin: 0; }
 figure { margin: 0; width: 8rem; }
-.small figure { width: 5rem; }
-.wide figure { width: 100%; }
+.small figure { width: 5.2rem; }
 figcaption { line-height: 1.25; margin-top: .15rem; overflow-wrap: anywhere; }
 figure button { display: block; width: 100%; padding: 0; border: 0; background: none; cursor: zoom-in; }
 figure img { display: block; width: 100%; border-radius: .2rem; }
@@ -45,7 +45,7 @@ dialog img { width: min(92vw, 88vh); height: auto; max-height: 88vh; object-fit:
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: normal; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .words th, .words td { text-align: left; vertical-align: top; }
 .meters { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .3rem 1.5rem;
   margin: .6rem 0; }
 .meter { font-size: .85rem; }
@@ -128,15 +128,17 @@ def card(heading: str, *blocks: str) -> str:
     return f'<div class="card"><h3><code>{escape(heading)}</code></h3>{"".join(blocks)}</div>'
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table that scrolls where the page is too narrow; numbers are rounded to three digits."""
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], kind: str = "") -> str:
+    """A table that scrolls where the page is too narrow; of the kind "words" one of text rather than numbers."""
 
     def cell(value: object) -> str:
         return escape("" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value))
 
     head = "".join(f"<th>{cell(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def meter(name: str, value: float, floor: float, ceiling: float, ends: tuple[str, str]) -> str:

@@ -113,12 +113,12 @@ def records(rows: Sequence[Row]) -> list[dict[str, object]]:
     """The numbers, for a CSV file."""
     table = []
     for number, row in enumerate(rows):
-        record: dict[str, object] = {"row": number, "prompt": row.prompt}
+        record: dict[str, object] = {"row": number, "prompt": row.prompt, "in_words": row.sentence}
         for i, (_, score) in enumerate(row.likeness.items()):
             record |= {f"likeness_{i}{end}": value for end, value in zip(("", "_floor", "_ceiling"), score)}
         if row.obedience:
             record |= {f"obedience{end}": value for end, value in zip(("", "_floor", "_ceiling"), row.obedience)}
-        table.append(record | row.counts | {"in_words": row.sentence})
+        table.append(record | row.counts)
     return table
 
 

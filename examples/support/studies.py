@@ -37,11 +37,12 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow({name: round(x, 5) if isinstance(x, float) else x for name, x in row.items()})
 
 
-def words(model: minti.StableDiffusion, subjects: Sequence[Subject], folder: Path) -> list[str]:
-    """The nearest known words of every row, and its length beside theirs."""
+def words(model: minti.StableDiffusion, toybox: Any, subjects: Sequence[Subject], folder: Path) -> list[str]:
+    """The nearest known words of every row, and its length beside theirs; of the toybox's names also their looks."""
     lengths = known_lengths(model)
     low, middle, high = torch.quantile(lengths, torch.tensor([0.05, 0.5, 0.95])).tolist()
     records, shown = [], []
@@ -49,7 +50,9 @@ def words(model: minti.StableDiffusion, subjects: Sequence[Subject], folder: Pat
         for row in learned_rows(model, subject.word):
             nearest = {f"nearest_{i}": f"{word} {cosine:.3f}" for i, (word, cosine) in enumerate(row.nearest, 1)}
             records.append({"row": row.token, "length": round(row.length, 4)} | nearest)
-            shown.append((row.token, row.length, ", ".join(f"{word} {cosine:.2f}" for word, cosine in row.nearest)))
+            known = {word: toybox.looks(word) if toybox is not None else "" for word, _ in row.nearest}
+            named = [f"{word}{known[word] and f' ({known[word]})'} {cosine:.2f}" for word, cosine in row.nearest]
+            shown.append((row.token, row.length, ", ".join(named)))
     write_table(folder / "words.csv", records)
     text = (
         f"Of the {len(lengths)} known words half are shorter than {middle:.2f}, "
@@ -57,7 +60,7 @@ def words(model: minti.StableDiffusion, subjects: Sequence[Subject], folder: Pat
     )
     return [
         *(html.paragraph(subject.summary) for subject in subjects),
-        html.table(("row", "length", "nearest known words, cosine similarity"), shown),
+        html.table(("row", "length", "nearest known words, cosine similarity"), shown, "words"),
         html.paragraph(text, "soft"),
     ]
 
@@ -139,12 +142,10 @@ def attention(artist: Artist, rows: Sequence[Row], toybox: Any, subjects: Sequen
         names = list(dict.fromkeys(row.prompt.split()))
         overlays = {name: [overlay(p, m) for p, m in zip(pictures, maps.of(name))] for name in names}
         page([(row.prompt, pictures), *overlays.items()]).save(folder / f"attention-{len(row.subjects)}.png")
-        lines = [
-            html.pictures(
-                [html.picture(pictures[i], "drawn"), *(html.picture(o[i], name) for name, o in overlays.items())]
-            )
-            for i in range(count)
-        ]
+        lines = []
+        for i in range(count):
+            maps_shown = [html.picture(pair[i], name) for name, pair in overlays.items()]
+            lines.append(html.pictures([html.picture(pictures[i], "drawn"), *maps_shown], "small"))
         blocks.append(html.card(row.prompt, *lines))
     blocks.append(
         html.paragraph("Each map is scaled to its own brightest place; dark places get little attention.", "soft")

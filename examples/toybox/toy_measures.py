@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 import minti
+import world
 from attention_inside import attention_inside
 from attributes import sentence, tally, toy_of
 from measure import load_judge
@@ -42,6 +43,11 @@ class ToyMeasures:
         for i, count in enumerate(kept):
             flat |= {f"kept_{i}_{name}": number for name, number in count.items()}
         return flat, sentence(counts, [subject.word for subject in subjects], len(pictures))
+
+    def looks(self, name: str) -> str:
+        """What a made-up name of the world looks like; nothing for another word."""
+        toy = world.NAMED.get(name)
+        return f"{toy.main} {toy.shape}, {toy.second} {toy.pattern}" if toy else ""
 
     def attention_inside(self, subject: Any) -> dict[str, tuple[float, float]] | None:
         """Shares of the word's attention and the initializer's inside the true outline; None for an unknown toy."""
