@@ -139,8 +139,8 @@ def test_everything_from_pictures(monkeypatch, tmp_path):
     options = ("--learning-steps", 21, "--samples", 1, "--steps", 2, "--sampler", "ddim")
     options += ("--images", f"{CONCEPTS[0]}=<one>", "--images", f"{CONCEPTS[1]}=<two>")
     options += ("--templates", "a sketch of a {}", "a {} next to a {}")
-    for name in ("a", "b"):
-        call(monkeypatch, *options, "--output", tmp_path / name)
+    call(monkeypatch, *options, "--output", tmp_path / "a")
+    call(monkeypatch, *options, "--sections", "--output", tmp_path / "b")
     files = {path.name for path in (tmp_path / "a").iterdir()}
     assert files >= {"report.html", "attention-1.png", "growth-1.png", "losses-by-timestep.csv", "guidance.csv"}
     assert files >= {"guidance-0.png", "attention.csv", "together.csv", "together-0.png", "word-0", "word-1"}
