@@ -1,7 +1,11 @@
 """What several tests share: the small model's configs, a tokenizer for it, and how tests draw and learn."""
 
 import inspect
+import itertools
 import json
+import os
+import string
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import diffusers
@@ -35,6 +39,10 @@ SCHEDULER = {
     "clip_sample": False,
     "steps_offset": 1,
 }
+REAL_RELEASE = os.environ.get("MINTI_SD_V1_4")  # a folder, a single file or a hub id
+THREADS = torch.get_num_threads()  # as many as torch takes by itself
+
+PRINTABLE = [chr(c) for c in range(33, 127)]
 WORDS = ("a", "photo", "of", "the", "toy", "red", "cat", "dog", "painting", "style", "in")
 PROMPTS = ["a red cat", "the dog"]
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -53,25 +61,54 @@ THEIR_KEYS = {sampler: set(inspect.signature(kind.__init__).parameters) for samp
 # --- the small model --------------------------------------------------------------------------------------------------
 
 
-def write_tokenizer(folder: Path, length: int = 16) -> CLIPTokenizer:
-    """A CLIP tokenizer that knows the letters and a few whole words."""
-    letters = [chr(c) for c in range(33, 127)]
-    merges, vocab = [], letters + [letter + "</w>" for letter in letters]
-    for word in WORDS:
-        parts = [*word[:-1], word[-1] + "</w>"]
-        while len(parts) > 1:
-            if (pair := (parts[0], parts[1])) not in merges:
-                merges.append(pair)
-                vocab.append("".join(pair))
-            parts = ["".join(pair), *parts[2:]]
+def write_tokenizer(
+    folder: Path,
+    length: int = 16,
+    letters: Sequence[str] = PRINTABLE,
+    words: Sequence[str] = WORDS,
+    size: int | None = None,
+) -> CLIPTokenizer:
+    """A CLIP tokenizer that knows the letters and a few whole words.
+
+    Args:
+        length: of a prompt, in tokens.
+        words: spelt in `letters`.
+        size: filled up to so many tokens with made-up syllables; None adds none.
+    """
+    vocab, merges = [*letters, *(letter + "</w>" for letter in letters)], []
+    known = set(vocab)
+    spellings = (pair for word in words for pair in _spelling(word))
+    for first, second in itertools.chain(spellings, _syllables() if size else ()):
+        if size and len(vocab) == size - 2:
+            break
+        if first + second not in known:
+            merges.append(f"{first} {second}")
+            vocab.append(first + second)
+            known.add(first + second)
     vocab += ["<|startoftext|>", "<|endoftext|>"]
-    vocab = list(dict.fromkeys(vocab))
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocab)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "pad_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def _spelling(word: str) -> Iterator[tuple[str, str]]:
+    """The merges that make one token of a word, from left to right."""
+    *letters, last = word
+    for i, letter in enumerate([*letters, last + "</w>"][1:], 1):
+        yield word[:i], letter
+
+
+def _syllables() -> Iterator[tuple[str, str]]:
+    """Merges without end, short ones first: aa, ab, ..., each also as the end of a word."""
+    beginnings = list(string.ascii_lowercase)
+    for first in beginnings:  # grows while it is read
+        for second in string.ascii_lowercase:
+            yield first, second + "</w>"
+            yield first, second
+            beginnings.append(first + second)
 
 
 def assert_same(model, expected):
