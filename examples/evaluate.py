@@ -9,6 +9,11 @@ Writes to outputs/report/: report.html, page.png and pictures/ (the 32), and the
 
 from __future__ import annotations
 
+from support import html, rows, studies
+from support.command_line import arguments, load, make_output, run, whole
+from support.drawing import Artist
+from support.subjects import acquire, open_subjects
+
 import argparse
 import sys
 import time
@@ -19,10 +24,6 @@ from typing import Any
 import minti
 from minti.diffusion.samplers import SAMPLERS
 from minti.evaluation.clip_scores import CLIP_SOURCE, Clip, load_clip
-from support import html, rows, studies
-from support.command_line import arguments, load, make_output, run
-from support.drawing import Artist
-from support.subjects import acquire, open_subjects
 
 EXAMPLES = Path(__file__).resolve().parent
 CONCEPTS = EXAMPLES / "concepts"
@@ -49,18 +50,18 @@ def parse() -> argparse.Namespace:
     what.add_argument("--images", action="append", default=[], metavar="FOLDER", help=images_help)
     known = "known word that says roughly what the pictures show; one for both, or two"
     what.add_argument("--initializer", nargs="+", default=["toy"], metavar="WORD", help=known)
-    what.add_argument("--vectors", type=int, default=1, help="embedding rows of each word that is learned here")
+    what.add_argument("--vectors", type=whole(1), default=1, help="embedding rows of each word that is learned here")
     what.add_argument(
-        "--learning-steps", type=int, help="exactly so many; default: until the fixed loss has levelled off"
+        "--learning-steps", type=whole(1), help="exactly so many; default: until the fixed loss has levelled off"
     )
     how = parser.add_argument_group("what to draw")
     how.add_argument(
         "--templates", nargs="+", metavar="PROMPT", help="with one {} or two; default: the model's own five"
     )
-    how.add_argument("--samples", type=int, default=4, help="pictures per prompt")
-    how.add_argument("--steps", type=int, default=50, help="denoising steps")
+    how.add_argument("--samples", type=whole(1), default=4, help="pictures per prompt")
+    how.add_argument("--steps", type=whole(1), default=50, help="denoising steps")
     how.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
-    how.add_argument("--batch-size", type=int, default=16, help="pictures drawn at a time")
+    how.add_argument("--batch-size", type=whole(1), default=16, help="pictures drawn at a time")
     how.add_argument("--clip", help=f"measures likeness and obedience; default: the toybox's own, or {CLIP_SOURCE}")
     sections_help = f"of the report, after the 32 pictures: {', '.join(SECTIONS)}; default: all"
     how.add_argument(
@@ -75,8 +76,6 @@ def parse() -> argparse.Namespace:
         )
     if len(folders) > 2 or len(args.initializer) not in (1, len(folders)):
         parser.error("one or two words can be evaluated at a time, with one --initializer for all or one for each")
-    if min(args.samples, args.steps, args.batch_size, args.vectors, args.learning_steps or 1) < 1:
-        parser.error("--samples, --steps, --batch-size, --vectors and --learning-steps take numbers from 1")
     return args
 
 

@@ -1,13 +1,15 @@
 """minti: minimal textual inversion on Stable Diffusion v1.4, small enough to read in an afternoon."""
 
+from minti.checkpoints.run_state import read_run_state as load_checkpoint
 from minti.learning.loss import diffusion_loss
 from minti.learning.preparation import prepare_for_textual_inversion
 from minti.learning.progress import TrainingError, TrainingState
+from minti.learning.run import save_checkpoint
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.learning.textual_inversion import textual_inversion
-from minti.learning.words import load_embeddings, save_embeddings
 from minti.model import TOYBOX, StableDiffusion
 from minti.text_to_image import sample, sample_steps
+from minti.words import load_embeddings, save_embeddings
 
 __all__ = [
     "TOYBOX",
@@ -17,10 +19,12 @@ __all__ = [
     "TrainingState",
     "TrainingWrapper",
     "diffusion_loss",
+    "load_checkpoint",
     "load_embeddings",
     "prepare_for_textual_inversion",
     "sample",
     "sample_steps",
+    "save_checkpoint",
     "save_embeddings",
     "textual_inversion",
 ]

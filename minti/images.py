@@ -32,7 +32,11 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
             image.load()
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not a picture that can be read; remove it or convert it to PNG") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"{path} has more pixels than are read safely ({2 * Image.MAX_IMAGE_PIXELS:,}); make it smaller"
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); replace it with a whole file") from None
     return to_rgb(image)
 
@@ -41,7 +45,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode to RGB: 16-bit greys are scaled to 8 bits, transparency is laid on white."""
     if image.mode.startswith(("I", "F")):
         grey = np.asarray(image, dtype=np.float64)
-        if image.mode != "F" and grey.max(initial=0) > 255:
+        grey = np.nan_to_num(grey)
+        if image.mode == "F" and grey.max(initial=0) <= 1:
+            grey = grey * 255  # light as a share of white
+        elif image.mode != "F" and grey.max(initial=0) > 255:
             grey = grey / 257  # 65535 -> 255
         image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ TOYBOX = PACKAGE / "toybox" if (PACKAGE / "toybox").is_dir() else PACKAGE.parent
 
 @dataclass
 class StableDiffusion:
-    """A text-to-image latent diffusion model: five parts, and what suits them.
+    """A text-to-image latent diffusion model: five parts, and what suits them (lecture notes `002`, 7.4 and 17).
 
     The scaling between the VAE's latents and those that the UNet sees happens here (`scale`, `decode`) and nowhere
     else.
@@ -118,6 +119,18 @@ class StableDiffusion:
     def dtype(self) -> torch.dtype:
         """The dtype of the UNet's weights."""
         return self.unet.conv_in.weight.dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells models apart, by up to 64 numbers of every tensor; learned words do not count."""
+        digest = hashlib.sha256(str(self.scheduler.config).encode())
+        for part in (self.unet, self.vae, self.text_encoder):
+            for name, tensor in part.state_dict().items():
+                if "token_embedding" in name:
+                    tensor = tensor[: self.tokenizer.vocab_size]
+                some = tensor.flatten()[:: max(1, tensor.numel() // 64)]
+                digest.update(f"{name} {tuple(tensor.shape)}".encode() + some.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def encode_prompt(self, prompts: str | list[str]) -> Tensor:
         """Prompts to context, (b, m, d); (b, 77, 768) in SD v1.4.

@@ -1,18 +1,21 @@
 """Prompts to context: the CLIP tokenizer and text encoder of Hugging Face, and new words for them.
 
 A concept of several vectors is several tokens, named as diffusers names them: `<cat>`, `<cat>_1`, `<cat>_2`. The
-tokenizer itself remembers them, so nothing is kept here: wherever a prompt says `<cat>`, it is expanded.
+tokenizer itself remembers them, so nothing is kept here: wherever a prompt says `<cat>`, it is expanded. What belongs
+to `<cat>` are the tokens behind it that take the space before them (`AddedToken.lstrip`); a word of its own that
+happens to be called `<cat>_1` does not.
 Lecture notes `002`, 7.3 and chapter 16.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 
 
 def _templates(listed: str) -> tuple[str, ...]:
@@ -51,10 +54,11 @@ def check_new_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
     """Refuses a placeholder that could not become a new word.
 
     Raises:
-        ValueError: it is empty, contains white space, or is a word already (the tokenizer lower-cases, so `<Cat>` and
-            `<cat>` are the same word).
+        ValueError: it is empty, contains white space or what cannot be printed, changes when the tokenizer tidies it,
+            or is a word already (the tokenizer lower-cases, so `<Cat>` and `<cat>` are the same word).
     """
-    if not placeholder or re.search(r"\s", placeholder):
+    tidied = unicodedata.normalize("NFC", placeholder)
+    if not placeholder or not placeholder.isprintable() or re.search(r"\s", placeholder) or tidied != placeholder:
         raise ValueError(f"placeholder token {placeholder!r}: expected one word without spaces, such as '<concept>'")
     lower = placeholder.lower()
     for token in tokenizer.get_vocab():
@@ -87,7 +91,7 @@ def add_tokens(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, tokens: li
     """Adds tokens to the tokenizer and their rows to the end of the text encoder's embedding.
 
     Args:
-        tokens: new tokens; see `check_new_placeholder`.
+        tokens: of one concept, from `placeholder_tokens`; new ones, see `check_new_placeholder`.
         rows: (len(tokens), d).
 
     Returns:
@@ -95,7 +99,8 @@ def add_tokens(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, tokens: li
     """
     for token in tokens:
         check_new_placeholder(tokenizer, token)
-    tokenizer.add_tokens(tokens)
+    first, *others = tokens
+    tokenizer.add_tokens([AddedToken(first), *(AddedToken(token, lstrip=True) for token in others)])
     old = text_encoder.get_input_embeddings().weight
     # Hugging Face's resize would draw the new rows from the mean and covariance of all the old ones: slow, and
     # overwritten at once.
@@ -109,24 +114,27 @@ def add_tokens(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, tokens: li
 
 def expand_placeholders(prompt: str, tokenizer: CLIPTokenizer) -> str:
     """`"a <cat>"` to `"a <cat> <cat>_1 <cat>_2"`, for every concept of several vectors; case does not count."""
-    added = {token.lower(): token for token in tokenizer.get_added_vocab()}
-    for token in sorted(added, key=len, reverse=True):
-        expansion = [added[token]]
-        while f"{token}_{len(expansion)}" in added:
-            expansion.append(added[f"{token}_{len(expansion)}"])
-        if len(expansion) > 1:
-            # Not where the expansion stands already, and not inside "<cat>_1" itself.
-            pattern = re.escape(token) + rf"(?!_\d)(?!\s+{re.escape(token)}_1)"
-            escaped = " ".join(expansion).replace("\\", r"\\")
-            prompt = re.sub(pattern, escaped, prompt, flags=re.IGNORECASE)
-    return prompt
+    tokens = {id_: token for id_, token in tokenizer.added_tokens_decoder.items() if not token.special}
+    concepts = []
+    for id_, token in tokens.items():
+        if not token.lstrip:
+            concepts.append([token.content])
+            while (behind := tokens.get(id_ + len(concepts[-1]))) is not None and behind.lstrip:
+                concepts[-1].append(behind.content)
+    concepts += [[token.content] for token in tokens.values() if token.lstrip]  # one named alone stays alone
+    concepts.sort(key=lambda concept: len(concept[0]), reverse=True)  # "<cat>s" and "<cat>_1" before "<cat>"
+    # An expansion that stands there already is found as a whole, and stays.
+    patterns = (r"(?:\s*".join(map(re.escape, concept)) + ")?" * (len(concept) - 1) for concept in concepts)
+    expansions = [" ".join(concept) for concept in concepts]
+    pattern = "|".join(f"({pattern})" for pattern in patterns)
+    return re.sub(pattern, lambda m: expansions[m.lastindex - 1], prompt, flags=re.IGNORECASE) if pattern else prompt
 
 
 # --- prompts to context -----------------------------------------------------------------------------------------------
 
 
 def tokenize(prompts: list[str], tokenizer: CLIPTokenizer) -> Tensor:
-    """Prompts to token ids, padded to the context's length, (b, n) int64.
+    """Prompts to token ids, padded to the context's length, (b, m) int64.
 
     Warns when a prompt is longer than the context, and says what was cut.
     """
@@ -140,5 +148,5 @@ def tokenize(prompts: list[str], tokenizer: CLIPTokenizer) -> Tensor:
 
 
 def encode(input_ids: Tensor, text_encoder: CLIPTextModel) -> Tensor:
-    """Token ids (b, n) to context (b, n, d), the last hidden states after the final layer norm."""
+    """Token ids (b, m) to context (b, m, d), the last hidden states after the final layer norm."""
     return text_encoder(input_ids.to(text_encoder.device)).last_hidden_state

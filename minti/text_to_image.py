@@ -12,7 +12,9 @@ from torch import Tensor
 
 from minti.diffusion.composition import ComposedPrediction, Pull
 from minti.diffusion.guidance import GuidedPrediction, shared_trajectory
-from minti.diffusion.samplers import SAMPLERS, Sampler, run_timesteps
+from minti.diffusion.samplers import SAMPLERS, run_levels, run_timesteps
+from minti.diffusion.scheduler import Level
+from minti.diffusion.trajectory import Sampler
 from minti.editing import from_picture
 from minti.images import to_pil
 from minti.model import StableDiffusion
@@ -81,23 +83,22 @@ def sample_steps(
         ValueError: unknown sampler, a size that is no multiple of the VAE's factor, or counts that do not match.
     """
     prompts, negatives = _one_for_each(prompts, negative_prompt)
-    timesteps = run_timesteps(sampler, model.scheduler, num_inference_steps, sampler_options.get("karras", False))
+    karras = sampler_options.get("karras", False)
+    timesteps = run_timesteps(sampler, model.scheduler, num_inference_steps, karras)
     if init_latents is not None and height is None and width is None:
         height, width = (side * model.vae.config.factor for side in init_latents.shape[-2:])
     shape = model.latents_shape(len(prompts), height, width)
+    drawn = randn(shape, generator, model.device, model.dtype) if latents is None else latents
     share = share_unconditional and guidance_scale != 1
 
     run: Sampler = partial(SAMPLERS[sampler], **sampler_options)
     run = shared_trajectory(run) if share else run
-    run = _edited(run, model, shape, init_latents, strength, mask)
-    noise = (
-        randn(shape, generator, model.device, model.dtype)
-        if latents is None
-        else _fit(latents, shape, "latents", model)
-    )
+    levels = run_levels(sampler, model.scheduler, timesteps, karras)
+    run = _edited(run, levels, model, shape, init_latents, strength, mask)
     options = {"refresh_every": refresh_every, "interval": guidance_interval, "last_is_unconditional": share}
     if also:
         options["also"] = _pulls(model, also, shape)
+    noise = _fit(drawn, shape, "latents", model)
     yield from denoise(model, prompts, negatives, guidance_scale, noise, timesteps, run, generator, **options)
 
 
@@ -113,8 +114,12 @@ def denoise(
     generator: Generators,
     **options: Any,
 ) -> Iterator[SampleStep]:
-    """The algorithm itself: noise, (b, c, h, w), to the latents of b pictures. `options` are `GuidedPrediction`'s,
-    or with `also` `ComposedPrediction`'s."""
+    """The algorithm itself: noise, (b, c, h, w), to the latents of b pictures.
+
+    Args:
+        sampler: with its own options bound; see `trajectory.Sampler`.
+        options: of `GuidedPrediction`, or with `also` of `ComposedPrediction`.
+    """
     context = negative_context = model.encode_prompt(prompts)  # b m d, (b, 77, 768) in SD v1.4
     if guidance_scale != 1 or "also" in options:
         negative_context = _encode_each_once(model, negative_prompts)
@@ -157,6 +162,7 @@ def _pulls(model: StableDiffusion, also: Also, shape: tuple[int, ...]) -> list[P
 
 def _edited(
     sampler: Sampler,
+    levels: list[Level],
     model: StableDiffusion,
     shape: tuple[int, ...],
     init_latents: Tensor | None,
@@ -172,7 +178,7 @@ def _edited(
         return sampler
     init_latents = _fit(init_latents, shape, "init_latents", model)
     mask = mask if mask is None else _fit(mask, (shape[0], 1, *shape[2:]), "mask", model)
-    return from_picture(sampler, init_latents, strength, mask)
+    return from_picture(sampler, levels, init_latents, strength, mask)
 
 
 def _fit(tensor: Tensor, shape: tuple[int, ...], name: str, model: StableDiffusion) -> Tensor:

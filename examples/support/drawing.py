@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from support.command_line import generators
+
 import argparse
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +12,6 @@ from PIL import Image
 from tqdm import tqdm
 
 import minti
-from support.command_line import generators
 
 
 class Artist:

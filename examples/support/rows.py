@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from support import html
+from support.drawing import Artist
+from support.pages import page
+from support.subjects import Subject
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +16,6 @@ from PIL import Image
 
 from minti.evaluation import clip_scores
 from minti.evaluation.clip_scores import Clip, Score
-from support import html
-from support.drawing import Artist
-from support.pages import page
-from support.subjects import Subject
 
 
 @dataclass

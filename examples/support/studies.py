@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from support import html
+from support.charts import chart, charts
+from support.drawing import Artist
+from support.pages import page
+from support.rows import Row, fill
+from support.subjects import Subject
+
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,14 +26,9 @@ from minti.evaluation.attention_maps import AttentionMaps
 from minti.evaluation.clip_scores import Clip
 from minti.evaluation.losses import loss_over_timesteps
 from minti.evaluation.words import known_lengths, learned_rows
+from minti.files import replacing
 from minti.images import to_pixels
 from minti.noise import randn
-from support import html
-from support.charts import chart, charts
-from support.drawing import Artist
-from support.pages import page
-from support.rows import Row, fill
-from support.subjects import Subject
 
 SCALES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0)
 
@@ -34,7 +36,7 @@ SCALES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0)
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Records as CSV; every column that one of them has."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:

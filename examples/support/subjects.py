@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from support.curves import write_losses
+from support.drawing import Artist
+
 import argparse
 import re
 from dataclasses import dataclass, field
@@ -12,10 +15,8 @@ from tqdm import tqdm
 
 import minti
 from minti.images import grid, open_folder
-from minti.learning.words import read_embeddings
 from minti.text import single_token_id
-from support.curves import write_losses
-from support.drawing import Artist
+from minti.words import read_embeddings
 
 NAMED = re.compile(r"(.*)=(<[^<>=]+>)")
 

@@ -20,7 +20,7 @@ from attributes import tally
 from measure import load_judge
 
 sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, load, make_output, run
+from support.command_line import arguments, load, make_output, run, whole
 from support.drawing import Artist
 from support.studies import write_table
 
@@ -46,8 +46,8 @@ def main() -> None:
         "--words", type=Path, default=Path("outputs/evaluation"), help="folder of toy-0.safetensors ..."
     )
     parser.add_argument("--toys", type=int, nargs="+", default=[0, 1, 2, 3], help="which of them")
-    parser.add_argument("--count", type=int, default=16, help="pictures of each pair")
-    parser.add_argument("--steps", type=int, default=20, help="denoising steps")
+    parser.add_argument("--count", type=whole(1), default=16, help="pictures of each pair")
+    parser.add_argument("--steps", type=whole(1), default=20, help="denoising steps")
     parser.set_defaults(sampler="dpm-solver++", batch_size=16)
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)

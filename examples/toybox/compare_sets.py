@@ -25,7 +25,7 @@ from minti.evaluation.distribution import fit_gaussian, frechet_distance, precis
 from toy_clip import load_toy_clip
 
 sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, load, make_output, run
+from support.command_line import arguments, load, make_output, run, whole
 from support.drawing import Artist
 from support.studies import write_table
 
@@ -56,8 +56,8 @@ def clip_score(clip: Clip, pictures: Sequence[Image.Image], captions: Sequence[s
 def main() -> None:
     """The checks, then one row for each scale."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/sets")
-    parser.add_argument("--count", type=int, default=256, help="pictures of each set")
-    parser.add_argument("--steps", type=int, default=20, help="denoising steps")
+    parser.add_argument("--count", type=whole(1), default=256, help="pictures of each set")
+    parser.add_argument("--steps", type=whole(1), default=20, help="denoising steps")
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 2, 3, 5, 7.5, 10, 15])
     parser.set_defaults(sampler="dpm-solver++", batch_size=32)
     args = parser.parse_args()

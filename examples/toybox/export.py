@@ -95,11 +95,11 @@ def special_ids(tokenizer: CLIPTokenizer) -> dict[str, int]:
 def export(folder: Path, clip: ToyCLIP, vae: VAE, unet: UNet, judge: Judge, scaling_factor: float) -> None:
     """Writes the model in the layout of SD v1.4, weights in half precision; beside it, what measures it."""
 
-    def save(name: str, module: nn.Module | dict[str, Tensor], config: dict | None = None, prefix: str = "") -> None:
+    def save(name: str, module: nn.Module | dict[str, Tensor], config: dict | None = None) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = module if isinstance(module, dict) else module.state_dict()
-        halves = {prefix + k: v.half().contiguous() if v.is_floating_point() else v for k, v in tensors.items()}
+        halves = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in tensors.items()}
         save_file(halves, path, metadata={"format": "pt"})
         if config is not None:
             write_json(path.parent / "config.json", config)
@@ -111,7 +111,9 @@ def export(folder: Path, clip: ToyCLIP, vae: VAE, unet: UNet, judge: Judge, scal
     tokenizer = build_tokenizer(folder / "tokenizer")
     text_config = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
     text_config |= TEXT_CONFIG | special_ids(tokenizer)
-    save("text_encoder/model.safetensors", clip.text_model, text_config, prefix="text_model.")
+    text_encoder = clip.text_model.state_dict()
+    named = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in text_encoder.items()}
+    save("text_encoder/model.safetensors", named, text_config)
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(
         folder / "scheduler/scheduler_config.json",

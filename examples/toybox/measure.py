@@ -36,7 +36,7 @@ def load_judge(model_folder: str | Path) -> Judge:
 @torch.no_grad()
 def verdicts(judge: Judge, pixels: Tensor) -> list[dict[str, str]]:
     """What the judge sees in each picture: {head: answer}."""
-    logits = judge(pixels.float().clamp(-1, 1))
+    logits = judge(pixels.to(next(judge.parameters()).device).float().clamp(-1, 1))
     chosen = {name: scores.argmax(dim=1).tolist() for name, scores in logits.items()}
     return [{name: judge.answers[name][chosen[name][i]] for name in chosen} for i in range(len(pixels))]
 

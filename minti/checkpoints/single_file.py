@@ -104,9 +104,13 @@ def vae_name(key: str, config: VAEConfig) -> str:
     return f"first_stage_model.{name}"
 
 
-def text_name(key: str) -> str:
-    """The text encoder's key to its name in the file."""
-    return f"cond_stage_model.transformer.text_model.{key}"
+def text_name(key: str, level: str = "text_model.") -> str:
+    """The text encoder's key, with the level `text_model.` or without, to its name in the file.
+
+    Args:
+        level: "" for the name in merged files, some of which have lost the level.
+    """
+    return f"cond_stage_model.transformer.{level}{key.removeprefix('text_model.')}"
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
@@ -137,13 +141,14 @@ def load_single_file(
     """
     unet_config, vae_config, text_config = configs or (UNET_CONFIG, VAE_CONFIG, CLIPTextConfig(**TEXT_CONFIG))
     tensors = read_file(path)
+    level = "" if text_name("embeddings.token_embedding.weight", "") in tensors else "text_model."
     parts: dict[str, tuple[nn.Module, Callable[[str], str]]] = {
         "averaged UNet" if ema else "UNet": (
             build(lambda: UNet(unet_config)),
             lambda key: unet_name(key, unet_config, ema),
         ),
         "VAE": (build(lambda: VAE(vae_config)), lambda key: vae_name(key, vae_config)),
-        "text encoder": (build(lambda: CLIPTextModel(text_config)), text_name),
+        "text encoder": (build(lambda: CLIPTextModel(text_config)), lambda key: text_name(key, level)),
     }
     for part, (network, name_of) in parts.items():
         expected = network.state_dict()

@@ -125,9 +125,17 @@ def rename_vae_key(key: str) -> str:
     return re.sub(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)", lambda match: new[match[0]], key)
 
 
-def rename_text_key(key: str) -> str | None:
-    """transformers 5 dropped the level `text_model.`; `position_ids` (0 .. 76) is no weight."""
-    return None if key.endswith("position_ids") else key.removeprefix("text_model.")
+def rename_text_keys(tensors: dict[str, Tensor], model: CLIPTextModel) -> dict[str, Tensor]:
+    """To the model's own names: a file, and the model itself before transformers 5.6, may have a level `text_model.`.
+
+    `position_ids` (0 .. 76), in older files, is no weight.
+    """
+    own = {key.removeprefix("text_model."): key for key in model.state_dict()}
+    return {
+        own.get(key.removeprefix("text_model."), key): tensor
+        for key, tensor in tensors.items()
+        if not key.endswith("position_ids")
+    }
 
 
 # --- building the parts -----------------------------------------------------------------------------------------------
@@ -178,7 +186,8 @@ def fill_text_encoder(model: CLIPTextModel, *args: Any) -> CLIPTextModel:
     """As `fill`; and gives storage to a buffer that no file holds."""
     fill(model, *args)
     positions = torch.arange(model.config.max_position_embeddings, device=model.device)
-    model.embeddings.register_buffer("position_ids", positions.expand((1, -1)), persistent=False)
+    embeddings = next(module for module in model.modules() if hasattr(module, "position_ids"))
+    embeddings.register_buffer("position_ids", positions.expand((1, -1)), persistent=False)
     return model
 
 
@@ -203,8 +212,8 @@ def load_text_encoder(
     """Hugging Face's text model with the weights of a model folder's `text_encoder/`."""
     config = CLIPTextConfig(**read_json(folder / "config.json"))
     path, tensors = read_part(folder, "model", dtype, variant)
-    renamed = {name: tensor for key, tensor in tensors.items() if (name := rename_text_key(key)) is not None}
-    return fill_text_encoder(build(lambda: CLIPTextModel(config)), renamed, path, dtype, device)
+    model = build(lambda: CLIPTextModel(config))
+    return fill_text_encoder(model, rename_text_keys(tensors, model), path, dtype, device)
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:

@@ -1,38 +1,19 @@
-"""How a trajectory from noise to a picture is integrated: each sampler is a generator function.
+"""The samplers: DDPM, DDIM forwards and backwards, PNDM; and which there are.
 
-A sampler asks `predict(latents, t)` for (predicted clean latents, predicted noise), takes a step, and yields. Progress
-bars, previews and early stopping belong to whoever iterates. All take the timesteps of a whole run, and begin at number
-`start` of them: image to image begins late, with a picture that is noised to that timestep.
+What all have in common stands in `trajectory`. Image to image begins late, with a picture that is noised to that level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from minti.diffusion.dpm_solver import all_sigmas, dpm_solver, karras_sigmas, solver_levels
 from minti.diffusion.scheduler import Level, NoiseScheduler
+from minti.diffusion.trajectory import Predict, Sampler, SamplerStep
 from minti.noise import Generators, randn
-
-Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-Sampler = Callable[..., Iterator["SamplerStep"]]  # (predict, latents, scheduler, timesteps, generator, **options)
-
-
-class SamplerStep(NamedTuple):
-    """Where a sampler is after a step.
-
-    Attributes:
-        timestep: the timestep that was left.
-        latents: (b, c, h, w), after the step.
-        clean: (b, c, h, w), the clean latents that were predicted at `timestep`.
-    """
-
-    timestep: int
-    latents: Tensor
-    clean: Tensor
 
 
 def ddpm(
@@ -45,6 +26,8 @@ def ddpm(
     start: int = 0,
 ) -> Iterator[SamplerStep]:
     """Ancestral sampling (DDPM, arXiv 2006.11239, Algorithm 2), for any decreasing timesteps.
+
+    Lecture notes `002`, 4.4; questions `003`, 2, 14 and 15.
 
     Args:
         latents: (b, c, h, w) standard normal noise, or what `add_noise` made for the timestep to begin at.
@@ -69,11 +52,16 @@ def ddim(
     eta: float = 0.0,
     start: int = 0,
 ) -> Iterator[SamplerStep]:
-    """Denoising diffusion implicit models (arXiv 2010.02502, eq. 12 and 16).
+    """Denoising diffusion implicit models (arXiv 2010.02502, eq. 12 and 16; questions `003`, 4, 14 and 15).
 
     Args:
         eta: 0 is deterministic, 1 as noisy as DDPM.
+
+    Raises:
+        ValueError: eta is not between 0 and 1.
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta = {eta}; expected 0 (deterministic) to 1 (as noisy as ddpm)")
     for t in timesteps[start:]:
         previous = _one_stride_down(t, scheduler, timesteps)
         a, a_previous = scheduler.alpha_bar(t), scheduler.alpha_bar(previous)
@@ -81,16 +69,17 @@ def ddim(
         # sigma = eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s)
         sigma = eta * ((1 - a_previous) / (1 - a) * (1 - a / a_previous)) ** 0.5
         # x_s = sqrt(a_s) x_0 + sqrt(1 - a_s - sigma^2) epsilon + sigma z
-        latents = a_previous**0.5 * clean + (1 - a_previous - sigma**2) ** 0.5 * noise
+        # With eta = 1 the second root may be that of zero, which rounding would make negative.
+        latents = a_previous**0.5 * clean + (1 - a_previous - sigma**2).clamp(min=0) ** 0.5 * noise
         if eta > 0:
             latents = latents + sigma * randn(latents.shape, generator, latents.device, latents.dtype)
         yield SamplerStep(t, latents, clean)
 
 
 def _one_stride_down(t: int, scheduler: NoiseScheduler, timesteps: list[int]) -> int:
-    """diffusers' DDIM and PNDM step by T // n whatever the spacing; for "leading" this is the next timestep.
+    """Where a step from t arrives: T // n below, as in diffusers' DDIM and PNDM; with "leading" the next timestep.
 
-    SD's last step ends at alpha-bar_0, not at 1 (`set_alpha_to_one`).
+    The last step ends at -1, where alpha-bar is 1, or in SD at alpha-bar_0 (`set_alpha_to_one`).
     """
     stride = scheduler.config.num_train_timesteps // len(timesteps)
     return t - stride if t >= stride else (-1 if scheduler.config.set_alpha_to_one else 0)
@@ -165,70 +154,7 @@ def pndm(
         yield SamplerStep(visited, latents, clean)
 
 
-def karras_sigmas(scheduler: NoiseScheduler, n: int, rho: float = 7.0) -> np.ndarray:
-    """sigma_i = (sigma_max^(1/rho) + i / (n - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho.
-
-    arXiv 2206.00364, eq. 5. sigma = sqrt((1 - alpha-bar) / alpha-bar) is the noise relative to the signal.
-
-    Returns:
-        (n,) float64, decreasing.
-    """
-    sigmas = _sigmas(scheduler)
-    low, high = float(sigmas[0]) ** (1 / rho), float(sigmas[-1]) ** (1 / rho)
-    return (high + np.linspace(0, 1, n) * (low - high)) ** rho
-
-
-def _sigmas(scheduler: NoiseScheduler) -> Tensor:
-    """Of all timesteps, (T,) float32; pure noise (zero terminal SNR) counts as almost pure, as in diffusers."""
-    a = scheduler.alphas_cumprod.clone()
-    a[-1] = a[-1] if a[-1] > 0 else 2.0**-24
-    return ((1 - a) / a) ** 0.5
-
-
-def dpm_solver(
-    predict: Predict,
-    latents: Tensor,
-    scheduler: NoiseScheduler,
-    timesteps: list[int],
-    generator: Generators = None,
-    karras: bool = False,
-    start: int = 0,
-) -> Iterator[SamplerStep]:
-    """DPM-Solver++(2M) (arXiv 2211.01095, Algorithm 2): second order in the predicted clean latents. Deterministic.
-
-    lambda = log(signal / noise) runs from noisy to clean; the last step, to the clean picture, is of first order.
-
-    Args:
-        timesteps: of `run_timesteps`, which spaces them as this sampler wants it.
-        karras: levels of noise as in `karras_sigmas`, which lie between timesteps.
-    """
-    if karras:
-        sigmas = torch.from_numpy(karras_sigmas(scheduler, len(timesteps)).astype(np.float32))
-    else:
-        sigmas = _sigmas(scheduler)[timesteps]
-    sigmas = torch.cat([sigmas, torch.zeros(1)])
-    signals = 1 / (sigmas**2 + 1) ** 0.5
-    levels = [Level(signal, sigma * signal) for signal, sigma in zip(signals, sigmas)]
-    lambdas = [torch.log(level.signal_rate) - torch.log(level.noise_rate) for level in levels]
-
-    former = None  # the clean latents predicted one step ago
-    for i, t in enumerate(timesteps[start:], start):
-        output = scheduler.target(*predict(latents, t), t)
-        clean, _ = scheduler.clean_and_noise(output, latents, levels[i])
-        x = latents.to(torch.promote_types(latents.dtype, torch.float32))
-        h = lambdas[i + 1] - lambdas[i]
-        weight = levels[i + 1].signal_rate * (torch.exp(-h) - 1.0)
-        # x_s = noise_s / noise_t x_t - signal_s (e^-h - 1) D
-        # D = x_0 + (x_0 - former x_0) / (2 r),   r = former h / h
-        x = (levels[i + 1].noise_rate / levels[i].noise_rate) * x - weight * clean
-        if former is not None and i + 1 < len(timesteps):
-            r = (lambdas[i] - lambdas[i - 1]) / h
-            x = x - 0.5 * weight * ((1.0 / r) * (clean - former))
-        latents, former = x.to(latents.dtype), clean
-        yield SamplerStep(t, latents, clean)
-
-
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "pndm": pndm, "dpm-solver++": dpm_solver}
+SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "pndm": pndm, "dpm-solver++": dpm_solver}
 
 
 def run_timesteps(sampler: str, scheduler: NoiseScheduler, num_inference_steps: int, karras: bool = False) -> list[int]:
@@ -242,7 +168,14 @@ def run_timesteps(sampler: str, scheduler: NoiseScheduler, num_inference_steps: 
     if sampler != "dpm-solver++":
         return scheduler.timesteps(num_inference_steps)
     if karras:
-        log_sigmas = _sigmas(scheduler).log().double().numpy()
+        log_sigmas = all_sigmas(scheduler).log().double().numpy()
         at = np.interp(np.log(karras_sigmas(scheduler, num_inference_steps)), log_sigmas, np.arange(len(log_sigmas)))
         return at.round().astype(np.int64).tolist()
     return scheduler.timesteps(num_inference_steps, scheduler.config.timestep_spacing or "linspace", skip_last=True)
+
+
+def run_levels(sampler: str, scheduler: NoiseScheduler, timesteps: list[int], karras: bool = False) -> list[Level]:
+    """The level of noise at which a run arrives at each of its timesteps."""
+    if sampler == "dpm-solver++":
+        return solver_levels(scheduler, timesteps, karras)[:-1]
+    return [scheduler.level(t) for t in timesteps]

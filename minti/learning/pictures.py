@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,13 @@ class Concept:
     Args:
         images: pictures of any size, or pixels (n, 3, H, W) in [-1, 1].
         flip: whether to add the mirror images.
+
+    Attributes:
+        mean, logvar: (n, c, h, w), of the unscaled latents.
+        fingerprint: tells other pictures apart.
+
+    Raises:
+        ValueError: there are no pictures.
     """
 
     @torch.no_grad()
@@ -29,6 +37,7 @@ class Concept:
             images = torch.stack([to_pixels(image, model.resolution) for image in images])
         if flip:
             images = torch.cat([images, images.flip(-1)])
+        self.fingerprint = hashlib.sha256(images.float().cpu().numpy().tobytes()).hexdigest()[:16]
         encoded = [model.encode(pixels) for pixels in images.split(1)]
         self.mean = torch.cat([gaussian.mean for gaussian in encoded])  # n c h w
         self.logvar = torch.cat([gaussian.logvar for gaussian in encoded])

@@ -1,9 +1,11 @@
 """float16: gradients so small that they would vanish are scaled up, and a step where they overflow is lost.
 
-In float32 and bfloat16 nothing here does anything.
+Questions `003`, 28 ("loss scaling"). In float32 and bfloat16 nothing here does anything.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +27,16 @@ class GradientScale:
         self.rows, self.optimizer, self.lost, self._in_a_row = rows, optimizer, 0, 0
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The scale and its counts."""
+        return {"scaler": self.scaler.state_dict(), "lost": self.lost, "in_a_row": self._in_a_row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        self.lost, self._in_a_row = state["lost"], state["in_a_row"]
+
     def backward(self, loss: Tensor) -> None:
         """Adds the scaled loss's gradient."""
         self.scaler.scale(loss).backward()
@@ -33,7 +45,8 @@ class GradientScale:
         """Brings the gradient back to its true size.
 
         Returns:
-            Whether it can be used; False where it has overflowed, unless that has happened too often in a row.
+            Whether it can be used. False where it has overflowed: the step is lost. After MAX_LOST lost steps in a row
+            True all the same, so that the check that follows fails and says why.
         """
         if not self.scaler.is_enabled():
             return True

@@ -1,4 +1,4 @@
-"""E4, task 2: the networks are frozen; all that trains is one new row, or a few, of the text encoder's embedding."""
+"""The setup (E4, task 2; lecture notes `002`, 16): all networks are frozen, and a new word gets rows that train."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
             f"row_update='restore' trains the embedding matrix itself, which is {embedding.weight.dtype}; load the "
             "model in float32, or use row_update='new_rows', whose rows are float32 in any model"
         )
+    initializer = single_token_id(wrapper.tokenizer, config.initializer_token)
+    _check_length(wrapper)
     for part in (wrapper.unet, wrapper.vae, wrapper.text_encoder):
         part.requires_grad_(False)
     wrapper.unet.set_checkpointing(config.gradient_checkpointing)
 
-    initializer = single_token_id(wrapper.tokenizer, config.initializer_token)
     rows = embedding.weight[initializer].repeat(config.num_vectors, 1)  # k d
     tokens = placeholder_tokens(config.placeholder_token, config.num_vectors)
     wrapper.placeholder_ids = add_tokens(wrapper.tokenizer, wrapper.text_encoder, tokens, rows)
@@ -54,17 +55,29 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
     return optimizer
 
 
-def _check_prompts(wrapper: TrainingWrapper) -> None:
-    """Training on a prompt without the word would run for hours and learn nothing."""
+def _check_length(wrapper: TrainingWrapper) -> None:
+    """Training on a prompt from which the word is cut off would run for hours and learn nothing.
+
+    Asked before the word is added, of as many initializer words: a word cannot be taken out of a tokenizer again.
+    """
+    config, length = wrapper.config, wrapper.tokenizer.model_max_length
     for template in wrapper.templates:
-        prompt = wrapper.prompt(template)
+        stand_in = f" {config.initializer_token} " * config.num_vectors
+        last_of_word = len(wrapper.tokenizer(template.split("{}")[0] + stand_in).input_ids) - 1  # without the end
+        if last_of_word > length - 1:
+            raise ValueError(
+                f"the prompt {wrapper.prompt(template)!r} does not contain all {config.num_vectors} vectors of "
+                f"{config.placeholder_token} once tokenized: it is too long for the {length} tokens of the context; "
+                "use a shorter template or fewer vectors"
+            )
+
+
+def _check_prompts(wrapper: TrainingWrapper) -> None:
+    """The word must be found in every prompt."""
+    for prompt in wrapper.prompts:
         found = tokenize([prompt], wrapper.tokenizer)[0].tolist()
         if any(token not in found for token in wrapper.placeholder_ids):
-            raise ValueError(
-                f"the prompt {prompt!r} does not contain all {len(wrapper.placeholder_ids)} vectors of "
-                f"{wrapper.config.placeholder_token} once tokenized: it is too long for the "
-                f"{wrapper.tokenizer.model_max_length} tokens of the context; use a shorter template or fewer vectors"
-            )
+            raise ValueError(f"the tokenizer does not find {wrapper.config.placeholder_token} in {prompt!r}")
 
 
 def learning_rates(wrapper: TrainingWrapper, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from minti.distributed import add_up, rank, world_size
 from minti.learning.loss import diffusion_loss
@@ -135,7 +137,7 @@ class Progress:
             if fixed_loss < min(self.losses):
                 self.best_rows = self.rows.values.detach().clone()
             self.losses.append(fixed_loss)
-            self.finished = self.finished or (self.config.steps is None and has_levelled_off(self.losses))
+            self.finished = self.finished or self._levelled_off()
         return TrainingState(
             step=step,
             loss=loss,
@@ -148,16 +150,31 @@ class Progress:
             finished=self.finished,
         )
 
-    def check_movement(self, steps: int) -> None:
-        """Fails where `steps` steps have left the rows as they were.
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What changes, as tensors and as what JSON can hold."""
+        return {"best_rows": self.best_rows}, {"losses": self.losses, "empty_loss": self.empty_loss}
+
+    def load_state_dict(self, tensors: dict[str, Tensor], facts: dict[str, Any], step: int) -> None:
+        """Takes what `state_dict` gave after `step` steps."""
+        self.best_rows = tensors["best_rows"].to(self.rows.values.device)
+        self.losses, self.empty_loss = list(facts["losses"]), facts["empty_loss"]
+        self.finished = step >= self.config.last_step or self._levelled_off()
+
+    def _levelled_off(self) -> bool:
+        return self.config.steps is None and has_levelled_off(self.losses)
+
+    def check_rows(self, steps: int) -> None:
+        """Fails where `steps` steps have spoilt the rows, or left them as they were.
 
         Raises:
-            TrainingError: so it is after five.
+            TrainingError: they are not finite, or have not moved in five steps.
         """
+        if not self.rows.values.isfinite().all():
+            raise TrainingError(f"the rows are not finite after {steps} steps; try a lower learning rate")
         if steps == 5 and torch.equal(self.rows.values, self.first_rows):
             raise TrainingError(f"after {steps} steps the rows of {self.config.placeholder_token} have not moved")
 
     def keep_best(self) -> None:
-        """Goes back to the best rows, if the run was long enough to be judged."""
-        if len(self.losses) > 1:
+        """Goes back to the best rows, if the run was long enough to be judged, or has spoilt them."""
+        if len(self.losses) > 1 or not self.rows.values.isfinite().all():
             self.rows.write(self.best_rows)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from minti.learning.rows import ROW_UPDATES, TrainableRows
 from minti.model import StableDiffusion
@@ -29,6 +31,7 @@ class TextualInversionConfig:
         gradient_checkpointing: save memory, at the cost of time; see `UNet.set_checkpointing`.
         learning_rate: None: three tenths of the vocabulary rows' root mean square.
         lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
+        weight_decay: AdamW's, on the new rows.
         max_gradient_norm: clips the gradient of the new rows; None for no clipping.
         max_row_norm: keeps each row's length below so many mean lengths of the vocabulary's rows; None lets it grow.
         seed: of everything random.
@@ -65,10 +68,25 @@ class TextualInversionConfig:
         for key in ("num_vectors", "steps", "max_steps", "batch_size", "gradient_accumulation"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ValueError(f"{key} = {getattr(self, key)}; expected at least 1")
+        for key in ("warmup_steps", "learning_rate", "weight_decay"):
+            if getattr(self, key) is not None and not 0 <= getattr(self, key) <= 1e6:
+                raise ValueError(f"{key} = {getattr(self, key)}; expected a number from 0 to a million")
+        for key in ("max_gradient_norm", "max_row_norm"):
+            if getattr(self, key) is not None and not 0 < getattr(self, key) < math.inf:
+                raise ValueError(f"{key} = {getattr(self, key)}; expected a number above 0, or None")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed = {self.seed}; expected a number from 0 to 2^63 - 1")
+        if self.lr_schedule == "cosine" and self.steps is None:
+            raise ValueError("lr_schedule = 'cosine' falls to zero at the last step; say with `steps` which that is")
+        self._check_templates()
+
+    def _check_templates(self) -> None:
         if isinstance(self.templates, str):
             if self.templates not in TEMPLATES:
                 raise ValueError(f"unknown templates {self.templates!r}; expected one of {', '.join(TEMPLATES)}")
             return
+        if self.templates is not None and len(self.templates) == 0:
+            raise ValueError("templates is empty; give at least one, such as 'a photo of a {}'")
         for template in self.templates or ():
             if "{}" not in template:
                 raise ValueError(f"template {template!r} has no {{}}; write {{}} where the new word goes")
@@ -79,18 +97,22 @@ class TrainingWrapper:
 
     Attributes:
         unet, vae, text_encoder, tokenizer, scheduler: the model's parts, under E4's names.
+        vocabulary_norm, vocabulary_rms: mean length of the model's own rows, and root mean square of their numbers.
         rows: the trainable rows, once `prepare_for_textual_inversion` has run.
         placeholder_ids: their token ids.
+        run: the run that learns them, a `minti.learning.run.Run`, once `textual_inversion` has begun.
     """
 
     def __init__(self, model: StableDiffusion, config: TextualInversionConfig):
         self.model, self.config = model, config
         self.unet, self.vae, self.scheduler = model.unet, model.vae, model.scheduler
         self.text_encoder, self.tokenizer = model.text_encoder, model.tokenizer
-        vocabulary = model.text_encoder.get_input_embeddings().weight.detach().float()
+        # The words that the model came with: what was learned since must not change how the next word is learned.
+        vocabulary = model.text_encoder.get_input_embeddings().weight.detach()[: model.tokenizer.vocab_size].float()
         self.vocabulary_norm = vocabulary.norm(dim=1).mean().item()
         self.vocabulary_rms = vocabulary.square().mean().sqrt().item()
         self.rows: TrainableRows | None = None
+        self.run: Any = None
         self.placeholder_ids: list[int] = []
 
     @property

@@ -1,10 +1,15 @@
 """`examples/evaluate.py`: the 32 pictures, their numbers, the report; and what it says of bad input."""
 
+from support.charts import ticks
+from support.command_line import run
+from support.rows import fill, plan
+from support.subjects import Subject
+
 import csv
 import re
 import sys
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -14,11 +19,7 @@ from PIL import Image
 import evaluate
 import minti
 import world
-from minti.learning.words import write_embeddings
-from support.charts import ticks
-from support.command_line import run
-from support.rows import fill, plan
-from support.subjects import Subject
+from minti.words import write_embeddings
 
 ROOT = Path(__file__).parents[2]
 NAME = next(iter(world.NAMED))
@@ -168,6 +169,7 @@ def test_bad_input_gets_one_line(monkeypatch, tmp_path, words, capsys):
     (tmp_path / "empty").mkdir()
     both = ("--images", CONCEPTS[0], "--images", CONCEPTS[1])
     concept = [("--embedding", f"{words}/{name}.safetensors") for name in ("0", "1", "wide")]
+    output = (tmp_path / f"out-{i}" for i in count())  # which a process keeps to itself until it ends
     for args, message in (
         ((*concept[0], *concept[1], *both), "both words are called <concept>; name one: --embedding FILE='<name>'"),
         ((*concept[2], "--images", CONCEPTS[0]), "128 numbers wide; it was learned on another model"),
@@ -178,17 +180,17 @@ def test_bad_input_gets_one_line(monkeypatch, tmp_path, words, capsys):
         (("--embedding", tmp_path / "no.safetensors", "--images", CONCEPTS[0]), "no such file of learned words"),
     ):
         with pytest.raises(SystemExit) as ended:
-            call(monkeypatch, *args, "--output", tmp_path / "out")
+            call(monkeypatch, *args, "--output", next(output))
         assert str(ended.value).startswith("error: ")
         assert message in str(ended.value)
         assert "\n" not in str(ended.value)
     for args, message in (
         (concept[0], "1 words and 0 folders of training pictures"),
         ((*both, "--images", CONCEPTS[2]), "one or two words can be evaluated"),
-        (("--samples", "0"), "take numbers from 1"),
+        (("--samples", "0"), "0 is not from 1 to"),
     ):
         with pytest.raises(SystemExit):
-            call(monkeypatch, *args, "--output", tmp_path / "out")
+            call(monkeypatch, *args, "--output", next(output))
         assert message in capsys.readouterr().err
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minti.checkpoints.weights import read_pickle, read_tensors
+from minti.files import replacing
 from minti.learning.settings import TrainingWrapper
 from minti.model import StableDiffusion
 from minti.text import add_tokens, check_new_placeholder, placeholder_tokens
@@ -22,26 +22,28 @@ def save_embeddings(wrapper: TrainingWrapper, path: str | os.PathLike[str]) -> N
     """Writes the learned rows to a safetensors file that diffusers' `load_textual_inversion` reads; atomic.
 
     The file holds one tensor, (num_vectors, d) float32, under the placeholder's name.
+
+    Raises:
+        ValueError, OSError: as `write_embeddings`.
     """
     write_embeddings(path, {wrapper.config.placeholder_token: wrapper.rows.values})
 
 
 def write_embeddings(path: str | os.PathLike[str], words: dict[str, Tensor]) -> None:
-    """Writes {placeholder: (num_vectors, d)} as diffusers does.
+    """Writes {placeholder: (num_vectors, d)} as diffusers does; whatever happens, a good file is not lost.
 
-    A file cut short by a full disk or a power failure never takes the place of a good one.
+    Raises:
+        ValueError: the file is not to be a `.safetensors`, or a number is not finite.
+        OSError: it cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
-    try:
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"{path}: learned words are written as safetensors only; end the name in .safetensors")
+    for token, rows in words.items():
+        if not rows.isfinite().all():
+            raise ValueError(f"{path} is not written: the rows of {token} are not finite; try a lower learning rate")
+    with replacing(path) as temporary:
         # clone: safetensors writes no views
         save_file({token: rows.detach().cpu().float().clone() for token, rows in words.items()}, temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -64,7 +66,14 @@ def read_embeddings(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         content = {path.stem: content["emb_params"]}
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} holds no learned words; expected a file of diffusers or of AUTOMATIC1111")
-    return {str(token): rows.detach()[None] if rows.ndim == 1 else rows.detach() for token, rows in content.items()}
+    words = {str(token): rows.detach()[None] if rows.ndim == 1 else rows.detach() for token, rows in content.items()}
+    for token, rows in words.items():
+        kind = f"{tuple(rows.shape)} {str(rows.dtype).removeprefix('torch.')}"
+        if rows.ndim != 2 or 0 in rows.shape or not rows.is_floating_point():
+            raise ValueError(f"{path}: {token} is {kind}; expected its rows, (n, d), of floating point numbers")
+        if not rows.isfinite().all():
+            raise ValueError(f"{path}: {token}, {kind}, has numbers that are not finite; learn it again")
+    return words
 
 
 @torch.no_grad()
@@ -90,13 +99,22 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeh
             )
         embeddings = {placeholder: next(iter(embeddings.values()))}
     width = model.text_encoder.get_input_embeddings().embedding_dim
-    for token, rows in embeddings.items():
-        if rows.ndim != 2 or rows.shape[1] != width:
+    tokens = {token: placeholder_tokens(token, len(rows)) for token, rows in embeddings.items()}
+    for token, rows in embeddings.items():  # all are looked at before the first is added
+        if rows.shape[1] != width:
             raise ValueError(
                 f"{path}: {token} has shape {tuple(rows.shape)}, but the words of this model are {width} "
                 "numbers wide; it was learned on another model"
             )
-        check_new_placeholder(model.tokenizer, token)
+        if len(rows) > model.tokenizer.model_max_length - 2:
+            raise ValueError(f"{path}: {token} has {len(rows)} vectors, more than a prompt can hold")
+        for part in tokens[token]:
+            try:
+                check_new_placeholder(model.tokenizer, part)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}, under which to load it") from None
+    if len({part.lower() for parts in tokens.values() for part in parts}) < sum(map(len, tokens.values())):
+        raise ValueError(f"{path} holds words that are the same but for their case: {', '.join(embeddings)}")
     for token, rows in embeddings.items():
-        add_tokens(model.tokenizer, model.text_encoder, placeholder_tokens(token, len(rows)), rows)
+        add_tokens(model.tokenizer, model.text_encoder, tokens[token], rows)
     return list(embeddings)

@@ -1,0 +1,82 @@
+"""The state of a training run in files, so that an interrupted run can go on: tensors, and facts as JSON.
+
+One safetensors file holds both, so that it is whole or not there: the facts stand in its metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minti.files import replacing
+
+NAME = re.compile(r"step-(\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything of a run that changes from step to step, and what tells that it is the same run.
+
+    Attributes:
+        step: how many steps have been taken.
+        tensors: small ones, some tens of kilobytes in all.
+        facts: what JSON can hold.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def write_run_state(folder: str | os.PathLike[str], state: RunState, keep: int = 3) -> Path:
+    """Writes `step-N.safetensors` into a folder, atomically, and removes all but the newest few.
+
+    Raises:
+        OSError: it cannot be written; older ones are as they were.
+    """
+    path = Path(folder) / f"step-{state.step:06}.safetensors"
+    with replacing(path) as temporary:
+        # clone: safetensors writes no views
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.tensors.items()}
+        save_file(tensors, temporary, {"facts": json.dumps({"step": state.step, **state.facts})})
+    for old in _newest_first(path.parent)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def read_run_state(folder: str | os.PathLike[str]) -> RunState | None:
+    """The newest whole state of a folder, for `textual_inversion(..., checkpoint=...)`; None where there is none.
+
+    Warns of newer ones that are damaged.
+
+    Raises:
+        ValueError: there are files, but all are damaged.
+    """
+    paths = _newest_first(Path(folder))
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return RunState(int(facts.pop("step")), tensors, facts)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            warnings.warn(f"{path} is damaged ({error}); looking for an older one", stacklevel=2)
+    if paths:
+        raise ValueError(f"{folder}: every checkpoint in it is damaged; remove them, and begin anew")
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    numbers = {path: int(match[1]) for path in folder.iterdir() if (match := NAME.fullmatch(path.name))}
+    return sorted(numbers, key=numbers.__getitem__, reverse=True)
