@@ -65,7 +65,8 @@ th:first-child, td:first-child, .words th, .words td { text-align: left; vertica
 @media print { :root { --page: #fff; --ink: #000; --soft: #444; --line: #bbb; --card: #fff; --s0: #1f6fb4;
   --s1: #c2570c; --s2: #6d6a66; --s3: #3b8447; }
   body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
-  h2 { break-after: avoid; } figure { width: 6.5rem; } .small figure { width: 4rem; } }
+  h2 { break-after: avoid; } .chart { break-inside: avoid; } .meter { print-color-adjust: exact; }
+  figure { width: 5.2rem; } .small figure { width: 4rem; } }
 """
 SCRIPT = """
 const dialog = document.querySelector("dialog"), large = dialog.querySelector("img");
