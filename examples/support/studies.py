@@ -138,7 +138,7 @@ def attention(artist: Artist, rows: Sequence[Row], toybox: Any, subjects: Sequen
     blocks, model = [], artist.model
     chosen = {len(row.subjects): row for row in reversed(rows) if row.subjects[0] is subjects[0]}
     for _, row in sorted(chosen.items()):
-        count = min(2, len(row.pictures))
+        count = min(2, len(row.pictures), artist.args.batch_size)  # in one batch, which the maps follow
         with AttentionMaps(model, [row.prompt] * count) as maps:
             pictures = artist.draw([row.prompt], count)
         names = list(dict.fromkeys(row.prompt.split()))
