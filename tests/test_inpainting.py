@@ -1,5 +1,7 @@
 """Into the masked part of a picture, and from a picture with levels between timesteps: as diffusers' pipelines do."""
 
+import itertools
+
 import diffusers
 import pytest
 import torch
@@ -80,7 +82,7 @@ def test_the_known_part_is_the_picture_noised_to_each_step_s_level(tiny, picture
     steps = list(minti.sample_steps(tiny, "a cat", **given, **options))
     outside = (mask == 0).expand(1, 4, 8, 8)
     assert torch.equal(steps[-1].latents[outside], picture[outside])
-    for step, following in zip(steps, steps[1:]):
+    for step, following in itertools.pairwise(steps):
         a = tiny.scheduler.alphas_cumprod[following.timestep]
         expected = a.sqrt() * picture + (1 - a).sqrt() * noise
         torch.testing.assert_close(step.latents[outside], expected[outside], rtol=0, atol=1e-5)
