@@ -8,8 +8,8 @@ from support.interruption import Interruption
 import argparse
 import shutil
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -45,7 +45,7 @@ class Learning:
         if self.checkpoint is not None:
             self.states = read_losses(folder / "losses.csv", self.checkpoint)
         elif args.resume:
-            print(f"there is nothing to resume in {self.checkpoints}; beginning anew")
+            say(f"there is nothing to resume in {self.checkpoints}; beginning anew")
         if self.checkpoint is None and distributed.rank() == 0:
             put_aside(self.checkpoints)
 
@@ -55,18 +55,27 @@ class Learning:
         done = self.checkpoint.step if self.checkpoint else 0
         steps = minti.textual_inversion(self.wrapper, pictures, checkpoint=self.checkpoint)
         bar = tqdm(total=self.wrapper.config.last_step, initial=done, desc="learning", disable=quiet)
-        with Interruption() as interruption, bar, closing(steps):
+        with Interruption() as interruption, bar, self.keeping_the_word(), closing(steps):
             for state in steps:
                 self.states.append(state)
                 self.look(state, bar)
                 if not state.finished and interruption.asked():
                     self.save_state()
-                    steps.close()  # back to the best rows so far
-                    self.save_word()
                     say(f"stopped at step {state.step} of {self.folder}; the same command with --resume goes on")
                     sys.exit(128 + interruption.number)
         if not self.improved:
             raise minti.TrainingError(self.nothing_learned())
+
+    @contextmanager
+    def keeping_the_word(self) -> Iterator[None]:
+        """Where a run is cut short, writes the best rows so far; where it fails, a word that stood there stays."""
+        try:
+            yield
+        except minti.TrainingError:
+            raise
+        except BaseException:
+            self.save_word()
+            raise
 
     def look(self, state: minti.TrainingState, bar: tqdm) -> None:
         """After each step: what is due of bar, checkpoint and validation pictures."""
@@ -89,7 +98,7 @@ class Learning:
     @property
     def improved(self) -> bool:
         """Whether any evaluation was better than the initializer word."""
-        losses = self.wrapper.run.progress.losses
+        losses = self.wrapper.run.progress.losses if self.wrapper.run else [0.0]
         return min(losses) < losses[0]
 
     def save_word(self) -> None:

@@ -97,6 +97,7 @@ class TrainingWrapper:
 
     Attributes:
         unet, vae, text_encoder, tokenizer, scheduler: the model's parts, under E4's names.
+        vocabulary_norm, vocabulary_rms: mean length of the model's own rows, and root mean square of their numbers.
         rows: the trainable rows, once `prepare_for_textual_inversion` has run.
         placeholder_ids: their token ids.
         run: the run that learns them, a `minti.learning.run.Run`, once `textual_inversion` has begun.
