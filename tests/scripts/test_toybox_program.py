@@ -19,7 +19,7 @@ def drawn(count):
 
 
 def test_latents_of_other_pictures_or_of_another_encoder_are_not_reused(tiny, tmp_path):
-    """A trial run encodes a few pictures with its own VAE; the full run in the same folder, all of them with its own."""
+    """A trial run encodes a few pictures with its VAE; the full run in the same folder, all of them with its own."""
     path, other = tmp_path / "latents.pt", copy.deepcopy(tiny.vae)
     torch.nn.init.ones_(other.encoder.conv_in.weight)
     encode_pictures(path, tiny.vae, drawn(4), CPU)
