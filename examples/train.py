@@ -112,6 +112,7 @@ def draw_page(args: argparse.Namespace, model: minti.StableDiffusion, pictures: 
 def main() -> None:
     """Pictures to a word to a page."""
     args = parse()
+    config = configured(args)
     source = args.images or CONCEPTS / args.concept
     folder = args.output or Path("outputs") / source.resolve().name
     if folder.resolve() == source.resolve():
@@ -124,7 +125,8 @@ def main() -> None:
         text = "the toybox knows only the toys of its own little world; pictures of yours need --model, see the README"
         warnings.warn(text, stacklevel=2)
     model = load(args)
-    wrapper = minti.TrainingWrapper(model, configured(args))
+    model.scheduler.timesteps(args.sample_steps)  # if so many are not possible, then now
+    wrapper = minti.TrainingWrapper(model, config)
 
     def validate(path: Path) -> None:
         grid(draw(args, model, [wrapper.prompt("{}")] * args.columns), args.columns).save(path)

@@ -5,6 +5,7 @@ import torch
 from helpers import PROMPTS, seeded
 
 import minti
+from minti.diffusion.guidance import GuidedPrediction
 from minti.diffusion.samplers import SAMPLERS, run_timesteps
 
 
@@ -81,3 +82,17 @@ def test_guidance_in_an_interval(tiny):
     assert [step.evaluations for step in limited] == [2, 4, 8, 12, 14, 16]
     torch.testing.assert_close(limited[1].latents, off[1].latents)
     assert not torch.allclose(limited[2].latents, off[2].latents)
+
+
+def test_what_is_kept_is_the_unconditional_prediction():
+    """uncond of the last refresh + s (cond - that), with a network whose answers can be told apart."""
+    negative, prompt = torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 5.0)
+    guided = GuidedPrediction(
+        lambda x, t, context: t[:, None, None, None] + context[..., None] * x, prompt, negative, 2.0, refresh_every=3
+    )
+    x = torch.tensor([1.0, 10.0]).view(1, 1, 1, 2)
+    for i, t in enumerate((900, 700, 500, 300, 100)):
+        refreshed = (900, 300)[i // 3]
+        uncond, cond = refreshed + 3 * x, t + 5 * x
+        assert torch.equal(guided(x, t), uncond + 2 * (cond - uncond))
+    assert guided.evaluations == 5 + 2
