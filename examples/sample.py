@@ -22,7 +22,7 @@ import minti
 from minti import distributed
 from minti.diffusion.samplers import SAMPLERS
 from minti.editing import fit_mask, latent_mask, picture_latents
-from minti.images import grid, open_image
+from minti.images import grid, open_image, save_png
 
 
 def parse() -> argparse.Namespace:
@@ -143,8 +143,8 @@ def main() -> None:
     if distributed.rank() > 0:
         return
     for (prompt, i), picture in zip(jobs, pictures):
-        picture.save(folder / f"{prompts.index(prompt):02}-{i:02}.png")
-    grid(pictures, columns=args.num_images).save(folder / "grid.png")
+        save_png(picture, folder / f"{prompts.index(prompt):02}-{i:02}.png")
+    save_png(grid(pictures, columns=args.num_images), folder / "grid.png")
     print(f"wrote {len(pictures)} pictures and {folder}/grid.png")
 
 

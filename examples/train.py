@@ -25,8 +25,7 @@ from tqdm import tqdm
 
 import minti
 from minti import distributed
-from minti.files import replacing
-from minti.images import grid, open_folder
+from minti.images import grid, open_folder, save_png
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import LR_SCHEDULES
 from minti.text import TEMPLATES
@@ -129,7 +128,7 @@ def main() -> None:
     wrapper = minti.TrainingWrapper(model, config)
 
     def validate(path: Path) -> None:
-        grid(draw(args, model, [wrapper.prompt("{}")] * args.columns), args.columns).save(path)
+        save_png(grid(draw(args, model, [wrapper.prompt("{}")] * args.columns), args.columns), path)
 
     learning = Learning(args, wrapper, folder, validate)
     learning.run(pictures)
@@ -139,8 +138,7 @@ def main() -> None:
     if learning.states:
         plot(folder / "curves.png", learning.states, wrapper.vocabulary_norm)
     print(learning.summary())
-    with replacing(folder / "page.png") as temporary:
-        draw_page(args, model, pictures).save(temporary, "png")
+    save_png(draw_page(args, model, pictures), folder / "page.png")
     print(f"wrote {folder}/page.png, curves.png, losses.csv and learned_embeds.safetensors")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import TrainingWrapper
@@ -80,8 +81,8 @@ def _check_prompts(wrapper: TrainingWrapper) -> None:
             raise ValueError(f"the tokenizer does not find {wrapper.config.placeholder_token} in {prompt!r}")
 
 
-def learning_rates(wrapper: TrainingWrapper, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate over the steps: a linear rise, then constant, or a cosine to zero at the last step."""
+def learning_rates(wrapper: TrainingWrapper, optimizer: torch.optim.Optimizer, steps: int = 0) -> LambdaLR:
+    """The learning rate after `steps` and more: a linear rise, then constant, or a cosine to zero at the last step."""
     config = wrapper.config
 
     def factor(step: int) -> float:
@@ -92,4 +93,4 @@ def learning_rates(wrapper: TrainingWrapper, optimizer: torch.optim.Optimizer) -
         progress = (step - config.warmup_steps) / max(1, config.last_step - config.warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, factor, steps - 1)

@@ -47,6 +47,7 @@ def textual_inversion(
         if checkpoint is not None:
             run.restore(checkpoint)
         while not run.progress.finished:
+            run.whole = False
             wrapper.rows.activate()
             run.optimizer.zero_grad(set_to_none=True)
             loss = accumulate_gradients(run)
@@ -58,11 +59,13 @@ def textual_inversion(
             if usable:
                 run.rates.step()
                 run.progress.check_rows(run.step - run.scale.lost)
-            yield run.progress.look(run.step, loss, learning_rate, gradient_norm)
+            state = run.progress.look(run.step, loss, learning_rate, gradient_norm)
+            run.whole = True
+            yield state
     finally:  # also when the caller leaves the loop
         if wrapper.rows is not None and wrapper.run is run:  # a newer run of the word is left alone
             if run is not None:
-                run.progress.keep_best()
+                run.end()
             wrapper.rows.detach()
 
 
