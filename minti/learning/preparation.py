@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import TrainingWrapper
+from minti.noise import randn
 from minti.text import add_tokens, placeholder_tokens, single_token_id, tokenize
 
 
@@ -24,13 +26,12 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
             f"row_update='restore' trains the embedding matrix itself, which is {embedding.weight.dtype}; load the "
             "model in float32, or use row_update='new_rows', whose rows are float32 in any model"
         )
-    initializer = single_token_id(wrapper.tokenizer, config.initializer_token)
+    rows = initial_rows(wrapper)
     _check_length(wrapper)
     for part in (wrapper.unet, wrapper.vae, wrapper.text_encoder):
         part.requires_grad_(False)
     wrapper.unet.set_checkpointing(config.gradient_checkpointing)
 
-    rows = embedding.weight[initializer].repeat(config.num_vectors, 1)  # k d
     tokens = placeholder_tokens(config.placeholder_token, config.num_vectors)
     wrapper.placeholder_ids = add_tokens(wrapper.tokenizer, wrapper.text_encoder, tokens, rows)
     _check_prompts(wrapper)
@@ -55,14 +56,30 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
     return optimizer
 
 
+@torch.no_grad()
+def initial_rows(wrapper: TrainingWrapper) -> Tensor:
+    """What the word begins as, (k, d): copies of the initializer's row, or rows drawn as the vocabulary's are spread.
+
+    Raises:
+        ValueError: the initializer is not a single token.
+    """
+    config, weight = wrapper.config, wrapper.text_encoder.get_input_embeddings().weight
+    if config.initializer_token is not None:
+        return weight[single_token_id(wrapper.tokenizer, config.initializer_token)].repeat(config.num_vectors, 1)
+    vocabulary = weight[: wrapper.tokenizer.vocab_size].float()
+    generator = torch.Generator().manual_seed(config.seed)
+    noise = randn((config.num_vectors, weight.shape[1]), generator, weight.device, torch.float32)
+    return vocabulary.mean(dim=0) + vocabulary.std(dim=0) * noise
+
+
 def _check_length(wrapper: TrainingWrapper) -> None:
     """Training on a prompt from which the word is cut off would run for hours and learn nothing.
 
-    Asked before the word is added, of as many initializer words: a word cannot be taken out of a tokenizer again.
+    Asked before the word is added, of as many known words: a word cannot be taken out of a tokenizer again.
     """
     config, length = wrapper.config, wrapper.tokenizer.model_max_length
     for template in wrapper.templates:
-        stand_in = f" {config.initializer_token} " * config.num_vectors
+        stand_in = f" {config.initializer_token or 'a'} " * config.num_vectors
         last_of_word = len(wrapper.tokenizer(template.split("{}")[0] + stand_in).input_ids) - 1  # without the end
         if last_of_word > length - 1:
             raise ValueError(
