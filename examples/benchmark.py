@@ -10,6 +10,8 @@ faster or smaller; and one line of JSON.
 
 from __future__ import annotations
 
+from support.command_line import run
+
 import argparse
 import json
 import os
@@ -26,7 +28,6 @@ from pathlib import Path
 import torch
 
 import minti
-from support.command_line import run
 
 LIBRARIES = ("minti", "diffusers")
 HERE = Path(__file__).resolve().parent

@@ -9,6 +9,9 @@ where energy and samples are known.
 
 from __future__ import annotations
 
+from support.command_line import arguments, generators, load, make_output, run
+from support.pages import page
+
 import argparse
 from collections.abc import Callable, Iterator
 
@@ -18,10 +21,9 @@ from torch import Tensor
 
 import minti
 from minti.diffusion.scheduler import NoiseScheduler
+from minti.files import replacing
 from minti.images import to_pil
 from minti.noise import Generators, randn
-from support.command_line import arguments, generators, load, make_output, run
-from support.pages import page
 
 Score = Callable[[Tensor], Tensor]  # (b, c, h, w) -> (b, c, h, w)
 
@@ -165,7 +167,8 @@ def main() -> None:
     picture_energies(model, args.prompts, latents, args.timestep, args.points)
     rows = [("the two pictures", to_pil(model.decode(latents)))]
     rows += wander(model, args.prompts[0], latents[:1], args.timestep, args.steps, size)
-    page(rows).save(folder / "page.png")
+    with replacing(folder / "page.png") as temporary:
+        page(rows).save(temporary, "png")
     print(f"\nwrote {folder}/page.png")
 
 

@@ -9,6 +9,9 @@ torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 
 from __future__ import annotations
 
+from support.command_line import arguments, finite, generators, load, make_output, run, whole
+from support.trajectory import Trajectory
+
 import argparse
 from pathlib import Path
 from typing import Any
@@ -21,46 +24,48 @@ import minti
 from minti import distributed
 from minti.diffusion.samplers import SAMPLERS
 from minti.editing import fit_mask, latent_mask, picture_latents
+from minti.files import replacing
 from minti.images import grid, open_image
 from minti.text_to_image import SampleStep
-from support.command_line import arguments, generators, load, make_output, run
-from support.trajectory import Trajectory
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/samples")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; several prompts make several rows")
-    parser.add_argument("--embedding", type=Path, action="append", default=[], help="a learned word; may be repeated")
-    parser.add_argument("--num-images", type=int, default=4, help="pictures per prompt")
-    parser.add_argument("--steps", type=int, default=50, help="denoising steps")
+    word_help = "a file of learned words, under a new name if you like; may be repeated"
+    parser.add_argument("--embedding", metavar="FILE[=NAME]", action="append", default=[], help=word_help)
+    parser.add_argument("--num-images", type=whole(1), default=4, help="pictures per prompt")
+    parser.add_argument("--steps", type=whole(1), default=50, help="denoising steps")
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
     parser.add_argument("--negative-prompt", default="", help="what not to draw")
-    parser.add_argument("--height", type=int, help="in pixels; default: the model's own size")
-    parser.add_argument("--width", type=int)
-    parser.add_argument("--batch-size", type=int, default=16, help="pictures drawn at a time")
+    parser.add_argument("--height", type=whole(1), help="in pixels; default: the model's own size")
+    parser.add_argument("--width", type=whole(1))
+    parser.add_argument("--batch-size", type=whole(1), default=16, help="pictures drawn at a time")
     trajectory_help = "also show how each prompt's first picture comes about, as a strip and as an animated GIF"
     parser.add_argument("--trajectory", action="store_true", help=trajectory_help)
     begin = parser.add_argument_group("beginning with a picture")
     begin.add_argument("--init-image", type=Path, help="begin with this picture instead of noise")
-    begin.add_argument("--strength", type=float, help="how far to leave it, 0 to 1; default: 0.8, with a mask 1")
+    begin.add_argument("--strength", type=finite, help="how far to leave it, 0 to 1; default: 0.8, with a mask 1")
     begin.add_argument("--mask", type=Path, help="a picture that is white where to draw, black where to keep")
     several = parser.add_argument_group("several prompts in one picture")
     several.add_argument("--and", dest="also", action="append", default=[], metavar="PROMPT", help="may be repeated")
     weight_help = (
         "of each --and in turn, negative to remove what it says; default: the guidance scale, the first prompt's"
     )
-    several.add_argument("--weight", type=float, action="append", default=[], help=weight_help)
+    several.add_argument("--weight", type=finite, action="append", default=[], help=weight_help)
     where_help = "of each --and in turn, a picture that is white where it counts; default: everywhere"
     several.add_argument("--where", type=Path, action="append", default=[], metavar="MASK", help=where_help)
     args = parser.parse_args()
+    if args.strength is not None and not args.init_image:
+        parser.error("--strength says how far to leave --init-image; give both")
+    if args.strength is not None and not 0 < args.strength <= 1:
+        parser.error(f"--strength {args.strength}: expected more than 0 and at most 1")
     for option, values in (("--weight", args.weight), ("--where", args.where)):
         if len(values) not in (0, len(args.also)):
             parser.error(
                 f"{option} is given {len(values)} times for {len(args.also)} --and; give one for each, or none"
             )
-    if args.num_images < 1 or args.batch_size < 1:
-        parser.error("--num-images and --batch-size take numbers from 1")
     if args.mask and not args.init_image:
         parser.error("--mask says which part of --init-image to draw anew; give both")
     return args
@@ -81,7 +86,7 @@ class Edit:
         height, width = args.height or model.resolution, args.width or model.resolution
         self.picture = ImageOps.fit(open_image(args.init_image), (width, height), Image.Resampling.BICUBIC)
         self.options["init_latents"] = picture_latents(model, self.picture, height, width)
-        self.options["strength"] = args.strength or (1.0 if args.mask else 0.8)
+        self.options["strength"] = (1.0 if args.mask else 0.8) if args.strength is None else args.strength
         if args.mask:
             self.mask = fit_mask(open_image(args.mask), height, width)
             self.options["mask"] = latent_mask(self.mask, model.vae.config.factor)
@@ -131,8 +136,10 @@ def draw(args: argparse.Namespace, model: minti.StableDiffusion, jobs: list[tupl
             bar.update(len(batch))
             for at, trajectory in seen.items():
                 name = f"{args.prompts.index(batch[at][0]):02}-trajectory"
-                trajectory.strip(model).save(args.output / f"{name}.png")
-                trajectory.save_animation(args.output / f"{name}.gif", model)
+                with replacing(args.output / f"{name}.png") as temporary:
+                    trajectory.strip(model).save(temporary, "png")
+                with replacing(args.output / f"{name}.gif") as temporary:
+                    trajectory.save_animation(temporary, model)
     return pictures
 
 
@@ -141,19 +148,21 @@ def main() -> None:
     args = parse()
     folder = make_output(args.output)
     model = load(args)
-    for path in args.embedding:
-        words = minti.load_embeddings(model, path)
+    for given in args.embedding:
+        path, name = (given, None) if Path(given).exists() or "=" not in given else given.rsplit("=", 1)
+        words = minti.load_embeddings(model, path, name)
         if distributed.rank() == 0:
             print(f"{path}: {', '.join(words)}")
 
     # Every prompt gets the same noises, so that the columns of the grid can be compared.
-    jobs = [(prompt, i) for prompt in args.prompts for i in range(args.num_images)]
+    prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would draw the same pictures again
+    jobs = [(prompt, i) for prompt in prompts for i in range(args.num_images)]
     share = -(-len(jobs) // distributed.world_size())
     pictures = distributed.gather(draw(args, model, jobs[distributed.rank() * share :][:share]))
     if distributed.rank() > 0:
         return
     for (prompt, i), picture in zip(jobs, pictures):
-        picture.save(folder / f"{args.prompts.index(prompt):02}-{i:02}.png")
+        picture.save(folder / f"{prompts.index(prompt):02}-{i:02}.png")
     grid(pictures, columns=args.num_images).save(folder / "grid.png")
     print(f"wrote {len(pictures)} pictures and {folder}/grid.png")
 

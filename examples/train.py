@@ -4,12 +4,19 @@
     python examples/train.py --images my-cat --initializer cat --model path/to/stable-diffusion-v1-4
     torchrun --nproc-per-node 2 examples/train.py                      # on two GPUs, or in two processes
 
-Writes to outputs/NAME/: learned_embeds.safetensors (the word), page.png (what it can do), curves.png and losses.csv.
+Writes to outputs/NAME/: learned_embeds.safetensors (the word), page.png (what it can do), curves.png and losses.csv;
+and checkpoints/, from which --resume goes on after an interruption.
 """
 
 from __future__ import annotations
 
+from support.command_line import arguments, finite, generators, load, make_output, run, whole
+from support.curves import plot
+from support.learning import Learning
+from support.pages import page
+
 import argparse
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,13 +26,11 @@ from tqdm import tqdm
 import minti
 from minti import distributed
 from minti.evaluation.words import learned_rows
+from minti.files import replacing
 from minti.images import grid, open_folder
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import LR_SCHEDULES
 from minti.text import TEMPLATES
-from support.command_line import arguments, generators, load, make_output, run
-from support.curves import plot, write_losses
-from support.pages import page
 
 CONCEPTS = Path(__file__).parent / "concepts"
 
@@ -43,25 +48,34 @@ def parse() -> argparse.Namespace:
     known_help = "a known word that says roughly what they show; 'random' begins with a random row"
     what.add_argument("--initializer", default="toy", help=known_help, **known)
     rows = {"dest": "num_vectors", "metavar": "N"}
-    what.add_argument("--vectors", type=int, default=1, help="embedding rows of the new word", **rows)
+    what.add_argument("--vectors", type=whole(1), default=1, help="embedding rows of the new word", **rows)
     what.add_argument("--templates", choices=TEMPLATES, help="training prompts; default: the model's own")
     what.add_argument("--flip", action="store_true", dest="horizontal_flip", help="also learn from mirror images")
     how = parser.add_argument_group("how to learn it")
-    how.add_argument("--steps", type=int, help="exactly so many steps; default: until the fixed loss has levelled off")
-    how.add_argument("--max-steps", type=int, default=3000, help="the most steps when --steps is not given")
-    how.add_argument("--batch-size", type=int, help="default: the model's own, 1 on SD v1.4, 8 on the toybox")
-    how.add_argument("--gradient-accumulation", type=int, default=1, help="batches per step")
+    how.add_argument(
+        "--steps",
+        type=whole(1),
+        metavar="N",
+        help="exactly so many steps; default: until the fixed loss has levelled off",
+    )
+    how.add_argument("--max-steps", type=whole(1), default=3000, help="the most steps when --steps is not given")
+    how.add_argument("--batch-size", type=whole(1), help="default: the model's own, 1 on SD v1.4, 8 on the toybox")
+    how.add_argument("--gradient-accumulation", type=whole(1), default=1, help="batches per step")
     how.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time: for small GPUs")
-    how.add_argument("--learning-rate", type=float, help="default: 0.3 times the vocabulary rows' root mean square")
+    how.add_argument("--learning-rate", type=finite, help="default: 0.3 times the vocabulary rows' root mean square")
     how.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="constant")
-    how.add_argument("--warmup-steps", type=int, default=0)
-    how.add_argument("--max-row-norm", type=float, help="keep rows below so many mean lengths of the vocabulary's")
+    how.add_argument("--warmup-steps", type=whole(0), default=0)
+    how.add_argument("--max-row-norm", type=finite, help="keep rows below so many mean lengths of the vocabulary's")
     how.add_argument("--row-update", choices=ROW_UPDATES, default="new_rows", help="lean, or E4's recipe")
+    safe = parser.add_argument_group("interruption")
+    safe.add_argument("--resume", action="store_true", help="go on with the output folder's interrupted run")
+    every_help = "save what --resume needs every so many steps; default: at every evaluation of the fixed loss"
+    safe.add_argument("--checkpoint-every", type=whole(1), help=every_help)
     show = parser.add_argument_group("what to draw")
     show.add_argument("--prompts", nargs="+", metavar="PROMPT", help="prompts of the page, with {} for the word")
-    show.add_argument("--columns", type=int, default=5, help="pictures per row of the page")
-    show.add_argument("--sample-steps", type=int, default=50, help="denoising steps per picture")
-    show.add_argument("--validate-every", type=int, default=0, help="draw the word every so many steps; 0: never")
+    show.add_argument("--columns", type=whole(1), default=5, help="pictures per row of the page")
+    show.add_argument("--sample-steps", type=whole(1), default=50, help="denoising steps per picture")
+    show.add_argument("--validate-every", type=whole(0), default=0, help="draw the word every so many steps; 0: never")
     args = parser.parse_args()
     args.initializer_token = None if args.initializer_token == "random" else args.initializer_token
     if wrong := [prompt for prompt in args.prompts or () if "{}" not in prompt]:
@@ -73,34 +87,6 @@ def configured(args: argparse.Namespace) -> minti.TextualInversionConfig:
     """The options that are settings of the learning."""
     names = {field.name for field in fields(minti.TextualInversionConfig)}
     return minti.TextualInversionConfig(**{name: value for name, value in vars(args).items() if name in names})
-
-
-def learn(args: argparse.Namespace, wrapper: minti.TrainingWrapper, pictures: list[Image.Image], folder: Path) -> list:
-    """Trains, with a progress bar; saves the word at every evaluation and at the end. Returns all states."""
-    states: list[minti.TrainingState] = []
-    bar = tqdm(total=wrapper.config.last_step, desc="learning", disable=True if args.quiet else None)
-    try:
-        for state in minti.textual_inversion(wrapper, pictures):
-            states.append(state)
-            bar.update()
-            if state.fixed_loss is not None:
-                bar.set_postfix(fixed_loss=f"{state.fixed_loss:.4f}", initializer=f"{state.initializer_loss:.4f}")
-                save(wrapper, folder)
-            if args.validate_every and distributed.rank() == 0 and state.step % args.validate_every == 0:
-                drawn = draw(args, wrapper.model, [wrapper.prompt("{}")] * args.columns)
-                grid(drawn, args.columns).save(folder / f"validation-{state.step:05}.png")
-    finally:  # an interrupted run keeps what it has learned
-        bar.close()
-        if states and distributed.rank() == 0:
-            save(wrapper, folder)
-            write_losses(folder / "losses.csv", states)
-    return states
-
-
-def save(wrapper: minti.TrainingWrapper, folder: Path) -> None:
-    """Writes the word; of several processes, which all have the same one, the first writes."""
-    if distributed.rank() == 0:
-        minti.save_embeddings(wrapper, folder / "learned_embeds.safetensors")
 
 
 def draw(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[str]) -> list[Image.Image]:
@@ -130,24 +116,35 @@ def main() -> None:
     """Pictures to a word to a page."""
     args = parse()
     source = args.images or CONCEPTS / args.concept
-    folder = make_output(args.output or Path("outputs") / source.resolve().name)
+    folder = args.output or Path("outputs") / source.resolve().name
+    if folder.resolve() == source.resolve():
+        raise ValueError(
+            f"the results would lie among the pictures in {folder}; say with --output where they should go"
+        )
     pictures = open_folder(source)
+    folder = make_output(folder)
+    if args.images and Path(args.model) == minti.TOYBOX:
+        text = "the toybox knows only the toys of its own little world; pictures of yours need --model, see the README"
+        warnings.warn(text, stacklevel=2)
     model = load(args)
     wrapper = minti.TrainingWrapper(model, configured(args))
-    states = learn(args, wrapper, pictures, folder)
+
+    def validate(path: Path) -> None:
+        grid(draw(args, model, [wrapper.prompt("{}")] * args.columns), args.columns).save(path)
+
+    learning = Learning(args, wrapper, folder, validate)
+    learning.run(pictures)
+    learning.save_word()
     if distributed.rank() > 0:
         return
-    plot(folder / "curves.png", states, wrapper.vocabulary_norm)
-    best = min((state.fixed_loss, state.step) for state in states if state.fixed_loss is not None)
-    print(
-        f"learned {args.placeholder_token} in {states[-1].step} steps; fixed loss {best[0]:.4f} at step {best[1]} "
-        f"(initializer {states[0].initializer_loss:.4f}, empty prompt {states[0].empty_loss:.4f}); row length "
-        f"{states[-1].row_norm:.2f} beside the vocabulary's {wrapper.vocabulary_norm:.2f}"
-    )
+    if learning.states:
+        plot(folder / "curves.png", learning.states, wrapper.vocabulary_norm)
+    print(learning.summary())
     for row in learned_rows(model, args.placeholder_token):
         nearest = ", ".join(f"{word} ({similarity:.2f})" for word, similarity in row.nearest)
         print(f"nearest to {row.token}, by cosine similarity: {nearest}")
-    draw_page(args, model, pictures).save(folder / "page.png")
+    with replacing(folder / "page.png") as temporary:
+        draw_page(args, model, pictures).save(temporary, "png")
     print(f"wrote {folder}/page.png, curves.png, losses.csv and learned_embeds.safetensors")
 
 

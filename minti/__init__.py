@@ -1,9 +1,10 @@
 """minti: minimal textual inversion on Stable Diffusion v1.4, small enough to read in an afternoon."""
 
+from minti.checkpoints.run_state import read_run_state as load_checkpoint
 from minti.learning.loss import diffusion_loss
 from minti.learning.preparation import prepare_for_textual_inversion
 from minti.learning.progress import TrainingError, TrainingState
-from minti.learning.run import load_checkpoint, save_checkpoint
+from minti.learning.run import save_checkpoint
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.learning.textual_inversion import textual_inversion
 from minti.model import TOYBOX, StableDiffusion

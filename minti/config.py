@@ -13,10 +13,10 @@ class Config:
     """Base of the configs: dataclasses whose field names are the keys of the release's `config.json`.
 
     Attributes:
-        FIXED: keys that minti knows but implements for some values only: {key: accepted values}.
+        FIXED: keys that are no fields, of which minti implements some values only: {key: accepted values}.
         IGNORED: keys that change nothing here.
-        STRICT: whether any other key must be off, so that a checkpoint of another architecture is refused by name
-            instead of being drawn wrongly; otherwise other keys are passed over.
+        STRICT: what becomes of all other keys. True: they must be off (None or False), so that a checkpoint of another
+            architecture is refused, and not loaded and drawn wrongly. False: they are passed over.
     """
 
     FIXED: ClassVar[dict[str, tuple[Any, ...]]] = {}

@@ -1,4 +1,4 @@
-"""What suits a model, in a file beside its weights; where there is none, what suits SD v1."""
+"""What suits a model: read from a file beside its weights, or, where there is none, what suits SD v1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ModelDefaults(Config):
     Attributes:
         guidance_scale: for drawing.
         batch_size: pictures per forward pass in training.
-        templates: for training: a name of `text.TEMPLATES`, or prompts with `{}` where the word goes.
+        templates: training prompts: a name of `text.TEMPLATES`, or prompts with `{}` where the word goes.
         prompts: what a new word is tried on, with `{}` where the word goes.
     """
 

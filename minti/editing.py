@@ -1,8 +1,8 @@
 """From a picture: another beginning of the run, a part that is kept, and the path back to the picture's own noise.
 
-Each sampler of `minti.diffusion.samplers` takes noise to a picture. `from_picture` makes of it one that begins with a
-picture instead (SDEdit, arXiv 2108.01073) and, with a mask, keeps to it outside (RePaint's known part, arXiv
-2201.09865, eq. 8; questions `003`, 16, where the mask is inverted: here 1 is what is drawn).
+Each sampler of `minti.diffusion.samplers` leads from noise to a picture. `from_picture` turns it into one that begins
+with a given picture (SDEdit, arXiv 2108.01073). With a mask it draws inside it only, and keeps the picture outside
+(RePaint, arXiv 2201.09865, eq. 8; questions `003`, 16, whose mask is the other way round: there 1 keeps, here 1 draws).
 """
 
 from __future__ import annotations
@@ -86,7 +86,12 @@ def picture_latents(model: StableDiffusion, picture: Image.Image, height: int, w
 
 
 def latent_mask(mask: Image.Image, factor: int) -> Tensor:
-    """A black and white picture as `mask`, (1, 1, h, w): a latent is drawn anew where any of its pixels is."""
+    """A black and white picture as `mask`, (1, 1, h, w): a latent is drawn anew where any of its pixels is white.
+
+    Args:
+        mask: (h * factor) x (w * factor) pixels.
+        factor: how many pixels a latent is wide.
+    """
     pixels = torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32))[None, None] / 255
     return F.max_pool2d(pixels, factor)
 
@@ -98,7 +103,9 @@ def fit_mask(mask: Image.Image, height: int, width: int) -> Image.Image:
 
 @torch.no_grad()
 def inverted_noise(model: StableDiffusion, init_latents: Tensor, prompts: str | list[str], steps: int = 50) -> Tensor:
-    """The noise from which DDIM, with the same prompts and steps and without guidance, draws the picture again.
+    """The noise from which DDIM, with the same prompts and steps and without guidance, draws the pictures again.
+
+    DDIM inversion; questions `003`, 33.
 
     Args:
         init_latents: (b, c, h, w), scaled.

@@ -26,7 +26,7 @@ TOYBOX = PACKAGE / "toybox" if (PACKAGE / "toybox").is_dir() else PACKAGE.parent
 
 @dataclass
 class StableDiffusion:
-    """A text-to-image latent diffusion model: five parts, and what suits them.
+    """A text-to-image latent diffusion model: five parts, and what suits them (lecture notes `002`, 7.4 and 17).
 
     The scaling between the VAE's latents and those that the UNet sees happens here (`scale`, `decode`) and nowhere
     else.

@@ -134,7 +134,7 @@ def expand_placeholders(prompt: str, tokenizer: CLIPTokenizer) -> str:
 
 
 def tokenize(prompts: list[str], tokenizer: CLIPTokenizer) -> Tensor:
-    """Prompts to token ids, padded to the context's length, (b, n) int64.
+    """Prompts to token ids, padded to the context's length, (b, m) int64.
 
     Warns when a prompt is longer than the context, and says what was cut.
     """
@@ -148,5 +148,5 @@ def tokenize(prompts: list[str], tokenizer: CLIPTokenizer) -> Tensor:
 
 
 def encode(input_ids: Tensor, text_encoder: CLIPTextModel) -> Tensor:
-    """Token ids (b, n) to context (b, n, d), the last hidden states after the final layer norm."""
+    """Token ids (b, m) to context (b, m, d), the last hidden states after the final layer norm."""
     return text_encoder(input_ids.to(text_encoder.device)).last_hidden_state

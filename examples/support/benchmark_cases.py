@@ -6,6 +6,8 @@ every step, AdamW on the whole embedding, put the old rows back.
 
 from __future__ import annotations
 
+from support.host_memory import keep_freed_memory
+
 import json
 import resource
 import sys
@@ -15,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-from support.host_memory import keep_freed_memory
 
 PROMPT = "a photo of a <concept>"
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
+
+from support.host_memory import keep_freed_memory
 
 import torch
 from transformers.utils import logging as transformers_logging
 
 import minti
 from minti import distributed
-from support.host_memory import keep_freed_memory
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,26 +38,61 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if explained else super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (--help lists all options)\n")
+
+
 def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
     """A parser with the options that all scripts have; `output` None leaves the folder to the script."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
+    parser = _Parser(description=description, formatter_class=_Help)
     model_help = "the bundled toybox; or SD v1.4: a folder, the original single file, or an id on the Hugging Face hub"
     parser.add_argument("--model", default=str(minti.TOYBOX), help=model_help)
     where = "folder for the results" + ("; default: outputs/NAME of the pictures' folder" if output is None else "")
     parser.add_argument("--output", type=Path, default=output and Path(output), help=where)
-    parser.add_argument("--seed", type=int, default=0, help="of everything random; picture i is drawn with seed + i")
+    seed = {"type": whole(0, 2**62), "default": 0}
+    parser.add_argument("--seed", help="of everything random; picture i is drawn with seed + i", **seed)
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default_device, help="cpu, cuda, cuda:1, mps ...")
     dtype_help = "number format of the networks; auto: bfloat16 on a GPU that has it, float16 on another, else float32"
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help=dtype_help)
     guidance_help = "1 switches guidance off; default: the model's own, 7.5 on SD v1.4, 5 on the toybox"
-    parser.add_argument("--guidance-scale", type=float, help=guidance_help)
+    parser.add_argument("--guidance-scale", type=finite, help=guidance_help)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
 
+def whole(least: int, most: int = 2**31) -> Callable[[str], int]:
+    """The type of an option that takes a whole number from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
+        return number
+
+    return parse
+
+
+def finite(text: str) -> float:
+    """The type of an option that takes a number, but neither infinity nor NaN."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return number
+
+
 def run(main: Callable[[], None]) -> None:
     """Calls a script's main function; a bad input ends it with one line instead of a traceback."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     transformers_logging.set_verbosity_error()
     try:
@@ -56,6 +100,9 @@ def run(main: Callable[[], None]) -> None:
     except (ValueError, OSError, minti.TrainingError) as error:
         sys.exit(f"error: {error}")
     except RuntimeError as error:
+        if "memory" in str(error):
+            hint = "try --dtype bfloat16, a smaller --batch-size, or for training --gradient-checkpointing"
+            sys.exit(f"error: there is not enough memory ({str(error).splitlines()[0]}); {hint}")
         if distributed.world_size() == 1:
             raise
         sys.exit(f"error: rank {distributed.rank()} stops: {str(error).splitlines()[0]}")
@@ -68,6 +115,7 @@ def run(main: Callable[[], None]) -> None:
 def load(args: argparse.Namespace) -> minti.StableDiffusion:
     """The model that the arguments name; fills in the guidance scale that suits it."""
     keep_freed_memory()
+    check_device(args.device)
     args.device = distributed.start(args.device)
     args.quiet = args.quiet or distributed.rank() > 0
     dtype = DTYPES[args.dtype] or automatic_dtype(args.device)
@@ -75,6 +123,19 @@ def load(args: argparse.Namespace) -> minti.StableDiffusion:
     if args.guidance_scale is None:
         args.guidance_scale = model.defaults.guidance_scale
     return model
+
+
+def check_device(name: str) -> None:
+    """Finds out whether torch knows the device, and has one.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0][:120]
+        raise ValueError(f"--device {name} cannot be used here ({reason}); try --device cpu") from None
 
 
 def automatic_dtype(device: str) -> torch.dtype:
@@ -87,14 +148,20 @@ def automatic_dtype(device: str) -> torch.dtype:
 def make_output(folder: Path) -> Path:
     """Creates the output folder, and finds out now whether it can be written, not after the work is done.
 
+    It is this process's own until it ends, and that of its other ranks: another run that wants it is told.
+
     Raises:
-        OSError: it cannot be created or written.
+        OSError: it cannot be created or written, or another process writes to it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
+        probe = folder / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink()
+        if fcntl is not None and os.environ.get("RANK", "0") == "0":
+            fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the process ends
+    except BlockingIOError:
+        raise OSError(f"another run is writing to {folder}; wait for it, or give another --output") from None
     except OSError as error:
         raise OSError(f"cannot write to the output folder {folder}: {error.strerror or error}") from None
     return folder

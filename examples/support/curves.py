@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -11,16 +12,37 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import minti
+from minti.checkpoints.run_state import RunState
+from minti.files import replacing
+
+COLUMNS = ("step", "loss", "fixed_loss", "learning_rate", "gradient_norm", "row_norm")
 
 
 def write_losses(path: Path, states: list[minti.TrainingState]) -> None:
     """One line for each step."""
-    with path.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
-        names = ("step", "loss", "fixed_loss", "learning_rate", "gradient_norm", "row_norm")
-        writer.writerow(names)
+        writer.writerow(COLUMNS)
         for state in states:
-            writer.writerow("" if (value := getattr(state, name)) is None else value for name in names)
+            writer.writerow("" if (value := getattr(state, name)) is None else value for name in COLUMNS)
+
+
+def read_losses(path: Path, checkpoint: RunState) -> list[minti.TrainingState]:
+    """The steps up to a checkpoint, of an interrupted run's table; none, with a warning, where it is damaged."""
+    progress = checkpoint.facts["progress"]
+    states = []
+    try:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                values = {name: float(row[name]) if row[name] else None for name in COLUMNS[1:]}
+                lines = {"initializer_loss": progress["losses"][0], "empty_loss": progress["empty_loss"]}
+                states.append(minti.TrainingState(step=int(row["step"]), finished=False, **values, **lines))
+        if [state.step for state in states[: checkpoint.step]] != list(range(1, checkpoint.step + 1)):
+            raise ValueError("steps are missing")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{path} is damaged ({error}); the curves begin at step {checkpoint.step + 1}", stacklevel=2)
+        return []
+    return states[: checkpoint.step]
 
 
 def plot(path: Path, states: list[minti.TrainingState], vocabulary_norm: float) -> None:

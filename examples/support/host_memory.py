@@ -12,7 +12,8 @@ def keep_freed_memory() -> None:
     """Has glibc keep up to 2 GiB of what is freed; elsewhere it does nothing.
 
     glibc gives large blocks back to the system at once, which hands out the next tensor's memory page by page, each
-    filled with zeros first. What is kept was in use before, but holes in it can add to the peak (README: how much).
+    filled with zeros first. What is kept was in use before, but holes in it can add to the peak; examples/benchmark.md
+    says how much.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):

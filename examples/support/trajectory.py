@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from support.pages import page
+
 from pathlib import Path
 
 import torch
@@ -11,7 +13,6 @@ from torch import Tensor
 import minti
 from minti.images import grid, to_pil
 from minti.text_to_image import SampleStep
-from support.pages import page
 
 
 class Trajectory:
@@ -49,4 +50,4 @@ class Trajectory:
             enlarged = [one.resize((one.width * scale, one.height * scale), Image.Resampling.NEAREST) for one in both]
             frames.append(grid(enlarged, columns=2, gap=4))
         durations = [120] * (len(frames) - 1) + [2000]
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+        frames[0].save(path, "gif", save_all=True, append_images=frames[1:], duration=durations, loop=0)

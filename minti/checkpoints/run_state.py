@@ -54,7 +54,9 @@ def write_run_state(folder: str | os.PathLike[str], state: RunState, keep: int =
 
 
 def read_run_state(folder: str | os.PathLike[str]) -> RunState | None:
-    """The newest whole state of a folder; warns of newer ones that are damaged. None where there is none.
+    """The newest whole state of a folder, for `textual_inversion(..., checkpoint=...)`; None where there is none.
+
+    Warns of newer ones that are damaged.
 
     Raises:
         ValueError: there are files, but all are damaged.

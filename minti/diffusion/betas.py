@@ -1,4 +1,7 @@
-"""The variances beta_t of the noise schedule: linear, scaled linear, cosine; and stretched to zero terminal SNR."""
+"""The variances beta_t of the noise schedule: linear, scaled linear, cosine; and stretched to zero terminal SNR.
+
+Lecture notes `002`, 4.1 and 5.2; questions `003`, 1 and 20.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,12 @@ from torch import Tensor
 
 def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) -> Tensor:
     """The variances beta_t, (steps,) float32.
+
+    Args:
+        schedule: "linear" (DDPM, arXiv 2006.11239), "scaled_linear" (latent diffusion, arXiv 2112.10752: the square
+            roots are linear) or "squaredcos_cap_v2" (the cosine of arXiv 2102.09672, eq. 17).
+        beta_start, beta_end: the first variance and the last; the cosine needs neither.
+        steps: T, how many timesteps there are.
 
     Raises:
         ValueError: unknown schedule.
@@ -30,7 +39,16 @@ def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) ->
 
 
 def rescale_to_zero_snr(betas: Tensor) -> Tensor:
-    """Shifts and scales sqrt(alpha-bar) so that it keeps its first value and ends at 0 (arXiv 2305.08891, Alg. 1)."""
+    """Shifts and scales sqrt(alpha-bar) so that it keeps its first value and ends at 0 (arXiv 2305.08891, Alg. 1).
+
+    SNR is the ratio of signal to noise; where alpha-bar ends at 0, the last timestep is pure noise.
+
+    Args:
+        betas: (T,).
+
+    Returns:
+        (T,), the last of them 1.
+    """
     root = torch.cumprod(1.0 - betas, dim=0).sqrt()
     first, last = root[0].clone(), root[-1].clone()
     alphas_cumprod = ((root - last) * (first / (first - last))) ** 2

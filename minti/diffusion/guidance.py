@@ -1,7 +1,8 @@
 """Classifier-free guidance: how the predictions with and without the prompt combine, and when one can be kept.
 
-Ho and Salimans (arXiv 2207.12598), Algorithm 2; lecture notes `002`, 7.4 and 15; questions `003`, 6; slides `001`;
-exercise E4, question 2.
+Ho and Salimans (arXiv 2207.12598), Algorithm 2. The formula stands with the guidance scale s in the lecture notes
+`002`, 7.4, and in the questions `003`, 6; with the paper's w = s - 1 in `002`, 15, and on the slides `001`. What it
+costs, and what of it can be kept: exercise E4, question 2.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ class GuidedPrediction:
 
         output = uncond + s (cond - uncond)
 
-    s is `guidance_scale`; the w of the paper is s - 1. For B prompts and T timesteps this costs 2 B T evaluations. At
-    s = 1 the formula is the conditional prediction alone, and the other is not computed: B T. The unconditional
-    prediction depends on latents, timestep and negative prompt only: where these agree for several pictures (in the
-    first step from one shared noise) it is computed once, 2 B T - (B - 1) in all, and differs in rounding only.
+    s is `guidance_scale`. For B prompts and T timesteps this costs 2 B T evaluations. Two savings are exact:
 
-    The rest are approximations, off by default.
+    - At s = 1 only the conditional prediction is left, and the other is not computed: B T.
+    - The unconditional prediction depends on latents, timestep and negative prompt only. Where pictures agree in these
+      (in the first step from one shared noise) it is computed once for all: 2 B T - (B - 1). Only rounding differs.
+
+    `refresh_every`, `interval` and `last_is_unconditional` save more, but approximate; they are off by default.
 
     Attributes:
         network: (latents, timesteps, context) -> raw output; shapes (b, c, h, w), (b,), (b, m, d) -> (b, c, h, w).
@@ -105,7 +107,7 @@ class GuidedPrediction:
 
 
 def shared_trajectory(sampler: Sampler) -> Sampler:
-    """The sampler, with one picture more that begins at the same noise and serves all as their unconditional one.
+    """The sampler, with one picture more: it begins at the same noise and is the unconditional one of all the others.
 
     Raises:
         ValueError: the pictures begin at different noise.

@@ -27,6 +27,8 @@ def ddpm(
 ) -> Iterator[SamplerStep]:
     """Ancestral sampling (DDPM, arXiv 2006.11239, Algorithm 2), for any decreasing timesteps.
 
+    Lecture notes `002`, 4.4; questions `003`, 2, 14 and 15.
+
     Args:
         latents: (b, c, h, w) standard normal noise, or what `add_noise` made for the timestep to begin at.
         timesteps: see `NoiseScheduler.timesteps`.
@@ -50,7 +52,7 @@ def ddim(
     eta: float = 0.0,
     start: int = 0,
 ) -> Iterator[SamplerStep]:
-    """Denoising diffusion implicit models (arXiv 2010.02502, eq. 12 and 16).
+    """Denoising diffusion implicit models (arXiv 2010.02502, eq. 12 and 16; questions `003`, 4, 14 and 15).
 
     Args:
         eta: 0 is deterministic, 1 as noisy as DDPM.
@@ -75,9 +77,9 @@ def ddim(
 
 
 def _one_stride_down(t: int, scheduler: NoiseScheduler, timesteps: list[int]) -> int:
-    """diffusers' DDIM and PNDM step by T // n whatever the spacing; for "leading" this is the next timestep.
+    """Where a step from t arrives: T // n below, as in diffusers' DDIM and PNDM; with "leading" the next timestep.
 
-    SD's last step ends at alpha-bar_0, not at 1 (`set_alpha_to_one`).
+    The last step ends at -1, where alpha-bar is 1, or in SD at alpha-bar_0 (`set_alpha_to_one`).
     """
     stride = scheduler.config.num_train_timesteps // len(timesteps)
     return t - stride if t >= stride else (-1 if scheduler.config.set_alpha_to_one else 0)

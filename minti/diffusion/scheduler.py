@@ -1,8 +1,8 @@
 """The noise schedule: how much noise each timestep carries, and every formula that follows from it.
 
-Notation of DDPM (arXiv 2006.11239): beta_t is the variance added at step t, alpha_t = 1 - beta_t,
-alpha-bar_t = alpha_1 ... alpha_t (`alphas_cumprod`), x_0 the clean latents, epsilon the noise. Lecture notes `002`,
-chapters 4 and 5. The lecture counts t = 1 .. T; the code counts 0 .. T - 1, and t = -1 is the clean picture.
+DDPM's notation (arXiv 2006.11239): beta_t is the variance added at step t, alpha_t = 1 - beta_t, alpha-bar_t = alpha_1
+... alpha_t (`alphas_cumprod`), x_0 the clean latents, epsilon the noise. Lecture notes `002`, chapters 4, 5 and 6.5;
+questions `003`, 1, 2, 11. The lecture counts t = 1 .. T; the code 0 .. T - 1, and t = -1 is the clean picture.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class NoiseScheduler:
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
         """x_t = sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) epsilon   (DDPM, eq. 4).
 
-        The lecture notes `002`, 17.2, write z_{t-1} in place of x_0 here; under alpha-bar it is x_0.
+        Lecture notes `002`, 4.3. Their chapter 17, "Forward diffusion (latent)", has z_{t-1} in place of x_0: a slip.
         """
         level = self.level(timesteps, clean)
         return level.signal_rate * clean + level.noise_rate * noise
@@ -179,7 +179,7 @@ class NoiseScheduler:
     # --- conversions --------------------------------------------------------------------------------------------------
 
     def clean_from_noise(self, latents: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
-        """x_0 = (x_t - sqrt(1 - alpha-bar_t) epsilon) / sqrt(alpha-bar_t)   (DDPM, eq. 15)."""
+        """x_0 = (x_t - sqrt(1 - alpha-bar_t) epsilon) / sqrt(alpha-bar_t)   (DDPM, eq. 15; `002`, 6.5)."""
         level = self.level(timesteps, latents)
         return (latents - level.noise_rate * noise) / level.signal_rate
 
@@ -201,7 +201,7 @@ class NoiseScheduler:
     def score_from_noise(self, noise: Tensor, timesteps: int | Tensor) -> Tensor:
         """grad_x log p_t(x) = -epsilon / sqrt(1 - alpha-bar_t), minus the gradient of the energy of p_t ~ exp(-E).
 
-        Score matching (arXiv 2011.13456); exercise E4, question 1. The lecture notes `002`, 5.7, leave the factor out.
+        Score matching (arXiv 2011.13456); `003`, 11; exercise E4, question 1. `002`, 5.7, leaves the factor out.
         """
         return -noise / (1 - self.alpha_bar(timesteps, noise)) ** 0.5
 

@@ -26,7 +26,7 @@ class LearnedRow(NamedTuple):
 
 
 def known_words(model: StableDiffusion) -> dict[str, int]:
-    """Whole words of the model's own vocabulary and their token ids, by id; neither pieces of words nor placeholders."""
+    """Whole words of the model's own vocabulary and their token ids, by id: no pieces of words, no placeholders."""
     added = model.tokenizer.get_added_vocab()
     vocabulary = sorted(model.tokenizer.get_vocab().items(), key=lambda item: item[1])
     return {

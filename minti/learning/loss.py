@@ -1,4 +1,4 @@
-"""E4, task 1: what a diffusion model is trained with, and all that textual inversion changes is what it trains.
+"""The loss (E4, task 1; `002`, 4.3; `003`, 26): every diffusion model's, here minimised over a word's row v alone.
 
 v* = argmin_v  E[ || epsilon - epsilon_theta(z_t, t, c(template with v)) ||^2 ]        (arXiv 2208.01618, eq. 2)
 """
@@ -25,11 +25,11 @@ def diffusion_loss(
     Args:
         latents: (b, c, h, w), clean and already scaled.
         timestep_idx: (b,), in [0, num_train_timesteps).
-        embeddings: (b, n, d), the encoded prompts.
+        embeddings: (b, m, d), the encoded prompts; E4's name for the context.
         noise: (b, c, h, w); drawn from `generator` when absent.
 
     Returns:
-        The mean squared error, a float32 number.
+        The mean squared error, () float32.
     """
     if noise is None:
         noise = randn(latents.shape, generator, latents.device, latents.dtype)

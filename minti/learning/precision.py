@@ -1,6 +1,6 @@
 """float16: gradients so small that they would vanish are scaled up, and a step where they overflow is lost.
 
-In float32 and bfloat16 nothing here does anything.
+Questions `003`, 28 ("loss scaling"). In float32 and bfloat16 nothing here does anything.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class GradientScale:
         """Brings the gradient back to its true size.
 
         Returns:
-            Whether it can be used; False where it has overflowed, unless that has happened too often in a row.
+            Whether it can be used. False where it has overflowed: the step is lost. After MAX_LOST lost steps in a row
+            True all the same, so that the check that follows fails and says why.
         """
         if not self.scaler.is_enabled():
             return True

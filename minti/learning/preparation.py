@@ -1,4 +1,4 @@
-"""E4, task 2: the networks are frozen; all that trains is one new row, or a few, of the text encoder's embedding."""
+"""The setup (E4, task 2; lecture notes `002`, 16): all networks are frozen, and a new word gets rows that train."""
 
 from __future__ import annotations
 

@@ -29,9 +29,11 @@ class TrainableRows(ABC):
         start, stop: the rows are start .. stop - 1.
         longest: what each row is cut back to after a step; None lets it grow.
         parameters: what the optimizer gets.
+        place: where in the parameter the rows are.
     """
 
     parameters: list[nn.Parameter]
+    place: slice
 
     def __init__(self, embedding: nn.Embedding, start: int, stop: int, longest: float | None = None):
         self.embedding, self.start, self.stop, self.longest = embedding, start, stop, longest
@@ -61,11 +63,13 @@ class TrainableRows(ABC):
 
     def part(self, tensor: Tensor) -> Tensor:
         """What of the optimizer's state, a tensor like the parameter or a number, is these rows' own."""
-        return tensor
+        return tensor[self.place] if tensor.ndim == 2 else tensor
 
     def whole(self, part: Tensor) -> Tensor:
         """The optimizer's state, of which `part` is these rows' own; for the others it does not matter."""
-        return part
+        whole = torch.zeros_like(self.parameters[0]) if part.ndim == 2 else part
+        whole[self.place if part.ndim == 2 else ...] = part
+        return whole
 
     @torch.no_grad()
     def write(self, values: Tensor) -> None:
@@ -98,7 +102,7 @@ class RestoredRows(TrainableRows):
 
     def __init__(self, embedding: nn.Embedding, start: int, stop: int, longest: float | None = None):
         super().__init__(embedding, start, stop, longest)
-        self.parameters = [embedding.weight]
+        self.parameters, self.place = [embedding.weight], slice(start, stop)
         self.original: Tensor | None = None
         self.activate()
 
@@ -136,18 +140,6 @@ class RestoredRows(TrainableRows):
             if value.ndim == 2 and len(value) < len(weight):
                 state[key] = F.pad(value, (0, 0, 0, len(weight) - len(value)))
 
-    def part(self, tensor: Tensor) -> Tensor:
-        """The rows' part of a tensor like the matrix."""
-        return tensor[self.start : self.stop] if tensor.ndim == 2 else tensor
-
-    def whole(self, part: Tensor) -> Tensor:
-        """A tensor like the matrix, zero but for the rows."""
-        if part.ndim < 2:
-            return part
-        whole = torch.zeros_like(self.embedding.weight)
-        whole[self.start : self.stop] = part
-        return whole
-
     @torch.no_grad()
     def settle(self) -> None:
         """Overwrites the other rows with their copy."""
@@ -162,7 +154,7 @@ class NewRows(TrainableRows):
     def __init__(self, embedding: nn.Embedding, start: int, stop: int, longest: float | None = None):
         super().__init__(embedding, start, stop, longest)
         self.parameter = nn.Parameter(embedding.weight.detach()[start:stop].float().clone())
-        self.parameters = [self.parameter]
+        self.parameters, self.place = [self.parameter], slice(None)
         self._hook: RemovableHandle | None = None
         self.activate()
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minti.checkpoints.run_state import RunState, read_run_state, write_run_state
+from minti.checkpoints.run_state import RunState, write_run_state
 from minti.distributed import world_size
 from minti.learning.pictures import Concept
 from minti.learning.precision import GradientScale
@@ -120,8 +120,3 @@ def save_checkpoint(wrapper: TrainingWrapper, folder: str | os.PathLike[str], ke
     if wrapper.run is None:
         raise ValueError("there is nothing to save yet: take a step of minti.textual_inversion first")
     return write_run_state(folder, wrapper.run.state(), keep)
-
-
-def load_checkpoint(folder: str | os.PathLike[str]) -> RunState | None:
-    """The newest whole state in a folder, for `textual_inversion(..., checkpoint=...)`; None where there is none."""
-    return read_run_state(folder)

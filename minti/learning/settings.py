@@ -32,6 +32,7 @@ class TextualInversionConfig:
         gradient_checkpointing: save memory, at the cost of time; see `UNet.set_checkpointing`.
         learning_rate: None: three tenths of the vocabulary rows' root mean square.
         lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
+        weight_decay: AdamW's, on the new rows.
         max_gradient_norm: clips the gradient of the new rows; None for no clipping.
         max_row_norm: keeps each row's length below so many mean lengths of the vocabulary's rows; None lets it grow.
         seed: of everything random.
@@ -69,8 +70,8 @@ class TextualInversionConfig:
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ValueError(f"{key} = {getattr(self, key)}; expected at least 1")
         for key in ("warmup_steps", "learning_rate", "weight_decay"):
-            if getattr(self, key) is not None and not 0 <= getattr(self, key) < math.inf:
-                raise ValueError(f"{key} = {getattr(self, key)}; expected a number from 0")
+            if getattr(self, key) is not None and not 0 <= getattr(self, key) <= 1e6:
+                raise ValueError(f"{key} = {getattr(self, key)}; expected a number from 0 to a million")
         for key in ("max_gradient_norm", "max_row_norm"):
             if getattr(self, key) is not None and not 0 < getattr(self, key) < math.inf:
                 raise ValueError(f"{key} = {getattr(self, key)}; expected a number above 0, or None")
@@ -97,6 +98,7 @@ class TrainingWrapper:
 
     Attributes:
         unet, vae, text_encoder, tokenizer, scheduler: the model's parts, under E4's names.
+        vocabulary_norm, vocabulary_rms: mean length of the model's own rows, and root mean square of their numbers.
         rows: the trainable rows, once `prepare_for_textual_inversion` has run.
         placeholder_ids: their token ids.
         run: the run that learns them, a `minti.learning.run.Run`, once `textual_inversion` has begun.

@@ -1,4 +1,4 @@
-"""Textual inversion, the loop (exercise E4, `000`, task 3a; lecture notes `002`, chapter 16)."""
+"""Textual inversion, the loop (exercise E4, `000`, task 3a; lecture notes `002`, chapter 16; questions `003`, 27)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What the layers compute, by its mathematical name; which way is fastest or leanest here is decided inside.
+"""What the layers compute, by its mathematical name. How it is computed on the machine at hand is decided inside.
 
-Two things are decided. What takes much memory and little time is computed again in the backward pass instead of being
-kept. And in bfloat16 on a CPU, attention over many positions and convolutions of few are plain matrix products: torch's
-fused attention reaches a sixth of the rate of matrix products there, and its convolutions bring their weights into
-another order at every call, which takes longer than the convolution itself where a feature map has few positions.
+- Memory: what takes much of it and little time is computed again in the backward pass instead of being kept.
+- Speed, in bfloat16 on a CPU: attention over many positions and convolutions over few are done as matrix products.
+  torch's fused attention reaches a sixth of their rate there. And its convolutions reorder their weights at every call,
+  which takes longer than the convolution itself where a feature map has few positions.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ def gated(projected: Tensor) -> Tensor:
 
 
 def _recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """function(x) with the same numbers, but the backward pass computes the steps inside again from `x`.
+    """function(x), of which only `x` is kept for the backward pass.
 
-    Otherwise every step's result would be kept until then. A convolution at the end is not computed again, for its
-    gradient needs what goes in and not what comes out. Small tensors are not worth it.
+    Usually torch keeps the result of every operation inside `function`. Here they are dropped, and the backward pass
+    computes them again from `x`: the same numbers, less memory, a little more time. A convolution at the end is
+    not computed twice, for its gradient needs what went in, not what came out. Small tensors are kept as usual.
     """
     if not torch.is_grad_enabled() or x.numel() < 2**18:
         return function(x)
@@ -80,9 +81,10 @@ def _on_cpu_in_bfloat16(x: Tensor) -> bool:
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q kᵀ / √d): (n, d) and (m, d) -> (n, m).
 
-    bfloat16 has eight significant bits: a score of 20 is off by up to 0.06, its weight by 6 %. But softmax stays the
-    same when all scores of a query are shifted. Shifted before rounding by the largest, those that matter are small
-    and precise; a sample of the keys tells it well enough.
+    bfloat16 has eight significant bits: a score of 20 is off by up to 0.06, and its weight by 6 %. But softmax does not
+    change when one number is taken from all scores of a query. Where that is the largest score, and it is taken before
+    the scores are rounded, those that matter come out small and precise. A sample of the keys tells the largest well
+    enough.
     """
     scale = q.shape[-1] ** -0.5
     sample = k[:: max(1, len(k) // 256)]
@@ -92,7 +94,7 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
 
 
 class AttentionProducts(torch.autograd.Function):
-    """softmax(q kᵀ / √d) v for (n, d) queries; the weights are computed again for the gradient.
+    """softmax(q kᵀ / √d) v of one head, (n, d), (m, d), (m, d) -> (n, d); the backward pass computes the weights again.
 
     With P = softmax(S), S = q kᵀ / √d and o = P v, the gradient do of the result becomes
         dv = Pᵀ do,   dS = P ∘ (do vᵀ - rowsum(do ∘ o)),   dq = dS k / √d,   dk = dSᵀ q / √d

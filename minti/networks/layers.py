@@ -1,8 +1,11 @@
 """The pieces that the UNet and the VAE are built from.
 
-Every submodule carries the name that its weights have in the SD v1.4 checkpoint, so that loading is
-`load_state_dict` and no table of renamings exists. Shapes in comments: `b` batch, `c` channels, `h w` height and width,
-`n` tokens of the picture, `m` tokens of the prompt (77 in SD v1.4), `d` features.
+Lecture notes `002`, 1.3 and 1.4 (attention), 7.4 (cross-attention); questions `003`, 12 (timestep embedding) and 13
+(attention); slides `004`, 2.3 (timestep embedding).
+
+Every submodule carries the name that its weights have in the SD v1.4 checkpoint, so that loading is `load_state_dict`.
+Shapes: `b` batch, `c` channels, `h w` height and width, `n` tokens of the picture (its positions), `m` tokens of the
+prompt (77 in SD v1.4), `d` features.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ def timestep_embedding(timesteps: Tensor, dim: int, flip_sin_to_cos: bool = True
         timesteps: (b,), any number type.
         dim: even number of features.
         flip_sin_to_cos: cosines first, as Stable Diffusion has them; otherwise sines first.
-        freq_shift: how many steps short of 1/10000 the lowest frequency stays (0 in Stable Diffusion).
+        freq_shift: with 1 the lowest frequency is 1/10000; with 0, as in Stable Diffusion, it stays one step above.
 
     Returns:
         (b, dim), float32.
@@ -40,7 +43,10 @@ def timestep_embedding(timesteps: Tensor, dim: int, flip_sin_to_cos: bool = True
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers from the sinusoidal features to the vector that every resnet block receives."""
+    """Two linear layers from the sinusoidal features to the vector that every resnet block receives.
+
+    (b, in_channels) -> (b, time_embed_dim).
+    """
 
     def __init__(self, in_channels: int, time_embed_dim: int):
         super().__init__()
@@ -54,7 +60,8 @@ class TimestepEmbedding(nn.Module):
 class ResnetBlock(nn.Module):
     """norm, SiLU, convolution, twice; the timestep enters between the two; a shortcut goes round.
 
-    Without `time_embed_dim` the block knows no timestep: that is the VAE's form.
+    (b, c_in, h, w) and the timestep's (b, time_embed_dim) -> (b, c_out, h, w). Without `time_embed_dim` the block knows
+    no timestep: that is the VAE's form.
     """
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, eps: float, time_embed_dim: int | None = None):
@@ -79,8 +86,8 @@ class ResnetBlock(nn.Module):
 class Attention(nn.Module):
     """softmax(q kᵀ / √d) v over several heads ("Attention Is All You Need", eq. 1).
 
-    Queries come from `x`, (b, n, query_dim); keys and values from `context`, (b, m, context_dim), or from `x` itself
-    when there is none.
+    Queries come from `x`, (b, n, query_dim). Keys and values come from `context`, (b, m, context_dim): cross-attention;
+    or from `x` itself when there is none: self-attention. -> (b, n, query_dim).
     """
 
     def __init__(self, query_dim: int, heads: int, context_dim: int | None = None, qkv_bias: bool = False):
@@ -102,7 +109,10 @@ class Attention(nn.Module):
 
 
 class SpatialAttention(Attention):
-    """One-headed self-attention over the positions of a feature map, with its own norm: the middle of the VAE."""
+    """One-headed self-attention over the positions of a feature map, with its own norm: the middle of the VAE.
+
+    (b, c, h, w) -> (b, c, h, w).
+    """
 
     def __init__(self, channels: int, groups: int, eps: float):
         super().__init__(channels, heads=1, qkv_bias=True)
@@ -127,7 +137,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The transformer block's two layers per token, four times as wide inside."""
+    """The transformer block's two layers for each token, four times as wide inside: (b, n, d) -> (b, n, d)."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -138,7 +148,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention among the positions, cross-attention to the prompt, feed-forward; each on a residual path."""
+    """Self-attention among the positions, cross-attention to the prompt, feed-forward; each is added to its input.
+
+    (b, n, d) and the context's (b, m, context_dim) -> (b, n, d).
+    """
 
     def __init__(self, dim: int, heads: int, context_dim: int):
         super().__init__()
@@ -159,6 +172,7 @@ class SpatialTransformer(nn.Module):
     """Where the prompt meets the picture: every position of the feature map becomes a token and attends to the words.
 
     Latent diffusion (arXiv 2112.10752, 3.3) conditions the UNet through these blocks.
+    (b, c, h, w) and the context's (b, m, context_dim) -> (b, c, h, w).
     """
 
     def __init__(self, channels: int, heads: int, context_dim: int, groups: int):
@@ -179,7 +193,7 @@ class SpatialTransformer(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width with a strided convolution.
+    """Halves height and width with a convolution of stride 2.
 
     The UNet pads one pixel all round; the VAE (`asymmetric`) pads only on the right and at the bottom.
     """

@@ -1,6 +1,6 @@
 """The UNet that predicts the noise: two halves of a ladder with the prompt attended to on every rung.
 
-Source: latent diffusion (arXiv 2112.10752); lecture notes `002`, 7.2 and chapter 17.
+Source: latent diffusion (arXiv 2112.10752); lecture notes `002`, 5.3, 7.2 and chapter 17; questions `003`, 5.
 The tree of submodules is the tree of keys in `unet/diffusion_pytorch_model.safetensors`.
 """
 
@@ -78,7 +78,9 @@ class UNetConfig(Config):
 
 
 class UNetBlock(nn.Module):
-    """One rung of the ladder: resnets, each followed by attention to the prompt if the rung has it.
+    """One rung of the ladder: resnets, each followed by attention to the prompt where the rung has any.
+
+    All kinds of rungs take x, (b, c, h, w), time_emb, (b, 4 c_0), and context, (b, m, d).
 
     Attributes:
         checkpointing: whether to keep only each layer's input for the backward pass and compute the rest again.
@@ -111,7 +113,7 @@ class UNetBlock(nn.Module):
 
 
 class DownBlock(UNetBlock):
-    """Left half: keeps every intermediate feature map for the right half, then halves the size."""
+    """Left half: keeps every feature map on the way for the right half, then halves height and width."""
 
     def __init__(self, channels: list[tuple[int, int]], config: UNetConfig, attends: bool, downsample: bool):
         super().__init__(channels, config, attends)
@@ -203,10 +205,9 @@ class UNet(nn.Module):
         """Predicts the noise (or what the scheduler's `prediction_type` says).
 
         Args:
-            noisy_latents: (b, c, h, w); any h and w, though sizes halve cleanly only where they are
-                multiples of 2 ** (levels - 1).
+            noisy_latents: (b, c, h, w); any h and w, though only multiples of 2 ** (levels - 1) halve without a rest.
             timesteps: (b,), in [0, num_train_timesteps).
-            context: (b, n, d), the encoded prompts.
+            context: (b, m, d), the encoded prompts.
 
         Returns:
             (b, c, h, w), in the dtype of `noisy_latents`.

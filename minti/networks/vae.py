@@ -1,7 +1,8 @@
 """The autoencoder: pictures to latents and back, so that diffusion happens on a grid 64 times smaller.
 
 Source: latent diffusion (arXiv 2112.10752, 3.1), variational autoencoders (arXiv 1312.6114); lecture notes `002`,
-7.1. The tree of submodules is the tree of keys in `vae/diffusion_pytorch_model.safetensors`.
+7.1 and 7.2; questions `003`, 8. The tree of submodules is the tree of keys in
+`vae/diffusion_pytorch_model.safetensors`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class VAEConfig(Config):
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """What the encoder says of a picture: an independent normal distribution for every latent number.
+    """What the encoder says of a picture: for every latent number a normal distribution of its own.
 
     Attributes:
         mean: (b, c, h, w).
@@ -82,7 +83,7 @@ class DiagonalGaussian:
 
 
 class VAEBlock(nn.Module):
-    """Resnets at one size, then a change of size, if any."""
+    """Resnets at one size, then a change of size, if any: (b, c_in, h, w) -> (b, c_out, h', w')."""
 
     def __init__(self, channels: list[tuple[int, int]], groups: int):
         super().__init__()
@@ -96,7 +97,7 @@ class VAEBlock(nn.Module):
 
 
 class VAEMidBlock(nn.Module):
-    """Resnet, self-attention over all positions, resnet."""
+    """Resnet, self-attention over all positions, resnet: (b, c, h, w) -> (b, c, h, w)."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -161,7 +162,11 @@ class Decoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """Stable Diffusion's autoencoder, sized by its config. Latents here are *unscaled* (see `StableDiffusion`)."""
+    """Stable Diffusion's autoencoder, sized by its config.
+
+    Latents are *unscaled* here: as the encoder gives them, not yet multiplied by `scaling_factor` as the UNet sees them
+    (`StableDiffusion.scale`).
+    """
 
     def __init__(self, config: VAEConfig):
         super().__init__()

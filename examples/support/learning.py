@@ -1,0 +1,134 @@
+"""A training run as the scripts make it: a progress bar, checkpoints, interruption and going on, the word in a file."""
+
+from __future__ import annotations
+
+from support.curves import read_losses, write_losses
+from support.interruption import Interruption
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+import minti
+from minti import distributed
+
+
+class Learning:
+    """A run of textual inversion that saves what is needed to go on, and what it has learned.
+
+    Args:
+        args: with `resume`, `checkpoint_every`, `validate_every` and `quiet`.
+        folder: for the results.
+        validate: draws the word into a file.
+
+    Attributes:
+        states: of all steps, those before an interruption included.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        wrapper: minti.TrainingWrapper,
+        folder: Path,
+        validate: Callable[[Path], None] = lambda path: None,
+    ):
+        self.args, self.wrapper, self.folder, self.validate = args, wrapper, folder, validate
+        self.checkpoints = folder / "checkpoints"
+        self.checkpoint = minti.load_checkpoint(self.checkpoints) if args.resume else None
+        self.states: list[minti.TrainingState] = []
+        if self.checkpoint is not None:
+            self.states = read_losses(folder / "losses.csv", self.checkpoint)
+        elif args.resume:
+            print(f"there is nothing to resume in {self.checkpoints}; beginning anew")
+        if self.checkpoint is None and distributed.rank() == 0:
+            put_aside(self.checkpoints)
+
+    def run(self, pictures: list[Image.Image]) -> None:
+        """Trains, with a progress bar, to the end or until a signal asks to stop."""
+        quiet = True if self.args.quiet else None
+        done = self.checkpoint.step if self.checkpoint else 0
+        steps = minti.textual_inversion(self.wrapper, pictures, checkpoint=self.checkpoint)
+        bar = tqdm(total=self.wrapper.config.last_step, initial=done, desc="learning", disable=quiet)
+        with Interruption() as interruption, bar, closing(steps):
+            for state in steps:
+                self.states.append(state)
+                self.look(state, bar)
+                if not state.finished and interruption.asked():
+                    self.save_state()
+                    steps.close()  # back to the best rows so far
+                    self.save_word()
+                    say(f"stopped at step {state.step} of {self.folder}; the same command with --resume goes on")
+                    sys.exit(128 + interruption.number)
+        if not self.improved:
+            raise minti.TrainingError(self.nothing_learned())
+
+    def look(self, state: minti.TrainingState, bar: tqdm) -> None:
+        """After each step: what is due of bar, checkpoint and validation pictures."""
+        bar.update()
+        if state.fixed_loss is not None:
+            bar.set_postfix(fixed_loss=f"{state.fixed_loss:.4f}", initializer=f"{state.initializer_loss:.4f}")
+        every = self.args.checkpoint_every
+        if state.finished or (state.step % every == 0 if every else state.fixed_loss is not None):
+            self.save_state()
+        every = self.args.validate_every
+        if every and distributed.rank() == 0 and state.step % every == 0:
+            self.validate(self.folder / f"validation-{state.step:05}.png")
+
+    def save_state(self) -> None:
+        """What `--resume` needs; of several processes, which all have the same, the first writes."""
+        if distributed.rank() == 0:
+            write_losses(self.folder / "losses.csv", self.states)
+            minti.save_checkpoint(self.wrapper, self.checkpoints)
+
+    @property
+    def improved(self) -> bool:
+        """Whether any evaluation was better than the initializer word."""
+        losses = self.wrapper.run.progress.losses
+        return min(losses) < losses[0]
+
+    def save_word(self) -> None:
+        """The best rows so far, if they are better than what they began with."""
+        if distributed.rank() == 0 and self.improved:
+            minti.save_embeddings(self.wrapper, self.folder / "learned_embeds.safetensors")
+
+    def summary(self) -> str:
+        """What was learned, in a sentence."""
+        progress, config = self.wrapper.run.progress, self.wrapper.config
+        length = self.wrapper.rows.values.norm(dim=1).mean().item()
+        best = min((state.fixed_loss, state.step) for state in self.states if state.fixed_loss is not None)
+        return (
+            f"learned {config.placeholder_token} in {self.states[-1].step} steps; fixed loss {best[0]:.4f} at step "
+            f"{best[1]} (initializer {progress.losses[0]:.4f}, empty prompt {progress.empty_loss:.4f}); row length "
+            f"{length:.2f} beside the vocabulary's {self.wrapper.vocabulary_norm:.2f}"
+        )
+
+    def nothing_learned(self) -> str:
+        """Why there is no word, and what could help."""
+        (first, *others), word = self.wrapper.run.progress.losses, self.wrapper.config.initializer_token
+        begun = "a random row" if word is None else repr(word)
+        return (
+            f"nothing was learned, and no word is written: with {begun} the fixed loss was {first:.4f}, and in "
+            f"{self.wrapper.run.step} steps it was never lower (best {min(others):.4f}); try more steps, "
+            "larger batches or a lower learning rate"
+        )
+
+
+def put_aside(checkpoints: Path) -> None:
+    """Moves an earlier run's checkpoints out of a new run's way; they are not lost."""
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        aside = checkpoints.with_name("checkpoints-before")
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoints.rename(aside)
+        say(f"the checkpoints of the run before are in {aside} now (--resume would have gone on with it)")
+
+
+def say(text: str) -> None:
+    """Prints, once for all processes."""
+    if distributed.rank() == 0:
+        print(text)

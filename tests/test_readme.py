@@ -1,0 +1,59 @@
+"""What the READMEs say: their links lead somewhere, their commands name scripts, and the reading order holds."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
+
+
+def documents() -> list[Path]:
+    """Every Markdown file of the repository; outside git, those of its own folders."""
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0 and listed.stdout:
+        return [ROOT / name for name in listed.stdout.split()]
+    return [*ROOT.glob("*.md"), *(path for folder in ("examples", "tests") for path in (ROOT / folder).rglob("*.md"))]
+
+
+DOCUMENTS = pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@DOCUMENTS
+def test_links_lead_somewhere(path):
+    links = [link for link in LINK.findall(path.read_text()) if "://" not in link]
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+@DOCUMENTS
+def test_commands_name_scripts(path):
+    """`python examples/x.py` and `torchrun ... examples/x.py`, whatever stands between."""
+    scripts = re.findall(r"(?:python|torchrun)[^`\n]*?(examples/[\w/]+\.py)", path.read_text())
+    assert not [script for script in scripts if not (ROOT / script).is_file()]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) < 1300
+
+
+def test_the_diagrams_name_files():
+    """Every `wing/file.py` or `file.py` in a box of the two journeys is a file of minti."""
+    diagrams = re.findall(r"```mermaid\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(diagrams) == 2
+    for diagram in diagrams:
+        names = re.findall(r"[\w/]+\.py", diagram)
+        assert len(names) >= 5
+        assert not [name for name in names if not (ROOT / "minti" / name).is_file()]
+
+
+def test_the_reading_order_goes_down():
+    """In the README's table of files, what a file imports stands below it."""
+    files = re.findall(r"\]\(minti/([\w/]+)\.py\)", (ROOT / "README.md").read_text())
+    order = ["minti." + file.replace("/", ".") for file in files]
+    assert len(order) > 10
+    for i, name in enumerate(order):
+        source = (ROOT / (name.replace(".", "/") + ".py")).read_text()
+        imported = set(re.findall(r"^from (minti[\w.]+) import", source, re.MULTILINE))
+        assert not imported & set(order[:i]), f"{name} imports from above it"
