@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import TrainingWrapper
-from minti.noise import randn
-from minti.text import add_tokens, placeholder_tokens, single_token_id, tokenize
+from minti.text import add_tokens, initial_rows, placeholder_tokens, tokenize
 
 
 def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optimizer:
@@ -26,7 +24,8 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
             f"row_update='restore' trains the embedding matrix itself, which is {embedding.weight.dtype}; load the "
             "model in float32, or use row_update='new_rows', whose rows are float32 in any model"
         )
-    rows = initial_rows(wrapper)
+    begin, count = config.initializer_token, config.num_vectors
+    rows = initial_rows(wrapper.tokenizer, wrapper.text_encoder, begin, count, config.seed)  # k d
     _check_length(wrapper)
     for part in (wrapper.unet, wrapper.vae, wrapper.text_encoder):
         part.requires_grad_(False)
@@ -54,22 +53,6 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
     assert [p for group in optimizer.param_groups for p in group["params"]] == wrapper.rows.parameters
     assert wrapper.placeholder_ids[-1] == len(embedding.weight) - 1, "the new rows are not the last rows"
     return optimizer
-
-
-@torch.no_grad()
-def initial_rows(wrapper: TrainingWrapper) -> Tensor:
-    """What the word begins as, (k, d): copies of the initializer's row, or rows drawn as the vocabulary's are spread.
-
-    Raises:
-        ValueError: the initializer is not a single token.
-    """
-    config, weight = wrapper.config, wrapper.text_encoder.get_input_embeddings().weight
-    if config.initializer_token is not None:
-        return weight[single_token_id(wrapper.tokenizer, config.initializer_token)].repeat(config.num_vectors, 1)
-    vocabulary = weight[: wrapper.tokenizer.vocab_size].float()
-    generator = torch.Generator().manual_seed(config.seed)
-    noise = randn((config.num_vectors, weight.shape[1]), generator, weight.device, torch.float32)
-    return vocabulary.mean(dim=0) + vocabulary.std(dim=0) * noise
 
 
 def _check_length(wrapper: TrainingWrapper) -> None:
