@@ -43,7 +43,7 @@ def test_the_strip_and_the_animation_end_with_the_picture(tmp_path):
 
 
 def test_a_random_initializer_and_the_nearest_words(tmp_path):
-    options = ("--initializer", "random", "--steps", 6, "--sample-steps", 2, "--columns", 2, "--vectors", 2)
+    options = ("--initializer", "random", "--steps", 12, "--sample-steps", 2, "--columns", 2, "--vectors", 2)
     printed = script("train.py", *options, "--output", tmp_path)
     lines = [line for line in printed.splitlines() if line.startswith("nearest to ")]
     assert [line.split(",")[0] for line in lines] == ["nearest to <concept>", "nearest to <concept>_1"]
