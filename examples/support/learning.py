@@ -125,8 +125,9 @@ class Learning:
     def nothing_learned(self) -> str:
         """Why there is no word, and what could help."""
         (first, *others), word = self.wrapper.run.progress.losses, self.wrapper.config.initializer_token
+        begun = "a random row" if word is None else repr(word)
         return (
-            f"nothing was learned, and no word is written: with {word!r} the fixed loss was {first:.4f}, and in "
+            f"nothing was learned, and no word is written: with {begun} the fixed loss was {first:.4f}, and in "
             f"{self.wrapper.run.step} steps it was never lower (best {min(others):.4f}); try more steps, "
             "larger batches or a lower learning rate"
         )
