@@ -33,8 +33,8 @@ def from_picture(
         levels: how much noise the run has at each of its timesteps; see `samplers.run_levels`.
         init_latents: (b, c, h, w), scaled: the picture.
         strength: in (0, 1], the share of the run that is left to do; 1 does all of it, and begins at pure noise.
-        mask: (b, 1, h, w), 1 where to draw and 0 where to keep the picture, which is noised to the current level before
-            each evaluation; usually with strength 1.
+        mask: (b, 1, h, w), 1 where to draw and 0 where to keep the picture, which is noised to the level that each step
+            arrives at, and clean after the last; usually with strength 1.
 
     Raises:
         ValueError: a run of one step with a strength below 1.
@@ -59,6 +59,8 @@ def from_picture(
 
         def keep(latents: Tensor, number: int) -> Tensor:
             """The latents with their known part as it is at that step; behind the last: the clean picture."""
+            if number == start:  # what a run begins with: pure noise, or else the whole picture at that level
+                return latents
             known = scheduler.add_noise(init_latents, noise, levels[number]) if number < len(levels) else init_latents
             masked = mask * latents[: len(mask)] + (1 - mask) * known
             return torch.cat([masked, latents[len(mask) :]])  # a shared unconditional picture comes last, and is free

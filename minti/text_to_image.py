@@ -114,8 +114,12 @@ def denoise(
     generator: Generators,
     **options: Any,
 ) -> Iterator[SampleStep]:
-    """The algorithm itself: noise, (b, c, h, w), to the latents of b pictures. `options` are `GuidedPrediction`'s,
-    or with `also` `ComposedPrediction`'s."""
+    """The algorithm itself: noise, (b, c, h, w), to the latents of b pictures.
+
+    Args:
+        sampler: with its own options bound; see `trajectory.Sampler`.
+        options: of `GuidedPrediction`, or with `also` of `ComposedPrediction`.
+    """
     context = negative_context = model.encode_prompt(prompts)  # b m d, (b, 77, 768) in SD v1.4
     if guidance_scale != 1 or "also" in options:
         negative_context = _encode_each_once(model, negative_prompts)

@@ -1,8 +1,143 @@
-"""What several tests share."""
+"""What several tests share: the small model's configs, a tokenizer for it, and how tests draw and learn."""
 
+import inspect
+import itertools
+import json
+import os
+import string
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import diffusers
 import torch
+from transformers import CLIPTokenizer
+
+import minti
+
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": (32, 64, 64),
+    "layers_per_block": 2,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 48,
+    "attention_head_dim": 4,
+    "norm_num_groups": 8,
+}
+VAE = {
+    "block_out_channels": (16, 32),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "layers_per_block": 2,
+    "norm_num_groups": 8,
+    "sample_size": 16,
+}
+SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "steps_offset": 1,
+}
+REAL_RELEASE = os.environ.get("MINTI_SD_V1_4")  # a folder, a single file or a hub id
+THREADS = torch.get_num_threads()  # as many as torch takes by itself
+
+PRINTABLE = [chr(c) for c in range(33, 127)]
+WORDS = ("a", "photo", "of", "the", "toy", "red", "cat", "dog", "painting", "style", "in")
+PROMPTS = ["a red cat", "the dog"]
+PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+# --- diffusers' samplers ----------------------------------------------------------------------------------------------
+
+CLASSES = {
+    "ddpm": diffusers.DDPMScheduler,
+    "ddim": diffusers.DDIMScheduler,
+    "pndm": diffusers.PNDMScheduler,
+    "dpm-solver++": diffusers.DPMSolverMultistepScheduler,
+}
+SKIP = {sampler: {"skip_prk_steps": True} if sampler == "pndm" else {} for sampler in CLASSES}
+THEIR_KEYS = {sampler: set(inspect.signature(kind.__init__).parameters) for sampler, kind in CLASSES.items()}
+
+# --- the small model --------------------------------------------------------------------------------------------------
+
+
+def write_tokenizer(
+    folder: Path,
+    length: int = 16,
+    letters: Sequence[str] = PRINTABLE,
+    words: Sequence[str] = WORDS,
+    size: int | None = None,
+) -> CLIPTokenizer:
+    """A CLIP tokenizer that knows the letters and a few whole words.
+
+    Args:
+        length: of a prompt, in tokens.
+        words: spelt in `letters`.
+        size: filled up to so many tokens with made-up syllables; None adds none.
+    """
+    vocab, merges = [*letters, *(letter + "</w>" for letter in letters)], []
+    known = set(vocab)
+    spellings = (pair for word in words for pair in _spelling(word))
+    for first, second in itertools.chain(spellings, _syllables() if size else ()):
+        if size and len(vocab) == size - 2:
+            break
+        if first + second not in known:
+            merges.append(f"{first} {second}")
+            vocab.append(first + second)
+            known.add(first + second)
+    vocab += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocab)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def _spelling(word: str) -> Iterator[tuple[str, str]]:
+    """The merges that make one token of a word, from left to right."""
+    *letters, last = word
+    for i, letter in enumerate([*letters, last + "</w>"][1:], 1):
+        yield word[:i], letter
+
+
+def _syllables() -> Iterator[tuple[str, str]]:
+    """Merges without end, short ones first: aa, ab, ..., each also as the end of a word."""
+    beginnings = list(string.ascii_lowercase)
+    for first in beginnings:  # grows while it is read
+        for second in string.ascii_lowercase:
+            yield first, second + "</w>"
+            yield first, second
+            beginnings.append(first + second)
+
+
+def assert_same(model, expected):
+    """The same weights, and a prompt becomes the same context."""
+    for part in PARTS:
+        ours, theirs = getattr(model, part).state_dict(), getattr(expected, part).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key].to(ours[key])) for key in ours)
+    assert torch.equal(model.encode_prompt("a cat").float(), expected.encode_prompt("a cat").to(model.dtype).float())
+
+
+# --- drawing and learning ---------------------------------------------------------------------------------------------
+
+
+def seeded(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def pictures(n=3, seed=0):
     """Random pictures to learn from, (n, 3, 16, 16) in [-1, 1]."""
     return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def wrapper(model, **options) -> minti.TrainingWrapper:
+    defaults = {"templates": ("a photo of a {}", "the {}"), "batch_size": 2, "learning_rate": 0.01}
+    return minti.TrainingWrapper(model, minti.TextualInversionConfig(**(defaults | options)))
+
+
+def train(model, images=None, **options):
+    """Trains to the end; returns the wrapper and all states."""
+    trained = wrapper(model, **options)
+    return trained, list(minti.textual_inversion(trained, pictures() if images is None else images))

@@ -1,5 +1,8 @@
 """Every kind of picture file that people have."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -110,3 +113,36 @@ def test_grid():
     page = images.grid([Image.new("RGB", (4, 3), c) for c in ("red", "lime", "blue")], columns=2, gap=1)
     assert page.size == (9, 7)
     assert [page.getpixel(p) for p in ((0, 0), (5, 0), (0, 4))] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.25, 0.5, 1.0], [0, 64, 128, 255]),  # light as a share of white
+        ([0.0, 64.0, 128.0, 255.0], [0, 64, 128, 255]),
+        ([np.nan, -1.0, 0.5, np.inf], [0, 0, None, 255]),  # what is no light is black, what is too much white
+    ],
+)
+def test_floating_point_tiffs(tmp_path, values, expected):
+    Image.fromarray(np.array(values, dtype=np.float32).reshape(2, 2)).save(tmp_path / "light.tiff")
+    grey = [p[0] for p in corners(images.open_image(tmp_path / "light.tiff"))]
+    assert [got for got, known in zip(grey, expected) if known is not None] == [e for e in expected if e is not None]
+
+
+def png_header(width, height):
+    """A PNG of so many pixels that has none of them."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b""))
+    )
+
+
+def test_a_huge_picture_is_called_huge_and_not_damaged(tmp_path):
+    (tmp_path / "huge.png").write_bytes(png_header(100_000, 100_000))
+    with pytest.raises(ValueError, match=r"huge\.png has more pixels than are read safely \([\d,]+\); make it smaller"):
+        images.open_image(tmp_path / "huge.png")

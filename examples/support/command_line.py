@@ -132,7 +132,7 @@ def check_device(name: str) -> None:
         ValueError: it does not.
     """
     try:
-        torch.empty(1, device=name)
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:120]
         raise ValueError(f"--device {name} cannot be used here ({reason}); try --device cpu") from None

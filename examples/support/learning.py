@@ -9,8 +9,8 @@ from support.interruption import Interruption
 import argparse
 import shutil
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -51,7 +51,7 @@ class Learning:
         if self.checkpoint is not None:
             self.states = read_losses(folder / "losses.csv", self.checkpoint)
         elif args.resume:
-            print(f"there is nothing to resume in {self.checkpoints}; beginning anew")
+            say(f"there is nothing to resume in {self.checkpoints}; beginning anew")
         if self.checkpoint is None and distributed.rank() == 0:
             put_aside(self.checkpoints)
 
@@ -61,18 +61,27 @@ class Learning:
         done = self.checkpoint.step if self.checkpoint else 0
         steps = minti.textual_inversion(self.wrapper, pictures, checkpoint=self.checkpoint)
         bar = tqdm(total=self.wrapper.config.last_step, initial=done, desc="learning", disable=quiet)
-        with Interruption() as interruption, bar, closing(steps):
+        with Interruption() as interruption, bar, self.keeping_the_word(), closing(steps):
             for state in steps:
                 self.states.append(state)
                 self.look(state, bar)
                 if interruption.asked(self.wrapper.model.device):
                     self.save_state()
-                    steps.close()  # back to the best rows so far
-                    self.save_word()
                     say(f"stopped at step {state.step} of {self.folder}; the same command with --resume goes on")
                     sys.exit(128 + interruption.number)
         if not self.improved:
             raise minti.TrainingError(self.nothing_learned())
+
+    @contextmanager
+    def keeping_the_word(self) -> Iterator[None]:
+        """Where a run is cut short, writes the best rows so far; where it fails, a word that stood there stays."""
+        try:
+            yield
+        except minti.TrainingError:
+            raise
+        except BaseException:
+            self.save_word()
+            raise
 
     def look(self, state: minti.TrainingState, bar: tqdm) -> None:
         """After each step: what is due of bar, checkpoint and validation pictures."""
@@ -95,7 +104,7 @@ class Learning:
     @property
     def improved(self) -> bool:
         """Whether any evaluation was better than the initializer word."""
-        losses = self.wrapper.run.progress.losses
+        losses = self.wrapper.run.progress.losses if self.wrapper.run else [0.0]
         return min(losses) < losses[0]
 
     def save_word(self) -> None:
@@ -117,8 +126,9 @@ class Learning:
     def nothing_learned(self) -> str:
         """Why there is no word, and what could help."""
         (first, *others), word = self.wrapper.run.progress.losses, self.wrapper.config.initializer_token
+        begun = "a random row" if word is None else repr(word)
         return (
-            f"nothing was learned, and no word is written: with {word!r} the fixed loss was {first:.4f}, and in "
+            f"nothing was learned, and no word is written: with {begun} the fixed loss was {first:.4f}, and in "
             f"{self.wrapper.run.step} steps it was never lower (best {min(others):.4f}); try more steps, "
             "larger batches or a lower learning rate"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,16 +100,31 @@ def polish_decoder(folder: Path, vae: VAE, pictures: Tensor, steps: int, device:
 
 @torch.no_grad()
 def encode_pictures(path: Path, vae: VAE, pictures: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations of all latents, (count, 8, 16, 16) float16 each; kept in a file."""
-    if not path.exists():
+    """Means and standard deviations of all latents, (count, 8, 16, 16) float16 each; kept in a file.
+
+    A file of other pictures, or of another encoder, such as a trial run's, is written anew.
+    """
+    fingerprint = fingerprint_of(vae, pictures)
+    kept = torch.load(path, weights_only=True) if path.exists() else None
+    if not isinstance(kept, dict) or kept["fingerprint"] != fingerprint:
         means, stds = [], []
         for chunk in tqdm(pictures.split(100), desc="latents", mininterval=30):
             with torch.autocast(device.type, torch.bfloat16):
                 encoded = vae.encode(from_bytes(chunk).to(device))
             means.append(encoded.mean.half().cpu())
             stds.append(encoded.std.half().cpu())
-        save_atomically((torch.cat(means), torch.cat(stds)), path)
-    return torch.load(path, weights_only=True)
+        kept = {"fingerprint": fingerprint, "means": torch.cat(means), "stds": torch.cat(stds)}
+        save_atomically(kept, path)
+    return kept["means"], kept["stds"]
+
+
+def fingerprint_of(vae: VAE, pictures: Tensor) -> str:
+    """Tells pictures, and what the encoder makes of them, from others."""
+    digest = hashlib.sha256(str(tuple(pictures.shape)).encode() + pictures.numpy().tobytes())
+    for name, tensor in vae.state_dict().items():
+        if name.startswith(("encoder.", "quant_conv.")):
+            digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def train_unet(

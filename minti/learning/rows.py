@@ -142,10 +142,11 @@ class RestoredRows(TrainableRows):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Overwrites the other rows with their copy."""
+        """Overwrites the other rows with their copy, once: what is learned or loaded from now on is newer."""
         if self.original is not None:
             self.embedding.weight[: self.start] = self.original[: self.start]
             self.embedding.weight[self.stop :] = self.original[self.stop :]
+            self.original = None
 
 
 class NewRows(TrainableRows):

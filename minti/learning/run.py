@@ -28,7 +28,7 @@ class Run:
         concept: the pictures.
         generator: of everything random.
         optimizer, rates, scale, progress: as their names say.
-        step: how many steps have been taken.
+        step, drawn: how many steps have been taken; (picture's number, timestep) pairs of the last.
         whole: whether the last of them is done; only then is there a state to save.
         last_rows: once the loop has ended, the rows of its last step, where the best have taken their place.
     """
@@ -46,7 +46,7 @@ class Run:
         self.rates = learning_rates(wrapper, self.optimizer)
         self.scale = GradientScale(wrapper.model, wrapper.rows, self.optimizer)
         self.progress = Progress(wrapper, self.concept, self.generator)
-        self.whole, self.last_rows = True, None
+        self.whole, self.last_rows, self.drawn = True, None, []
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on: settings, model, pictures, optimizer, how many processes."""

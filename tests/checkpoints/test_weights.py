@@ -1,25 +1,17 @@
-"""Model folders: what loads, what is refused, and learned words in files."""
+"""Model folders: what loads, what is refused, and how it is said."""
 
 import json
-import pickle
 import re
 import shutil
 
+import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import minti
-from minti import words
-from minti.words import write_embeddings
 
 NETWORK = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def folder(tiny_folder, tmp_path):
-    """A copy of the small model that a test may spoil."""
-    return shutil.copytree(tiny_folder, tmp_path / "model")
 
 
 def state(model):
@@ -155,54 +147,30 @@ def test_no_folder(tmp_path):
         minti.StableDiffusion.from_pretrained(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("vectors", [1, 3])
-def test_diffusers_draws_the_same_picture_with_a_learned_word(tiny, pipeline, tmp_path, vectors):
-    rows = torch.randn(vectors, 48, generator=torch.Generator().manual_seed(0))
-    write_embeddings(tmp_path / "word.safetensors", {"<word>": rows})
-    assert minti.load_embeddings(tiny, tmp_path / "word.safetensors") == ["<word>"]
-    pipeline.load_textual_inversion(tmp_path, weight_name="word.safetensors")
-    expected, got = (
-        draw(generator=torch.Generator().manual_seed(1), num_inference_steps=3)
-        for draw in (
-            lambda **o: pipeline("a <word> photo", **o).images[0],
-            lambda **o: minti.sample(tiny, "a <word> photo", **o)[0],
-        )
-    )
-    assert got.tobytes() == expected.tobytes()
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        (
+            "unet",
+            {"use_linear_projection": True, "attention_head_dim": [5, 10, 20, 20]},
+            "use_linear_projection = True",
+        ),
+        ("unet", {"addition_embed_type": "text_time"}, "addition_embed_type = 'text_time'"),  # SDXL
+        ("unet", {"in_channels": 9}, r"conv_in\.weight has shape .* was expected"),
+        ("vae", {"latent_channels": 16}, "was expected"),
+        ("text_encoder", {"hidden_size": 96}, "was expected"),
+    ],
+)
+def test_other_architectures_are_refused_by_name(folder, part, change, message):
+    path = folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message) as caught:
+        minti.StableDiffusion.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
 
 
-def test_bad_embedding_files(tiny, tmp_path):
-    path = tmp_path / "word.safetensors"
-    write_embeddings(path, {"<word>": torch.zeros(1, 1024)})
-    with pytest.raises(ValueError, match="48 numbers wide"):
-        minti.load_embeddings(tiny, path)
-    write_embeddings(path, {"cat": torch.zeros(1, 48)})
-    with pytest.raises(ValueError, match="in the vocabulary already"):
-        minti.load_embeddings(tiny, path)
-    path.write_bytes(pickle.dumps({"<word>": [1, 2]}))
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
-        minti.load_embeddings(tiny, path)
-    with pytest.raises(FileNotFoundError):
-        minti.load_embeddings(tiny, tmp_path / "none.safetensors")
-
-
-def test_writing_is_atomic(tmp_path, monkeypatch):
-    path = tmp_path / "word.safetensors"
-    write_embeddings(path, {"<word>": torch.ones(1, 4)})
-
-    def full_disk(tensors, file):
-        with open(file, "wb") as handle:
-            handle.write(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(words, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        write_embeddings(path, {"<word>": torch.zeros(1, 4)})
-    assert torch.equal(words.read_embeddings(path)["<word>"], torch.ones(1, 4))
-    assert [p.name for p in tmp_path.iterdir()] == ["word.safetensors"]
-
-
-def test_tokens_of_a_loaded_word_are_the_last(tiny, tmp_path):
-    write_embeddings(tmp_path / "a.safetensors", {"<a>": torch.ones(2, 48)})
-    minti.load_embeddings(tiny, tmp_path / "a.safetensors")
-    assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[-2:], torch.ones(2, 48))
+def test_an_inpainting_model_is_refused(folder, tiny_folder):
+    config = dict(diffusers.UNet2DConditionModel.load_config(tiny_folder / "unet")) | {"in_channels": 9}
+    diffusers.UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    with pytest.raises(ValueError, match="takes 9 channels and the VAE makes 4"):
+        minti.StableDiffusion.from_pretrained(folder)

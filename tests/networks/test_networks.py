@@ -4,8 +4,8 @@ import diffusers
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import UNET as SMALL
-from conftest import VAE as SMALL_VAE
+from helpers import UNET as SMALL
+from helpers import VAE as SMALL_VAE
 
 from minti.networks.layers import GEGLU, ResnetBlock, timestep_embedding
 from minti.networks.unet import UNet, UNetConfig

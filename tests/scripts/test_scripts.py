@@ -43,7 +43,13 @@ def trained(tmp_path_factory):
 
 def test_the_main_job_writes_everything(trained):
     folder, done = trained
-    assert {p.name for p in folder.iterdir()} == {"learned_embeds.safetensors", "page.png", "curves.png", "losses.csv"}
+    assert {p.name for p in folder.iterdir()} == {
+        "learned_embeds.safetensors",
+        "page.png",
+        "curves.png",
+        "losses.csv",
+        "checkpoints",
+    }
     assert load_file(folder / "learned_embeds.safetensors")["<concept>"].shape == (2, 128)
     rows = list(csv.DictReader((folder / "losses.csv").open()))
     assert [int(row["step"]) for row in rows] == list(range(1, 13))

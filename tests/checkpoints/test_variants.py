@@ -1,0 +1,55 @@
+"""Model folders in half precision and in shards."""
+
+import json
+import re
+
+import diffusers
+import pytest
+import torch
+from helpers import PARTS, assert_same
+from safetensors.torch import load_file, save_file
+
+import minti
+
+NETWORK = "diffusion_pytorch_model"
+
+
+def test_fp16_variant(folder, tiny):
+    for part, stem in PARTS.items():
+        path = folder / part / f"{stem}.safetensors"
+        halves = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
+        save_file(halves, folder / part / f"{stem}.fp16.safetensors")
+        path.unlink()
+    model = minti.StableDiffusion.from_pretrained(folder, dtype=None, variant="fp16")
+    assert model.dtype == torch.float16
+    expected = tiny.unet.conv_in.weight
+    assert torch.equal(model.unet.conv_in.weight, expected.half())
+    widened = minti.StableDiffusion.from_pretrained(folder, variant="fp16")
+    assert torch.equal(widened.unet.conv_in.weight, expected.half().float())
+    with pytest.raises(
+        FileNotFoundError, match=r"is missing; the folder has diffusion_pytorch_model\.fp16\.safetensors"
+    ):
+        minti.StableDiffusion.from_pretrained(folder)
+    with pytest.raises(FileNotFoundError, match=r"bf16\.safetensors is missing; the folder has"):
+        minti.StableDiffusion.from_pretrained(folder, variant="bf16")
+
+
+def test_shards_as_diffusers_writes_them(folder, tiny, tiny_folder):
+    unet = diffusers.UNet2DConditionModel.from_pretrained(tiny_folder / "unet")
+    (folder / "unet" / f"{NETWORK}.safetensors").unlink()
+    unet.save_pretrained(folder / "unet", max_shard_size="500KB")
+    index = folder / "unet" / f"{NETWORK}.safetensors.index.json"
+    assert len(set(json.loads(index.read_text())["weight_map"].values())) > 2
+    assert_same(minti.StableDiffusion.from_pretrained(folder), tiny)
+
+    shard = sorted((folder / "unet").glob("*-00002-*"))[0]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match=re.escape(f"{shard} is not a whole safetensors file")):
+        minti.StableDiffusion.from_pretrained(folder)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{shard} is missing")):
+        minti.StableDiffusion.from_pretrained(folder)
+    index.write_text(json.dumps({"weight_map": {"conv_in.weight": "../../elsewhere.safetensors"}}))
+    with pytest.raises(ValueError, match="not a file beside it"):
+        minti.StableDiffusion.from_pretrained(folder)

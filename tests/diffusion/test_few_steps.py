@@ -1,0 +1,106 @@
+"""Runs of any number of steps, down to the noise that is nothing but noise."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from helpers import seeded
+
+from minti.diffusion.samplers import ddim, ddpm
+from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
+
+
+def test_trailing_timesteps_of_every_number_of_steps():
+    """n of them, T - i T / n rounded and less one (arXiv 2305.08891, table 2); diffusers at times has one more, -1."""
+    ours, theirs = NoiseScheduler(), diffusers.DDIMScheduler(timestep_spacing="trailing")
+    for n in range(1, 1001):
+        timesteps = np.array(ours.timesteps(n, "trailing"))
+        assert len(timesteps) == n
+        assert timesteps[0] == 999
+        assert timesteps[-1] >= 0
+        assert (np.diff(timesteps) < 0).all()
+        assert np.abs(timesteps + 1 - (1000 - np.arange(n) * 1000 / n)).max() <= 0.5 + 1e-9
+        theirs.set_timesteps(n)
+        assert timesteps.tolist() == theirs.timesteps.tolist()[:n]
+
+
+def zero_snr(spacing="trailing"):
+    return NoiseScheduler(
+        SchedulerConfig(
+            rescale_betas_zero_snr=True,
+            prediction_type="v_prediction",
+            timestep_spacing=spacing,
+            set_alpha_to_one=True,
+        )
+    )
+
+
+def predict_with(scheduler):
+    """Any function of the latents as the predicted picture, and the noise that goes with it."""
+
+    def predict(x, t):
+        clean = torch.tanh(x) * (0.3 + t / 1500)
+        return clean, scheduler.noise_from_clean(x, clean, t)
+
+    return predict
+
+
+@pytest.mark.parametrize("n", [2, 4, 5, 10, 20])
+def test_ddim_with_eta_one_is_ancestral_sampling_from_pure_noise(n):
+    """arXiv 2010.02502, section 4.1: sigma is then that of DDPM's posterior."""
+    scheduler = zero_snr()
+    start, timesteps = torch.randn(1, 4, 8, 8, generator=seeded(3)), scheduler.timesteps(n)
+    assert scheduler.alphas_cumprod[timesteps[0]] == 0
+    given = (predict_with(scheduler), start, scheduler, timesteps)
+    # In the first step DDIM's share of the predicted noise is the root of zero, or of what rounding leaves of 1 - 1: of
+    # 2^-22 at most, times noise that is not above 4.
+    for step, expected in zip(ddim(*given, seeded(4), eta=1.0), ddpm(*given, seeded(4)), strict=True):
+        torch.testing.assert_close(step.latents, expected.latents, rtol=1e-4, atol=4 * 2**-11)
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+def test_ddim_with_eta_one_is_finite_for_every_number_of_steps(spacing):
+    scheduler, start = zero_snr(spacing), torch.randn(1, 4, 2, 2, generator=seeded(3))
+    for n in range(2, 101):
+        timesteps = scheduler.timesteps(n)
+        for step in ddim(predict_with(scheduler), start, scheduler, timesteps, seeded(4), eta=1.0):
+            assert step.latents.isfinite().all(), (n, step.timestep)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan"), float("inf")])
+def test_eta_is_from_0_to_1(eta):
+    scheduler = NoiseScheduler()
+    with pytest.raises(ValueError, match=r"eta = .*; expected 0"):
+        next(ddim(predict_with(scheduler), torch.zeros(1, 4, 2, 2), scheduler, [500], eta=eta))
+
+
+# --- what a scheduler's file may ask for ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (diffusers.PNDMScheduler, {"skip_prk_steps": False}, "skip_prk_steps = False"),
+        (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, "use_karras_sigmas = True"),
+        (diffusers.DPMSolverMultistepScheduler, {"use_lu_lambdas": True}, "use_lu_lambdas = True"),
+        (diffusers.DDPMScheduler, {"clip_sample": False, "variance_type": "fixed_large"}, "variance_type = 'fixed_la"),
+        (diffusers.DDPMScheduler, {"clip_sample": False, "thresholding": True}, "thresholding = True"),
+    ],
+)
+def test_what_would_draw_otherwise_is_refused(kind, options, message):
+    with pytest.raises(ValueError, match=f"scheduler_config.json: {message}"):
+        SchedulerConfig.from_dict(dict(kind(**options).config), "scheduler_config.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
+        (diffusers.DPMSolverMultistepScheduler, {}),
+        (diffusers.DDPMScheduler, {"clip_sample": False}),
+        (diffusers.DDIMScheduler, {"clip_sample": False}),
+    ],
+)
+def test_what_draws_the_same_is_read(kind, options):
+    config = SchedulerConfig.from_dict(dict(kind(beta_start=0.001, **options).config))
+    assert config.beta_start == 0.001

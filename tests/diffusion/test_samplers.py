@@ -1,0 +1,142 @@
+"""The samplers alone: against diffusers' schedulers, and in a world where the exact prediction is known."""
+
+import diffusers
+import pytest
+import torch
+from helpers import CLASSES, SCHEDULER, SKIP, THEIR_KEYS, seeded
+
+from minti.diffusion.samplers import SAMPLERS, ddim, ddpm, invert_ddim, run_timesteps
+from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
+
+
+@pytest.mark.parametrize("spacing", [None, "leading", "linspace", "trailing"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction", "v_prediction, zero snr"])
+@pytest.mark.parametrize("sampler", [*SAMPLERS, "dpm-solver++ karras"])
+def test_bare_sampler_equals_diffusers_scheduler(sampler, spacing, prediction_type):
+    """Bit for bit, but for two samplers that turn the predictions back into velocities, which rounds."""
+    sampler, *karras = sampler.split()
+    prediction_type, *zero_snr = prediction_type.split(", ")
+    if sampler == "pndm" and (prediction_type == "sample" or zero_snr):
+        pytest.skip("diffusers' PNDM has neither; see the tests in a Gaussian world and of bad arguments")
+    if karras and zero_snr:
+        pytest.skip("several steps round to the last timestep, at which diffusers loses count and raises an IndexError")
+    config = SCHEDULER | {"prediction_type": prediction_type, "steps_offset": 0} | SKIP[sampler]
+    config |= ({"timestep_spacing": spacing} if spacing else {}) | (
+        {"rescale_betas_zero_snr": True} if zero_snr else {}
+    )
+    options = {"karras": True} if karras else {"eta": 0.7} if sampler == "ddim" else {}
+    theirs = CLASSES[sampler](
+        **{key: value for key, value in config.items() if key in THEIR_KEYS[sampler]},
+        **({"use_karras_sigmas": True} if karras else {}),
+    )
+    ours = NoiseScheduler(SchedulerConfig.from_dict({"set_alpha_to_one": sampler == "ddim", **config}))
+    assert torch.equal(ours.betas, theirs.betas)
+    theirs.set_timesteps(25)
+    start = torch.randn(1, 4, 8, 8, generator=seeded(3))
+
+    def network(x, t):  # any function of latents and time
+        return torch.tanh(x) * (0.3 + t / 1500)
+
+    expected, g = start, seeded(4)
+    draws = {"generator": g} if sampler != "pndm" else {}
+    for t in theirs.timesteps:
+        step = theirs.step(
+            network(expected, int(t)), t, expected, **draws, **{k: v for k, v in options.items() if k == "eta"}
+        )
+        expected = step.prev_sample
+
+    predict = lambda x, t: ours.clean_and_noise(network(x, t), x, t)  # noqa: E731
+    timesteps = run_timesteps(sampler, ours, 25, bool(karras))
+    *_, last = SAMPLERS[sampler](predict, start, ours, timesteps, seeded(4), **options)
+    assert torch.isfinite(expected).all()
+    if sampler in ("pndm", "dpm-solver++") and prediction_type == "v_prediction":
+        torch.testing.assert_close(last.latents, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    else:
+        assert torch.equal(last.latents, expected)
+
+
+def test_ddpm_over_all_thousand_timesteps_equals_diffusers():
+    theirs = diffusers.DDPMScheduler(clip_sample=False)
+    ours = NoiseScheduler(SchedulerConfig.from_dict(dict(theirs.config)))
+    theirs.set_timesteps(1000)
+    start = torch.randn(1, 4, 4, 4, generator=seeded(3))
+    expected, g = start, seeded(4)
+    for t in theirs.timesteps:
+        expected = theirs.step(torch.tanh(expected), t, expected, generator=g).prev_sample
+    *_, last = ddpm(
+        lambda x, t: ours.clean_and_noise(torch.tanh(x), x, t), start, ours, ours.timesteps(1000), seeded(4)
+    )
+    assert torch.equal(last.latents, expected)
+
+
+def test_ddim_inversion_equals_diffusers_and_returns(tiny, pipeline):
+    """Latents to noise as DDIMInverseScheduler goes; the way back with DDIM ends near the beginning."""
+    theirs = diffusers.DDIMInverseScheduler(**SCHEDULER, set_alpha_to_one=False)
+    ours = NoiseScheduler(SchedulerConfig.from_dict(SCHEDULER))
+    theirs.set_timesteps(50)
+    clean = torch.randn(1, 4, 8, 8, generator=seeded(3))
+    network = lambda x, t: torch.tanh(x) * (0.3 + t / 1500)  # noqa: E731
+    expected = clean
+    for t in theirs.timesteps:
+        expected = theirs.step(network(expected, int(t)), int(t), expected).prev_sample
+    predict = lambda x, t: ours.clean_and_noise(network(x, t), x, t)  # noqa: E731
+    *_, up = invert_ddim(predict, clean, ours, ours.timesteps(50))
+    torch.testing.assert_close(up.latents, expected, rtol=0, atol=1e-5)
+
+    errors = []
+    for n in (50, 500):  # halving the step halves the error of a method of first order, ten times less for a tenth
+        *_, up = invert_ddim(predict, clean, ours, ours.timesteps(n))
+        *_, down = ddim(predict, up.latents, ours, ours.timesteps(n))
+        errors.append((down.latents - clean).abs().mean().item())
+    assert errors[0] < 0.1
+    assert errors[1] < errors[0] / 5
+
+
+def gaussian_world(mean: float, std: float, scheduler: NoiseScheduler):
+    """The exact prediction where x_0 ~ N(mean, std^2): E[x_0 | x_t] and E[epsilon | x_t]."""
+
+    def predict(x, t):
+        a = scheduler.alphas_cumprod[t].double()
+        clean = mean + a.sqrt() * std**2 / (a * std**2 + 1 - a) * (x - a.sqrt() * mean)
+        return clean, (x - a.sqrt() * clean) / (1 - a).sqrt()
+
+    return predict
+
+
+def test_one_big_ddim_step_in_a_gaussian_world():
+    """DDIM's step from t to s is linear: x_s = sqrt(a_s) E[x_0|x_t] + sqrt(1 - a_s) E[eps|x_t], worked out by hand."""
+    scheduler = NoiseScheduler(SchedulerConfig(num_train_timesteps=1000))
+    mean, std, t = 1.5, 0.4, 500
+    x = torch.randn(1, 1, 50, 1, generator=seeded(), dtype=torch.float64)
+    steps = ddim(gaussian_world(mean, std, scheduler), x, scheduler, [t, 0])  # two steps: 500 -> 0 -> the end
+    first = next(steps)
+    a, a_0 = (scheduler.alphas_cumprod[i].double() for i in (t, 0))
+    standardised = (x - a.sqrt() * mean) / (a * std**2 + 1 - a)
+    expected = a_0.sqrt() * (mean + a.sqrt() * std**2 * standardised) + (1 - a_0).sqrt() * (1 - a).sqrt() * standardised
+    torch.testing.assert_close(first.latents, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variance", ["posterior", "beta"])
+def test_ancestral_sampling_reaches_the_gaussian_world(variance):
+    """With the exact prediction and all timesteps, DDPM draws from N(mean, std^2)."""
+    scheduler, n = NoiseScheduler(), 20_000
+    start = torch.randn(1, 1, n, 1, generator=seeded(), dtype=torch.float64)
+    predict = gaussian_world(1.5, 0.4, scheduler)
+    *_, last = ddpm(predict, start, scheduler, scheduler.timesteps(1000), seeded(2), variance)
+    assert last.latents.mean().item() == pytest.approx(1.5, abs=0.02)
+    assert last.latents.std().item() == pytest.approx(0.4, rel=0.03)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "pndm", "dpm-solver++"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_deterministic_samplers_carry_noise_to_the_gaussian_world(sampler, prediction_type):
+    """Where x_0 ~ N(mean, std^2) the exact flow is x_0 = mean + std (x_T - sqrt(a) mean) / sqrt(a std^2 + 1 - a)."""
+    scheduler = NoiseScheduler(SchedulerConfig(prediction_type=prediction_type, set_alpha_to_one=True))
+    mean, std = 1.5, 0.4
+    timesteps = run_timesteps(sampler, scheduler, 250)
+    a = scheduler.alphas_cumprod[timesteps[0]].double()
+    x = torch.randn(1, 1, 50, 1, generator=seeded(), dtype=torch.float64)
+    *_, last = SAMPLERS[sampler](gaussian_world(mean, std, scheduler), x, scheduler, timesteps)
+    expected = mean + std * (x - a.sqrt() * mean) / (a * std**2 + 1 - a).sqrt()
+    # Of 250 steps; the last, which jumps to the mean of what is possible, costs most.
+    torch.testing.assert_close(last.latents, expected, rtol=0, atol=0.03)

@@ -1,0 +1,109 @@
+"""Exercise E4, task 2: what trains and what does not, and the words that can be learned."""
+
+import pytest
+import torch
+from helpers import pictures, wrapper
+
+import minti
+from minti import text
+from minti.learning.pictures import Concept
+
+FORMS = ("new_rows", "restore")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_preparation(tiny, form):
+    w = wrapper(tiny, row_update=form, num_vectors=2, initializer_token="cat", placeholder_token="<New>")
+    optimizer = minti.prepare_for_textual_inversion(w)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert tiny.tokenizer(" <NEW> <new>_1", add_special_tokens=False).input_ids == w.placeholder_ids
+    weight = tiny.text_encoder.get_input_embeddings().weight
+    for row in weight[w.placeholder_ids]:
+        assert torch.equal(row, weight[text.single_token_id(tiny.tokenizer, "cat")])
+    trainable = [p for part in (tiny.unet, tiny.vae, tiny.text_encoder) for p in part.parameters() if p.requires_grad]
+    assert len(trainable) == (1 if form == "restore" else 0)
+
+
+def test_the_lean_form_keeps_nothing_for_the_old_rows(tiny):
+    w = wrapper(tiny, num_vectors=2)
+    optimizer = minti.prepare_for_textual_inversion(w)
+    next(minti.textual_inversion(w, pictures(), optimizer))
+    (parameter,) = optimizer.param_groups[0]["params"]
+    assert parameter.shape == (2, 48)
+    assert all(v.numel() <= parameter.numel() for v in optimizer.state[parameter].values())
+    assert tiny.text_encoder.get_input_embeddings().weight.grad is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_torch_schedulers_accept_the_patched_step(tiny, form):
+    w = wrapper(tiny, row_update=form)
+    optimizer = minti.prepare_for_textual_inversion(w)
+    assert optimizer.step.__func__
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, 1.0, 4)
+    old = tiny.text_encoder.get_input_embeddings().weight.detach().clone()
+    for _ in range(4):
+        for parameter in w.rows.parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        schedule.step()
+    new = tiny.text_encoder.get_input_embeddings().weight
+    assert torch.equal(new[: w.rows.start], old[: w.rows.start])
+    assert not torch.equal(new[w.rows.start :], old[w.rows.start :])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_clipping_looks_at_the_new_rows_alone(tiny, form):
+    w = wrapper(tiny, row_update=form, max_gradient_norm=None)
+    optimizer = minti.prepare_for_textual_inversion(w)
+    norms = []
+    optimizer.register_step_pre_hook(lambda *_: norms.append(w.rows.gradient.norm().item()))
+    state = next(minti.textual_inversion(w, pictures(), optimizer))
+    assert state.gradient_norm == pytest.approx(norms[0])
+    if form == "restore":  # the template's words and the padding have gradients of their own
+        assert len(norms) == 1
+
+
+def test_default_learning_rate_is_relative_to_the_vocabulary(tiny):
+    rms = tiny.text_encoder.get_input_embeddings().weight.square().mean().sqrt().item()
+    assert wrapper(tiny, learning_rate=None).learning_rate == pytest.approx(0.3 * rms)
+
+
+def test_flipping_adds_mirror_images(tiny):
+    concept = Concept(tiny, pictures(), flip=True)
+    assert len(concept) == 6
+    with torch.no_grad():
+        mirrored = tiny.encode(pictures()[1:2].flip(-1))
+    torch.testing.assert_close(concept.mean[4:5], mirrored.mean)
+    draws = [concept.draw(torch.tensor([4]), torch.Generator().manual_seed(i)) for i in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"placeholder_token": "cat"}, "in the vocabulary already"),
+        ({"initializer_token": "zebra"}, "is not a single token"),
+        ({"templates": ("a " * 14 + "{}",)}, "does not contain all 1 vectors"),
+        ({"num_vectors": 14}, "use a shorter template or fewer vectors"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the prompt is longer")
+def test_words_that_cannot_be_learned(tiny, options, message):
+    with pytest.raises(ValueError, match=message):
+        minti.prepare_for_textual_inversion(wrapper(tiny, **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"templates": ("a photo of it",)}, "has no {}"),
+        ({"templates": "poem"}, "unknown templates 'poem'"),
+        ({"row_update": "all"}, "unknown row_update 'all'"),
+        ({"lr_schedule": "step"}, "unknown lr_schedule 'step'"),
+        ({"steps": 0}, "steps = 0; expected at least 1"),
+    ],
+)
+def test_bad_configs(options, message):
+    with pytest.raises(ValueError, match=message):
+        minti.TextualInversionConfig(**options)

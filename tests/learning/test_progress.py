@@ -1,0 +1,71 @@
+"""When a word is learned, which rows are kept, and failing loudly."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import pictures, train, wrapper
+
+import minti
+from minti.learning.progress import STEP_COST, evaluation_interval, has_levelled_off
+
+
+def test_the_best_rows_are_kept(tiny):
+    """A learning rate that soon spoils the word: what stays is the best evaluation, not the last."""
+    w = wrapper(tiny, steps=200, learning_rate=0.05)
+    rows, losses = {}, {}
+    for state in minti.textual_inversion(w, pictures()):
+        losses.setdefault(0, state.initializer_loss)
+        if state.fixed_loss is not None:
+            rows[state.step], losses[state.step] = w.rows.values.detach().clone(), state.fixed_loss
+    best = min(losses, key=losses.get)
+    assert 0 < best < max(losses), "the test needs a run that gets better, then worse"
+    assert torch.equal(w.rows.values, rows[best])
+    assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[w.placeholder_ids], rows[best])
+
+
+def test_levelling_off():
+    steps = np.arange(60)
+    falling, levelling = 1.0 - 0.01 * steps, np.exp(-steps / 5)
+    assert not any(has_levelled_off(list(falling[:n])) for n in range(60))
+    stopped = next(n for n in range(61) if has_levelled_off(list(levelling[:n])))
+    assert 12 <= stopped <= 40
+    assert not has_levelled_off([1.0, 1.0, 1.0])
+    # All of the fall in one evaluation, and noise from there on.
+    sudden = [1.0, *(0.8 + 0.02 * np.random.default_rng(0).standard_normal(60))]
+    assert 12 <= next(n for n in range(61) if has_levelled_off(sudden[:n])) <= 40
+
+
+@pytest.mark.parametrize(("size", "batch"), [(16, 8), (8, 1), (8, 4)])
+def test_evaluations_take_at_most_a_twentieth(size, batch):
+    assert size / (evaluation_interval(size, batch) * batch * STEP_COST) <= 0.05
+
+
+def test_training_stops_by_itself(tiny):
+    _, states = train(tiny, max_steps=5000, learning_rate=0.05)
+    assert states[-1].finished
+    assert len(states) < 5000
+    assert [state.finished for state in states].count(True) == 1
+
+
+def test_no_pictures(tiny):
+    with pytest.raises(ValueError, match="no pictures to learn from"):
+        next(minti.textual_inversion(wrapper(tiny), []))
+
+
+def test_a_loss_that_is_not_finite(tiny):
+    with pytest.raises(minti.TrainingError, match="the loss is nan at step 1"):
+        next(minti.textual_inversion(wrapper(tiny), torch.full((1, 3, 16, 16), float("nan"))))
+
+
+def test_a_word_without_gradient(tiny):
+    with torch.no_grad():
+        for name, parameter in tiny.unet.named_parameters():
+            if "attn2.to_out.0.weight" in name:
+                parameter.zero_()  # the UNet no longer listens to the prompt
+    with pytest.raises(minti.TrainingError, match="receives no gradient"):
+        next(minti.textual_inversion(wrapper(tiny), pictures()))
+
+
+def test_rows_that_do_not_move(tiny):
+    with pytest.raises(minti.TrainingError, match="have not moved"):
+        train(tiny, learning_rate=0.0, steps=10)

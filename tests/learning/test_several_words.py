@@ -1,0 +1,162 @@
+"""Several words on one model, learned and loaded in any order: each is what it would be alone."""
+
+import itertools
+
+import pytest
+import torch
+from helpers import pictures, seeded, train, wrapper
+
+import minti
+from minti.words import read_embeddings, write_embeddings
+
+FORMS = ("new_rows", "restore")
+
+
+def embedding(model):
+    return model.text_encoder.get_input_embeddings()
+
+
+def assert_detached(model):
+    """Nothing of the training is left in the model."""
+    assert not embedding(model)._forward_hooks
+    assert embedding(model).weight.grad is None
+    assert not any(p.requires_grad for part in (model.unet, model.vae, model.text_encoder) for p in part.parameters())
+
+
+def assert_word(model, path, folder):
+    """The model says of the file's word what a fresh model says that has loaded nothing else."""
+    fresh = minti.StableDiffusion.from_pretrained(folder)
+    (word,) = minti.load_embeddings(fresh, path)
+    ids = model.tokenizer.convert_tokens_to_ids([word])
+    assert torch.equal(embedding(model).weight[ids], read_embeddings(path)[word][:1])
+    assert torch.equal(model.encode_prompt(f"a photo of {word}"), fresh.encode_prompt(f"a photo of {word}"))
+
+
+def a_file(path, word="<c>", rows=2):
+    write_embeddings(path, {word: torch.randn(rows, 48, generator=seeded())})
+    return path
+
+
+# --- one after the other ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "order", [("new_rows", "restore", "load"), ("restore", "load", "new_rows"), ("load", "new_rows", "restore")]
+)
+def test_any_order_of_learning_and_loading(tiny, tiny_folder, tmp_path, order):
+    old, paths = embedding(tiny).weight.clone(), []
+    for number, what in enumerate(order):
+        paths.append(tmp_path / f"{number}.safetensors")
+        if what == "load":
+            minti.load_embeddings(tiny, a_file(paths[-1], f"<word-{number}>"))
+        else:
+            w, _ = train(tiny, placeholder_token=f"<word-{number}>", num_vectors=2, row_update=what, steps=2)
+            minti.save_embeddings(w, paths[-1])
+        assert_detached(tiny)
+    for path in paths:
+        assert_word(tiny, path, tiny_folder)
+    assert torch.equal(embedding(tiny).weight[: len(old)], old)
+
+
+def test_the_second_word_s_learning_rate_is_the_first_one_s(tiny, tmp_path):
+    before = wrapper(tiny, learning_rate=None)
+    write_embeddings(tmp_path / "long.safetensors", {"<long>": torch.full((3, 48), 100.0)})
+    minti.load_embeddings(tiny, tmp_path / "long.safetensors")
+    after = wrapper(tiny, learning_rate=None)
+    assert after.learning_rate == before.learning_rate
+    assert after.vocabulary_norm == before.vocabulary_norm
+
+
+# --- in the middle of a loop ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_loading_inside_the_loop(tiny, tiny_folder, tmp_path, form):
+    """A loaded word is itself at once and ever after, and the other one learns as if nothing had happened."""
+    w, paths = wrapper(tiny, row_update=form, steps=3), []
+    for state in minti.textual_inversion(w, pictures()):
+        if state.step in (1, 3):  # with a step to come, and with the return to the best rows alone
+            paths.append(a_file(tmp_path / f"{state.step}.safetensors", f"<word-{state.step}>"))
+            minti.load_embeddings(tiny, paths[-1])
+        for path in paths:
+            assert_word(tiny, path, tiny_folder)
+    assert_detached(tiny)
+    minti.save_embeddings(w, tmp_path / "learned.safetensors")
+    for path in (*paths, tmp_path / "learned.safetensors"):
+        assert_word(tiny, path, tiny_folder)
+    alone, _ = train(minti.StableDiffusion.from_pretrained(tiny_folder), row_update=form, steps=3)
+    assert w.rows.values.shape == (1, 48)
+    assert torch.equal(w.rows.values, alone.rows.values)
+
+
+@pytest.mark.parametrize("forms", [("new_rows", "restore"), ("restore", "restore")])
+def test_two_words_in_turns(tiny, tiny_folder, forms):
+    """A step of the one, a step of the other: both end with the rows that each learns alone."""
+    names = ("<a>", "<b>")
+    both = [
+        wrapper(tiny, placeholder_token=name, row_update=form, steps=2, seed=i)
+        for i, (name, form) in enumerate(zip(names, forms))
+    ]
+    for _ in zip(*(minti.textual_inversion(w, pictures()) for w in both), strict=True):
+        pass
+    assert_detached(tiny)
+    for i, (w, name, form) in enumerate(zip(both, names, forms)):
+        model = minti.StableDiffusion.from_pretrained(tiny_folder)
+        alone, _ = train(model, placeholder_token=name, row_update=form, steps=2, seed=i)
+        assert torch.equal(w.rows.values, alone.rows.values)
+        assert torch.equal(tiny.encode_prompt(f"a {name}"), model.encode_prompt(f"a {name}"))
+
+
+# --- how a loop ends --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("end", ["break", "exception", "training error"])
+def test_the_model_is_detached_however_the_loop_ends(tiny, form, end):
+    w = wrapper(tiny, row_update=form, steps=9)
+    try:
+        for state in minti.textual_inversion(w, pictures()):
+            if state.step == 2 and end == "break":
+                break
+            if state.step == 2 and end == "exception":
+                raise KeyError
+            if state.step == 2 and end == "training error":
+                w.rows.write(torch.full_like(w.rows.values, torch.nan))
+    except (KeyError, minti.TrainingError):
+        assert end in ("exception", "training error")
+    assert_detached(tiny)
+    assert w.rows.values.isfinite().all()
+    assert torch.equal(embedding(tiny).weight[w.placeholder_ids], w.rows.values)
+
+
+@pytest.mark.parametrize("forms", [*itertools.product(FORMS, FORMS)])
+def test_a_loop_that_is_left_alone_does_not_overwrite_what_was_learned_since(tiny, forms):
+    paused = wrapper(tiny, placeholder_token="<a>", row_update=forms[0], steps=1)
+    loop = minti.textual_inversion(paused, pictures())
+    assert next(loop).finished  # evaluated, and not yet ended
+    own = paused.rows.values.detach().clone()
+    newer, _ = train(tiny, placeholder_token="<b>", row_update=forms[1], steps=2)
+    rows = newer.rows.values.detach().clone()
+    loop.close()
+    weight = embedding(tiny).weight
+    assert torch.equal(weight[newer.placeholder_ids], rows)
+    assert torch.equal(weight[paused.placeholder_ids], own)
+    assert_detached(tiny)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_loop_of_the_same_word_that_is_left_alone(tiny, form):
+    """The word is learned anew with the same rows; only then is the first loop closed."""
+    w = wrapper(tiny, row_update=form, steps=1)
+    optimizer = minti.prepare_for_textual_inversion(w)
+    first = minti.textual_inversion(w, pictures(), optimizer)
+    next(first)
+    before = w.rows.values.detach().clone()
+    for _ in minti.textual_inversion(w, pictures(seed=1), optimizer):
+        pass
+    newer = w.rows.values.detach().clone()
+    assert not torch.equal(newer, before)
+    first.close()
+    assert torch.equal(w.rows.values, newer)
+    assert torch.equal(embedding(tiny).weight[w.placeholder_ids], newer)
+    assert_detached(tiny)

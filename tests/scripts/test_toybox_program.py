@@ -1,0 +1,82 @@
+"""The programs that made and measure the toybox: what they keep from run to run, and on which device they work."""
+
+import copy
+
+import pytest
+import torch
+from helpers import pictures
+
+import measure
+import minti
+from minti.images import from_bytes
+from stages import encode_pictures
+
+CPU = torch.device("cpu")
+
+
+def drawn(count):
+    return ((pictures(count) + 1) * 127.5).round().to(torch.uint8)
+
+
+def test_latents_of_other_pictures_or_of_another_encoder_are_not_reused(tiny, tmp_path):
+    """A trial run encodes a few pictures with its VAE; the full run in the same folder, all of them with its own."""
+    path, other = tmp_path / "latents.pt", copy.deepcopy(tiny.vae)
+    torch.nn.init.ones_(other.encoder.conv_in.weight)
+    encode_pictures(path, tiny.vae, drawn(4), CPU)
+    for vae, count in ((tiny.vae, 9), (other, 9), (tiny.vae, 4)):
+        got = encode_pictures(path, vae, drawn(count), CPU)
+        expected = encode_pictures(tmp_path / f"{id(vae)}-{count}.pt", vae, drawn(count), CPU)
+        assert len(got[0]) == count
+        assert all(torch.equal(*pair) for pair in zip(got, expected, strict=True))
+    assert not torch.equal(
+        encode_pictures(path, tiny.vae, drawn(9), CPU)[0], encode_pictures(path, other, drawn(9), CPU)[0]
+    )
+
+
+def test_a_file_of_an_earlier_program_is_not_reused(tiny, tmp_path):
+    torch.save((torch.zeros(4, 4, 8, 8), torch.zeros(4, 4, 8, 8)), tmp_path / "latents.pt")
+    means, stds = encode_pictures(tmp_path / "latents.pt", tiny.vae, drawn(4), CPU)
+    expected = tiny.vae.encode(from_bytes(drawn(4)))
+    torch.testing.assert_close(means.float(), expected.mean, rtol=0.1, atol=0.1)  # encoded in bfloat16
+    assert (stds > 0).all()
+
+
+def test_latents_are_encoded_once(tiny, tmp_path):
+    """Whatever becomes of the decoder, which is polished in between."""
+    path = tmp_path / "latents.pt"
+    first = encode_pictures(path, tiny.vae, drawn(4), CPU)
+    written = path.stat()
+    torch.nn.init.ones_(tiny.vae.decoder.conv_in.weight)
+    again = encode_pictures(path, tiny.vae, drawn(4), CPU)
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor on another device: it can be converted and brought here, but no layer of this device takes it."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            if function in (torch.nn.functional.conv2d, torch.conv2d):
+                raise RuntimeError("Expected all tensors to be on the same device")
+            result = function(*args, **(kwargs or {}))
+            moved = function is torch.Tensor.to and (CPU in args or (kwargs or {}).get("device") == CPU)
+            is_tensor = isinstance(result, torch.Tensor)
+            return result.as_subclass(torch.Tensor if moved else cls) if is_tensor else result
+
+
+def test_pictures_come_to_the_judge_from_any_device():
+    judge = measure.load_judge(minti.TOYBOX)
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    elsewhere = pixels.as_subclass(Elsewhere)
+    with pytest.raises(RuntimeError, match="same device"):
+        judge(elsewhere)
+    assert measure.verdicts(judge, elsewhere) == measure.verdicts(judge, pixels)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_pictures_come_to_the_judge_from_a_gpu():
+    judge = measure.load_judge(minti.TOYBOX)
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    assert measure.verdicts(judge, pixels.cuda()) == measure.verdicts(judge, pixels)

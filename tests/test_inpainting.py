@@ -1,0 +1,88 @@
+"""Into the masked part of a picture, and from a picture with levels between timesteps: as diffusers' pipelines do."""
+
+import itertools
+
+import diffusers
+import pytest
+import torch
+from helpers import CLASSES, PROMPTS, SCHEDULER, SKIP, THEIR_KEYS, seeded
+
+import minti
+
+KARRAS = "dpm-solver++ karras"
+
+
+@pytest.fixture
+def picture():
+    return torch.randn(1, 4, 8, 8, generator=seeded(2))
+
+
+@pytest.fixture
+def mask():
+    """1 in a corner of the latents, and in some places of their own."""
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :3, :5] = mask[..., 6, ::2] = 1
+    return mask
+
+
+def pair(pipeline, sampler, kind):
+    """A pipeline of diffusers with a sampler's scheduler, and the same as options of `minti.sample`."""
+    sampler, *karras = sampler.split()
+    options = {"karras": True} if karras else {}
+    keys = {"set_alpha_to_one": False} if sampler in ("ddim", "pndm") else {}
+    config = SCHEDULER | {"timestep_spacing": "leading"} | keys | SKIP[sampler]  # as the small model's file has it
+    theirs = kind(**pipeline.components, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.scheduler = CLASSES[sampler](
+        **{key: value for key, value in config.items() if key in THEIR_KEYS[sampler]},
+        **{f"use_{k}_sigmas": True for k in karras},
+    )
+    return theirs, {"sampler": sampler, **options}
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+@pytest.mark.parametrize("sampler", [*CLASSES, KARRAS])
+def test_inpainting_equals_the_pipeline(tiny, pipeline, picture, mask, sampler, strength):
+    """Bit for bit; diffusers' pipeline takes UNets of four channels, too."""
+    if sampler == "pndm" and strength < 1:
+        pytest.skip("diffusers' PNDM takes its doubled first step for any, and does one more")
+    theirs, options = pair(pipeline, sampler, diffusers.StableDiffusionInpaintPipeline)
+    both = {"num_inference_steps": 10, "strength": strength}
+    expected = theirs(
+        PROMPTS,
+        image=picture,
+        mask_image=mask.repeat_interleave(2, 2).repeat_interleave(2, 3),
+        masked_image_latents=picture * (1 - mask),  # for UNets of nine channels only
+        output_type="latent",
+        generator=seeded(),
+        **both,
+    ).images
+    given = {"init_latents": picture, "mask": mask, "output": "latents", "generator": seeded()}
+    assert torch.equal(minti.sample(tiny, PROMPTS, **given, **both, **options), expected)
+
+
+@pytest.mark.parametrize("strength", [0.5, 0.1])
+@pytest.mark.parametrize("sampler", ["dpm-solver++", KARRAS])
+def test_the_solver_begins_with_its_own_level_of_noise(tiny, pipeline, picture, sampler, strength):
+    """Karras' levels lie between timesteps; that of the timestep next to it would be up to 14 % off."""
+    theirs, options = pair(pipeline, sampler, diffusers.StableDiffusionImg2ImgPipeline)
+    both = {"num_inference_steps": 10, "strength": strength}
+    expected = theirs(
+        PROMPTS, image=picture.repeat(2, 1, 1, 1), output_type="latent", generator=seeded(), **both
+    ).images
+    given = {"init_latents": picture, "output": "latents", "generator": seeded()}
+    assert torch.equal(minti.sample(tiny, PROMPTS, **given, **both, **options), expected)
+
+
+@pytest.mark.parametrize("sampler", CLASSES)
+def test_the_known_part_is_the_picture_noised_to_each_step_s_level(tiny, picture, mask, sampler):
+    """Where the mask is 0: sqrt(a) picture + sqrt(1 - a) noise of the next timestep, and at last the picture itself."""
+    noise, options = torch.randn(1, 4, 8, 8, generator=seeded(3)), {"num_inference_steps": 6, "sampler": sampler}
+    given = {"latents": noise, "init_latents": picture, "mask": mask, "strength": 1}
+    steps = list(minti.sample_steps(tiny, "a cat", **given, **options))
+    outside = (mask == 0).expand(1, 4, 8, 8)
+    assert torch.equal(steps[-1].latents[outside], picture[outside])
+    for step, following in itertools.pairwise(steps):
+        a = tiny.scheduler.alphas_cumprod[following.timestep]
+        expected = a.sqrt() * picture + (1 - a).sqrt() * noise
+        torch.testing.assert_close(step.latents[outside], expected[outside], rtol=0, atol=1e-5)
