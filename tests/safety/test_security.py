@@ -162,14 +162,14 @@ def test_another_version_s_tokenizer_is_not_read_elsewhere(folder, tmp_path):
     minti.StableDiffusion.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("name", ["../../x", "<a/b>", "/tmp/x", "..", "~/x", "C:\\x", "$HOME"])
-def test_a_word_s_name_is_no_path(tiny, tmp_path, name):
+def test_a_word_s_name_is_no_path(tiny, tmp_path):
     """It is written where it is said, whatever it is called, and read again under its name."""
-    wrapper = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(placeholder_token=name))
-    minti.prepare_for_textual_inversion(wrapper)
-    minti.save_embeddings(wrapper, tmp_path / "a/b/word.safetensors")
-    assert list(read_embeddings(tmp_path / "a/b/word.safetensors")) == [name]
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "a/b/word.safetensors"]
+    for name in ("../../x", "<a/b>", "/tmp/x", "..", "~/x", "C:\\x", "$HOME"):
+        wrapper = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(placeholder_token=name))
+        minti.prepare_for_textual_inversion(wrapper)
+        minti.save_embeddings(wrapper, tmp_path / "a/b/word.safetensors")
+        assert list(read_embeddings(tmp_path / "a/b/word.safetensors")) == [name]
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "a/b/word.safetensors"]
 
 
 def test_scripts_write_into_their_folder_and_ask_for_no_network(whole, workshop, tiny_folder, tmp_path):
