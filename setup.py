@@ -24,6 +24,15 @@ setup(
     extras_require={
         "examples": ["matplotlib>=3.8"],
         # Before 0.37, diffusers copies a shortcut's input into another memory layout: its VAE then rounds otherwise.
-        "test": ["diffusers>=0.37", "hypothesis>=6.100", "matplotlib>=3.8", "pytest>=8", "ruff>=0.8"],
+        "test": [
+            "diffusers>=0.37",
+            "hypothesis>=6.100",
+            "ipykernel>=6",
+            "matplotlib>=3.8",
+            "nbclient>=0.10",
+            "nbformat>=5.9",
+            "pytest>=8",
+            "ruff>=0.8",
+        ],
     },
 )

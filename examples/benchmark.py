@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 
 import minti
+from minti.files import replacing
 
 LIBRARIES = ("minti", "diffusers")
 HERE = Path(__file__).resolve().parent
@@ -218,8 +219,8 @@ def main() -> None:
             if not args.only or any(word in name for word in args.only)
         ]
     result = json.dumps({"machine": machine, "rows": rows})
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "benchmark.json").write_text(result + "\n")
+    with replacing(args.output / "benchmark.json") as temporary:
+        temporary.write_text(result + "\n")
     print(result)
 
 

@@ -6,7 +6,7 @@ python examples/first_word.py        (writes to outputs/first_word/)
 import torch
 
 import minti
-from minti.images import grid, open_folder
+from minti.images import grid, open_folder, save_png
 
 # 1. Set up: a model, five pictures of a thing that it has never seen, and a word that it does not know.
 model = minti.StableDiffusion.from_pretrained()  # the bundled toybox; or the folder of SD v1.4
@@ -25,4 +25,4 @@ minti.save_embeddings(wrapper, "outputs/first_word/gem.safetensors")
 # 3. Draw: it is a word like any other now.
 prompts = ["a photo of a <gem> on a teal background", "a sketch of a <gem>", "a <gem> next to a blue star"]
 drawn = minti.sample(model, prompts, guidance_scale=5.0, generator=torch.Generator().manual_seed(0))
-grid(drawn, columns=3).save("outputs/first_word/gem.png")
+save_png(grid(drawn, columns=3), "outputs/first_word/gem.png")

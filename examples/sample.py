@@ -2,6 +2,7 @@
 
 python examples/sample.py "a sketch of a <concept>" --embedding outputs/NAME/learned_embeds.safetensors
 python examples/sample.py "a cartoon of a <concept>" --embedding ... --init-image PICTURE --strength 0.6
+python examples/sample.py "a red star" --trajectory
 python examples/sample.py "a red star next to a toy" --and "a toy next to a blue moon" --guidance-scale 3.5
 torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 """
@@ -9,6 +10,7 @@ torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 from __future__ import annotations
 
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
+from support.trajectory import Trajectory
 
 import argparse
 from pathlib import Path
@@ -22,7 +24,9 @@ import minti
 from minti import distributed
 from minti.diffusion.samplers import SAMPLERS
 from minti.editing import fit_mask, latent_mask, picture_latents
-from minti.images import grid, open_image
+from minti.files import replacing
+from minti.images import grid, open_image, save_png
+from minti.text_to_image import SampleStep
 
 
 def parse() -> argparse.Namespace:
@@ -38,6 +42,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--height", type=whole(1), help="in pixels; default: the model's own size")
     parser.add_argument("--width", type=whole(1))
     parser.add_argument("--batch-size", type=whole(1), default=16, help="pictures drawn at a time")
+    trajectory_help = "also show how each prompt's first picture comes about, as a strip and as an animated GIF"
+    parser.add_argument("--trajectory", action="store_true", help=trajectory_help)
     begin = parser.add_argument_group("beginning with a picture")
     begin.add_argument("--init-image", type=Path, help="begin with this picture instead of noise")
     begin.add_argument("--strength", type=finite, help="how far to leave it, 0 to 1; default: 0.8, with a mask 1")
@@ -105,6 +111,13 @@ def draw(args: argparse.Namespace, model: minti.StableDiffusion, jobs: list[tupl
     with tqdm(total=len(jobs), desc="drawing", disable=True if args.quiet else None) as bar:
         for start in range(0, len(jobs), args.batch_size):
             batch = jobs[start : start + args.batch_size]
+            seen = {at: Trajectory() for at, (_, i) in enumerate(batch) if args.trajectory and i == 0}
+
+            def watch(step: SampleStep, seen: dict[int, Trajectory] = seen) -> None:
+                bar.set_postfix(timestep=step.timestep)
+                for at, trajectory in seen.items():
+                    trajectory.add(step, at)
+
             drawn = minti.sample(
                 model,
                 [prompt for prompt, _ in batch],
@@ -115,12 +128,18 @@ def draw(args: argparse.Namespace, model: minti.StableDiffusion, jobs: list[tupl
                 generator=[generators(args.seed + i, 1)[0] for _, i in batch],
                 height=args.height,
                 width=args.width,
-                on_step=lambda step: bar.set_postfix(timestep=step.timestep),
+                on_step=watch,
                 also=also,
                 **edit.options,
             )
             pictures += [edit.keep(picture) for picture in drawn]
             bar.update(len(batch))
+            for at, trajectory in seen.items():
+                name = f"{args.prompts.index(batch[at][0]):02}-trajectory"
+                with replacing(args.output / f"{name}.png") as temporary:
+                    trajectory.strip(model).save(temporary, "png")
+                with replacing(args.output / f"{name}.gif") as temporary:
+                    trajectory.save_animation(temporary, model)
     return pictures
 
 
@@ -143,8 +162,8 @@ def main() -> None:
     if distributed.rank() > 0:
         return
     for (prompt, i), picture in zip(jobs, pictures):
-        picture.save(folder / f"{prompts.index(prompt):02}-{i:02}.png")
-    grid(pictures, columns=args.num_images).save(folder / "grid.png")
+        save_png(picture, folder / f"{prompts.index(prompt):02}-{i:02}.png")
+    save_png(grid(pictures, columns=args.num_images), folder / "grid.png")
     print(f"wrote {len(pictures)} pictures and {folder}/grid.png")
 
 

@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 import minti
 from minti import distributed
-from minti.files import replacing
-from minti.images import grid, open_folder
+from minti.evaluation.words import learned_rows
+from minti.images import grid, open_folder, save_png
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import LR_SCHEDULES
 from minti.text import TEMPLATES
@@ -44,7 +44,8 @@ def parse() -> argparse.Namespace:
     word = {"dest": "placeholder_token", "metavar": "WORD"}
     what.add_argument("--placeholder", default="<concept>", help="the new word", **word)
     known = {"dest": "initializer_token", "metavar": "WORD"}
-    what.add_argument("--initializer", default="toy", help="a known word that says roughly what they show", **known)
+    known_help = "a known word that says roughly what they show; 'random' begins with a random row"
+    what.add_argument("--initializer", default="toy", help=known_help, **known)
     rows = {"dest": "num_vectors", "metavar": "N"}
     what.add_argument("--vectors", type=whole(1), default=1, help="embedding rows of the new word", **rows)
     what.add_argument("--templates", choices=TEMPLATES, help="training prompts; default: the model's own")
@@ -75,6 +76,7 @@ def parse() -> argparse.Namespace:
     show.add_argument("--sample-steps", type=whole(1), default=50, help="denoising steps per picture")
     show.add_argument("--validate-every", type=whole(0), default=0, help="draw the word every so many steps; 0: never")
     args = parser.parse_args()
+    args.initializer_token = None if args.initializer_token == "random" else args.initializer_token
     if wrong := [prompt for prompt in args.prompts or () if "{}" not in prompt]:
         parser.error(f"the prompt {wrong[0]!r} has no {{}} where the word goes")
     return args
@@ -98,12 +100,12 @@ def draw(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[s
 
 
 def draw_page(args: argparse.Namespace, model: minti.StableDiffusion, pictures: list[Image.Image]) -> Image.Image:
-    """The training pictures, the word alone, and every prompt with the initializer word above the learned one."""
+    """The training pictures, the word alone, and every prompt with the initializer word (if any) above the learned."""
     size = model.resolution
     rows = [("the training pictures", [ImageOps.fit(picture, (size, size)) for picture in pictures[: args.columns]])]
     jobs = [args.placeholder_token]
     for prompt in args.prompts or model.defaults.prompts:
-        jobs += [prompt.replace("{}", word) for word in (args.initializer_token, args.placeholder_token)]
+        jobs += [prompt.replace("{}", word) for word in (args.initializer_token, args.placeholder_token) if word]
     for text in tqdm(jobs, desc="drawing", disable=True if args.quiet else None):
         rows.append((text, draw(args, model, [text] * args.columns)))
     return page(rows)
@@ -129,7 +131,7 @@ def main() -> None:
     wrapper = minti.TrainingWrapper(model, config)
 
     def validate(path: Path) -> None:
-        grid(draw(args, model, [wrapper.prompt("{}")] * args.columns), args.columns).save(path)
+        save_png(grid(draw(args, model, [wrapper.prompt("{}")] * args.columns), args.columns), path)
 
     learning = Learning(args, wrapper, folder, validate)
     learning.run(pictures)
@@ -139,8 +141,10 @@ def main() -> None:
     if learning.states:
         plot(folder / "curves.png", learning.states, wrapper.vocabulary_norm)
     print(learning.summary())
-    with replacing(folder / "page.png") as temporary:
-        draw_page(args, model, pictures).save(temporary, "png")
+    for row in learned_rows(model, args.placeholder_token):
+        nearest = ", ".join(f"{word} ({similarity:.2f})" for word, similarity in row.nearest)
+        print(f"nearest to {row.token}, by cosine similarity: {nearest}")
+    save_png(draw_page(args, model, pictures), folder / "page.png")
     print(f"wrote {folder}/page.png, curves.png, losses.csv and learned_embeds.safetensors")
 
 

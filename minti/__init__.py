@@ -4,12 +4,11 @@ from minti.checkpoints.run_state import read_run_state as load_checkpoint
 from minti.learning.loss import diffusion_loss
 from minti.learning.preparation import prepare_for_textual_inversion
 from minti.learning.progress import TrainingError, TrainingState
-from minti.learning.run import save_checkpoint
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.learning.textual_inversion import textual_inversion
 from minti.model import TOYBOX, StableDiffusion
 from minti.text_to_image import sample, sample_steps
-from minti.words import load_embeddings, save_embeddings
+from minti.words import load_embeddings, save_checkpoint, save_embeddings
 
 __all__ = [
     "TOYBOX",

@@ -12,7 +12,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from minti.files import replacing
+
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever its name: others of Pillow's start other programs
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -27,7 +30,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such picture")
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             image = ImageOps.exif_transpose(file)
             image.load()
     except UnidentifiedImageError:
@@ -104,6 +107,16 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
     unit = (pixels * 0.5 + 0.5).clamp(0, 1)
     arrays = unit.permute(0, 2, 3, 1).float().cpu().numpy()  # b h w c
     return [Image.fromarray(array) for array in (arrays * 255).round().astype(np.uint8)]
+
+
+def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Writes a picture as PNG, all at once: a failure leaves no half of one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as temporary:
+        image.save(temporary, "png")
 
 
 def grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:

@@ -13,6 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from minti.checkpoints import hub, weights
 from minti.checkpoints.single_file import SCHEDULER_CONFIG, load_single_file
+from minti.checkpoints.tokenizer import load_tokenizer
 from minti.defaults import ModelDefaults
 from minti.diffusion.scheduler import NoiseScheduler
 from minti.networks.unet import UNet
@@ -73,7 +74,7 @@ class StableDiffusion:
             unet, vae, text_encoder = load_single_file(path, dtype, device, ema)
             beside = path.parent / "tokenizer"
             folder = Path(tokenizer) if tokenizer else beside if beside.is_dir() else hub.download_tokenizer()
-            return cls(unet, vae, text_encoder, weights.load_tokenizer(folder), NoiseScheduler(SCHEDULER_CONFIG))
+            return cls(unet, vae, text_encoder, load_tokenizer(folder), NoiseScheduler(SCHEDULER_CONFIG))
 
         if not path.is_dir():
             if not hub.HUB_ID.fullmatch(str(source)):
@@ -87,7 +88,7 @@ class StableDiffusion:
             unet=weights.load_unet(path / "unet", dtype, device, variant),
             vae=weights.load_vae(path / "vae", dtype, device, variant),
             text_encoder=weights.load_text_encoder(path / "text_encoder", dtype, device, variant),
-            tokenizer=weights.load_tokenizer(path / "tokenizer"),
+            tokenizer=load_tokenizer(path / "tokenizer"),
             scheduler=weights.load_scheduler(path / "scheduler"),
             defaults=weights.load_defaults(path),
         )

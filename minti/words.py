@@ -1,4 +1,4 @@
-"""Learned words to and from files: diffusers' formats and AUTOMATIC1111's."""
+"""Words to and from files: diffusers' formats and AUTOMATIC1111's; and those that are still being learned."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from minti.checkpoints.run_state import write_run_state
 from minti.checkpoints.weights import read_pickle, read_tensors
 from minti.files import replacing
 from minti.learning.settings import TrainingWrapper
@@ -118,3 +119,15 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeh
     for token, rows in embeddings.items():
         add_tokens(model.tokenizer, model.text_encoder, tokens[token], rows)
     return list(embeddings)
+
+
+def save_checkpoint(wrapper: TrainingWrapper, folder: str | os.PathLike[str], keep: int = 3) -> Path:
+    """Writes the state after the last step of `textual_inversion`, within the loop or after it; keeps the newest few.
+
+    Raises:
+        ValueError: no run has begun, or it ended in the middle of a step.
+        OSError: it cannot be written; older ones are as they were.
+    """
+    if wrapper.run is None:
+        raise ValueError("there is nothing to save yet: take a step of minti.textual_inversion first")
+    return write_run_state(folder, wrapper.run.state(), keep)

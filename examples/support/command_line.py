@@ -158,13 +158,21 @@ def make_output(folder: Path) -> Path:
         probe = folder / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink()
-        if fcntl is not None and os.environ.get("RANK", "0") == "0":
-            fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the process ends
+    except OSError as error:
+        raise OSError(f"cannot write to the output folder {folder}: {error.strerror or error}") from None
+    if fcntl is not None and os.environ.get("RANK", "0") == "0":
+        lock(folder)
+    return folder
+
+
+def lock(folder: Path) -> None:
+    """Makes a folder this process's own until it ends, where the file system can (not all network ones do)."""
+    try:
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OSError(f"another run is writing to {folder}; wait for it, or give another --output") from None
     except OSError as error:
-        raise OSError(f"cannot write to the output folder {folder}: {error.strerror or error}") from None
-    return folder
+        warnings.warn(f"nothing keeps another run out of {folder} ({error.strerror})", stacklevel=2)
 
 
 def generators(seed: int, count: int) -> list[torch.Generator]:

@@ -29,9 +29,9 @@ def write_losses(path: Path, states: list[minti.TrainingState]) -> None:
 
 def read_losses(path: Path, checkpoint: RunState) -> list[minti.TrainingState]:
     """The steps up to a checkpoint, of an interrupted run's table; none, with a warning, where it is damaged."""
-    progress = checkpoint.facts["progress"]
     states = []
     try:
+        progress = checkpoint.facts["progress"]
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 values = {name: float(row[name]) if row[name] else None for name in COLUMNS[1:]}
@@ -39,7 +39,7 @@ def read_losses(path: Path, checkpoint: RunState) -> list[minti.TrainingState]:
                 states.append(minti.TrainingState(step=int(row["step"]), finished=False, **values, **lines))
         if [state.step for state in states[: checkpoint.step]] != list(range(1, checkpoint.step + 1)):
             raise ValueError("steps are missing")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
         warnings.warn(f"{path} is damaged ({error}); the curves begin at step {checkpoint.step + 1}", stacklevel=2)
         return []
     return states[: checkpoint.step]
@@ -67,5 +67,6 @@ def plot(path: Path, states: list[minti.TrainingState], vocabulary_norm: float) 
     right.axhline(vocabulary_norm, color="grey", linestyle="--", label="the vocabulary's mean")
     right.set(title="length of the embedding rows", xlabel="step", ylim=(0, None))
     right.legend()
-    figure.savefig(path, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)

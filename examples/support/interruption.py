@@ -37,6 +37,12 @@ class Interruption:
             signal.signal(each, signal.SIG_DFL)
         print("\nstopping after this step; once more to stop at once", file=sys.stderr)
 
-    def asked(self) -> bool:
-        """Whether to stop now; several processes agree on it."""
-        return bool(distributed.add_up(torch.tensor(self.number)).item())
+    def asked(self, device: torch.device) -> bool:
+        """Whether to stop now; several processes agree on it.
+
+        Args:
+            device: where they exchange what they know.
+        """
+        asked = distributed.add_up(torch.tensor(self.number, device=device)).item()
+        self.number = self.number or asked  # of another process
+        return bool(asked)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import minti
 from minti import distributed
+from minti.files import remove_leftovers
 
 
 class Learning:
@@ -40,6 +41,10 @@ class Learning:
     ):
         self.args, self.wrapper, self.folder, self.validate = args, wrapper, folder, validate
         self.checkpoints = folder / "checkpoints"
+        if distributed.rank() == 0:
+            self.checkpoints.mkdir(exist_ok=True)  # if that fails, then now
+            for each in (folder, self.checkpoints):
+                remove_leftovers(each)
         self.checkpoint = minti.load_checkpoint(self.checkpoints) if args.resume else None
         self.states: list[minti.TrainingState] = []
         if self.checkpoint is not None:
@@ -59,7 +64,7 @@ class Learning:
             for state in steps:
                 self.states.append(state)
                 self.look(state, bar)
-                if not state.finished and interruption.asked():
+                if interruption.asked(self.wrapper.model.device):
                     self.save_state()
                     say(f"stopped at step {state.step} of {self.folder}; the same command with --resume goes on")
                     sys.exit(128 + interruption.number)
@@ -110,18 +115,19 @@ class Learning:
         """What was learned, in a sentence."""
         progress, config = self.wrapper.run.progress, self.wrapper.config
         length = self.wrapper.rows.values.norm(dim=1).mean().item()
-        best = min((state.fixed_loss, state.step) for state in self.states if state.fixed_loss is not None)
         return (
-            f"learned {config.placeholder_token} in {self.states[-1].step} steps; fixed loss {best[0]:.4f} at step "
-            f"{best[1]} (initializer {progress.losses[0]:.4f}, empty prompt {progress.empty_loss:.4f}); row length "
-            f"{length:.2f} beside the vocabulary's {self.wrapper.vocabulary_norm:.2f}"
+            f"learned {config.placeholder_token} in {self.wrapper.run.step} steps; fixed loss "
+            f"{min(progress.losses):.4f} at step {progress.best_step} (initializer {progress.losses[0]:.4f}, empty "
+            f"prompt {progress.empty_loss:.4f}); row length {length:.2f} beside the vocabulary's "
+            f"{self.wrapper.vocabulary_norm:.2f}"
         )
 
     def nothing_learned(self) -> str:
         """Why there is no word, and what could help."""
         (first, *others), word = self.wrapper.run.progress.losses, self.wrapper.config.initializer_token
+        begun = "a random row" if word is None else repr(word)
         return (
-            f"nothing was learned, and no word is written: with {word!r} the fixed loss was {first:.4f}, and in "
+            f"nothing was learned, and no word is written: with {begun} the fixed loss was {first:.4f}, and in "
             f"{self.wrapper.run.step} steps it was never lower (best {min(others):.4f}); try more steps, "
             "larger batches or a lower learning rate"
         )

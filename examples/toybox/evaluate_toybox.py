@@ -22,6 +22,7 @@ import minti
 import world
 from draw_concepts import concept_pictures
 from measure import TOY, load_judge, rates, recognised, table, toy_truth, verdicts
+from minti.files import replacing
 from minti.images import from_bytes
 from networks import Judge
 
@@ -111,7 +112,7 @@ class Evaluation:
 
     def inversion(self, toys: list[world.Toy], per_prompt: int) -> tuple[list[tuple[str, dict[str, float]]], dict]:
         """Learns each toy from five pictures with the default settings, then draws it alone, in styles and in pairs."""
-        folder, names = make_output(self.args.output), [f"<toy-{i}>" for i in range(len(toys))]
+        folder, names = self.args.output, [f"<toy-{i}>" for i in range(len(toys))]
         seconds, steps, alone, styled = [], [], [], []
         for name, toy in zip(tqdm(names, desc="learning", disable=self.quiet), toys):
             model, begin = load(self.args), time.perf_counter()
@@ -219,7 +220,8 @@ def main() -> None:
         print("|---|---|---|---|")
         for row in rows:
             print(f"| {row['way']} | {row['evaluations']} | {row['seconds']:.1f} | {row['deviation']:.2f} |")
-    (folder / "measures.json").write_text(json.dumps(results, indent=2) + "\n")
+    with replacing(folder / "measures.json") as temporary:
+        temporary.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from minti.files import replacing
 
 
 def train_stage(
@@ -93,8 +94,8 @@ def train_stage(
 
 def save_atomically(content: object, path: Path) -> None:
     """Writes a checkpoint; an interruption leaves the former one whole."""
-    torch.save(content, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
 
 
 def batches(count: int, size: int, step: int) -> Tensor:

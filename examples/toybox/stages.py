@@ -18,7 +18,7 @@ from data import build_tokenizer, draw_captions, draw_near_misses, scene_of, tok
 from export import SCHEDULER_CONFIG, TEXT_CONFIG, UNET_CONFIG, VAE_CONFIG, special_ids
 from loop import batches, save_atomically, train_stage
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
-from minti.images import from_bytes, grid, to_pil
+from minti.images import from_bytes, grid, save_png, to_pil
 from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
 from networks import Judge, ToyCLIP
@@ -77,7 +77,8 @@ def train_vae(folder: Path, pictures: Tensor, steps: int, device: torch.device) 
     @torch.no_grad()
     def look(vae: VAE) -> None:
         pixels = from_bytes(pictures[:16]).to(device)
-        grid(to_pil(torch.cat([pixels, vae.decode(vae.encode(pixels).mean)])), columns=16).save(folder / "vae.png")
+        both = to_pil(torch.cat([pixels, vae.decode(vae.encode(pixels).mean)]))
+        save_png(grid(both, columns=16), folder / "vae.png")
 
     train_stage("vae", folder, vae, loss_fn, steps, learning_rate=2e-3, ema_decay=0.999, look=look)
     return vae
@@ -163,7 +164,7 @@ def train_unet(
         vae.config = replace(vae.config, scaling_factor=scaling_factor)
         model = minti.StableDiffusion(unet, vae.eval(), text_model, tokenizer, scheduler)
         pictures = minti.sample(model, LOOK, num_inference_steps=20, sampler="ddim", guidance_scale=4.0)
-        grid(pictures, columns=len(LOOK)).save(folder / "unet.png")
+        save_png(grid(pictures, columns=len(LOOK)), folder / "unet.png")
 
     train_stage("unet", folder, unet, loss_fn, steps, learning_rate=1e-3, ema_decay=0.9995, look=look)
     return unet, scaling_factor

@@ -304,12 +304,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     if photo:
         picture = picture * (1.12 - 0.24 * y / RESOLUTION)[..., None]
 
-    places = PAIR_PLACES if len(scene.toys) == 2 else (PLACES[scene.place],)
-    for toy, place in zip(scene.toys, places):
-        cx, cy = np.array(place) + rng.uniform(-2, 2, 2)
-        radius = SIZES[scene.size] * rng.uniform(0.94, 1.06)
-        if scene.style == "pixel art":
-            cx, cy = np.floor(np.array((cx, cy)) / 3) * 3 + 1.5
+    for toy, cx, cy, radius in placements(scene, rng):
         picture = _draw_toy(picture, toy, x - cx, y - cy, radius, scene.style)
 
     if scene.style == "black and white":
@@ -317,6 +312,31 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     if photo:
         picture = picture + rng.normal(0, 0.012, (RESOLUTION, RESOLUTION, 1))
     return np.clip(picture, 0, 1).astype(np.float32)
+
+
+def placements(scene: Scene, rng: np.random.Generator) -> list[tuple[Toy, float, float, float]]:
+    """Each toy with its middle and radius in pixels, jittered by `rng`."""
+    places = PAIR_PLACES if len(scene.toys) == 2 else (PLACES[scene.place],)
+    placed = []
+    for toy, place in zip(scene.toys, places):
+        cx, cy = np.array(place) + rng.uniform(-2, 2, 2)
+        radius = SIZES[scene.size] * rng.uniform(0.94, 1.06)
+        if scene.style == "pixel art":
+            cx, cy = np.floor(np.array((cx, cy)) / 3) * 3 + 1.5
+        placed.append((toy, cx, cy, radius))
+    return placed
+
+
+def outline(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Where the toys are in the picture that `draw` makes of the scene with an equal `rng`.
+
+    Returns:
+        (64, 64) float32: 1 inside a toy, 0 outside, between them how much of the pixel it covers.
+    """
+    grid = np.arange(RESOLUTION, dtype=np.float32) + 0.5
+    x, y = np.meshgrid(grid, grid)
+    covers = [_cover(-shape_distance(toy.shape, x - cx, y - cy, r)) for toy, cx, cy, r in placements(scene, rng)]
+    return np.maximum.reduce(covers)[..., 0].astype(np.float32)
 
 
 def _draw_toy(picture: np.ndarray, toy: Toy, x: np.ndarray, y: np.ndarray, r: float, style: str) -> np.ndarray:

@@ -1,24 +1,30 @@
 """The state of a training run in files, so that an interrupted run can go on: tensors, and facts as JSON.
 
-One safetensors file holds both, so that it is whole or not there: the facts stand in its metadata.
+One safetensors file holds both, so that it is whole or not there: the facts stand in its metadata, and beside them a
+checksum of all, since a disk may flip a bit of a number and the format would not notice.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from minti.files import replacing
 
+DAMAGE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 NAME = re.compile(r"step-(\d+)\.safetensors")
 
 
@@ -36,6 +42,39 @@ class RunState:
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
 
+    def compare(self, now: dict[str, Any], may_differ: Sequence[str]) -> None:
+        """Asks whether it is of the same run as `now`'s identity.
+
+        Raises:
+            ValueError: it is not; names every difference.
+        """
+        was = self.facts["identity"]
+        keys = sorted((was.keys() | now) - set(may_differ))
+        differences = [f"{k} was {was.get(k)} and is {now.get(k)}" for k in keys if was.get(k) != now.get(k)]
+        if differences:
+            raise ValueError(
+                f"the checkpoint is of another run: {'; '.join(differences)}. Go on with the same, or begin anew"
+            )
+
+    def check(self, names: Sequence[str], shape: torch.Size) -> None:
+        """Looks whether some tensors are there, of a shape, and finite.
+
+        Raises:
+            KeyError, RuntimeError: they are not; names the first.
+        """
+        for name in names:
+            if self.tensors[name].shape != shape or not self.tensors[name].isfinite().all():
+                raise RuntimeError(f"{name} is not {tuple(shape)} finite numbers")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A context in which something that is missing, or of another kind, becomes a ValueError that says so."""
+        try:
+            yield
+        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"the checkpoint of step {self.step} is no whole state of a run: {what}") from None
+
 
 def write_run_state(folder: str | os.PathLike[str], state: RunState, keep: int = 3) -> Path:
     """Writes `step-N.safetensors` into a folder, atomically, and removes all but the newest few.
@@ -47,7 +86,8 @@ def write_run_state(folder: str | os.PathLike[str], state: RunState, keep: int =
     with replacing(path) as temporary:
         # clone: safetensors writes no views
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.tensors.items()}
-        save_file(tensors, temporary, {"facts": json.dumps({"step": state.step, **state.facts})})
+        facts = json.dumps({"step": state.step, **state.facts})
+        save_file(tensors, temporary, {"facts": facts, "sha256": checksum(tensors, facts)})
     for old in _newest_first(path.parent)[keep:]:
         old.unlink(missing_ok=True)
     return path
@@ -64,15 +104,31 @@ def read_run_state(folder: str | os.PathLike[str]) -> RunState | None:
     paths = _newest_first(Path(folder))
     for path in paths:
         try:
-            with safe_open(path, framework="pt") as file:
-                facts = json.loads(file.metadata()["facts"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return RunState(int(facts.pop("step")), tensors, facts)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return _read(path)
+        except DAMAGE as error:
             warnings.warn(f"{path} is damaged ({error}); looking for an older one", stacklevel=2)
     if paths:
         raise ValueError(f"{folder}: every checkpoint in it is damaged; remove them, and begin anew")
     return None
+
+
+def checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
+    """SHA-256 of the facts and of every tensor's name, dtype, shape and bytes, in the order of the names."""
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> RunState:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if "facts" not in metadata or checksum(tensors, metadata["facts"]) != metadata.get("sha256"):
+        raise ValueError("its content is not what was written")
+    facts = json.loads(metadata["facts"])
+    return RunState(int(facts.pop("step")), tensors, facts)
 
 
 def _newest_first(folder: Path) -> list[Path]:

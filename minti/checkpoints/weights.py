@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from minti.defaults import FILE as DEFAULTS
 from minti.defaults import ModelDefaults
@@ -28,6 +28,12 @@ from minti.networks.vae import VAE, VAEConfig
 
 M = TypeVar("M", bound=nn.Module)
 NETWORK = "diffusion_pytorch_model"
+# What a text encoder's config may settle. Whatever else it says stays unread: transformers would, for one, fetch code
+# from the hub if `attn_implementation` named a repository.
+TEXT_KEYS = {
+    *("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads"),
+    *("max_position_embeddings", "hidden_act", "layer_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id"),
+}
 
 # --- reading files ----------------------------------------------------------------------------------------------------
 
@@ -210,19 +216,11 @@ def load_text_encoder(
     folder: Path, dtype: torch.dtype | None, device: torch.device, variant: str | None = None
 ) -> CLIPTextModel:
     """Hugging Face's text model with the weights of a model folder's `text_encoder/`."""
-    config = CLIPTextConfig(**read_json(folder / "config.json"))
+    content = read_json(folder / "config.json")
+    config = CLIPTextConfig(**{key: content[key] for key in content.keys() & TEXT_KEYS})
     path, tensors = read_part(folder, "model", dtype, variant)
     model = build(lambda: CLIPTextModel(config))
     return fill_text_encoder(model, rename_text_keys(tensors, model), path, dtype, device)
-
-
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The tokenizer of a model folder's `tokenizer/`: vocab.json and merges.txt, or tokenizer.json of newer tools."""
-    if not (folder / "tokenizer.json").is_file():
-        for name in ("vocab.json", "merges.txt"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name} is missing; expected a CLIP tokenizer's vocab and merges")
-    return CLIPTokenizer.from_pretrained(folder)
 
 
 def load_scheduler(folder: Path) -> NoiseScheduler:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from minti.checkpoints.tokenizer import check_files
 from minti.images import to_pixels
 
 CLIP_SOURCE = "openai/clip-vit-base-patch32"  # the one that the paper measures with
@@ -61,7 +63,8 @@ def load_clip(source: str = CLIP_SOURCE, device: str | torch.device = "cpu") -> 
     from transformers import CLIPModel, CLIPTokenizer
 
     try:
-        model = CLIPModel.from_pretrained(source, use_safetensors=True).to(device).eval()
+        model = CLIPModel.from_pretrained(source, use_safetensors=True, attn_implementation="sdpa").to(device).eval()
+        check_files(Path(source))
         tokenizer = CLIPTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

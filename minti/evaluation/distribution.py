@@ -35,7 +35,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     inside = torch.linalg.eigvalsh(root @ b.covariance @ root)
     trace = a.covariance.trace() + b.covariance.trace() - 2 * inside.clamp(min=0).sqrt().sum()
-    return ((a.mean - b.mean).square().sum() + trace).item()
+    return max(0.0, ((a.mean - b.mean).square().sum() + trace).item())  # of a set with itself, rounding may be below
 
 
 def precision_and_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, float]:

@@ -26,14 +26,18 @@ class LearnedRow(NamedTuple):
 
 
 def known_words(model: StableDiffusion) -> dict[str, int]:
-    """Whole words of the model's own vocabulary and their token ids, by id: no pieces of words, no placeholders."""
+    """Whole words of the model and their token ids, in order of these.
+
+    Neither pieces of words, nor single bytes that are no letter, nor placeholders.
+    """
     added = model.tokenizer.get_added_vocab()
     vocabulary = sorted(model.tokenizer.get_vocab().items(), key=lambda item: item[1])
-    return {
+    words = {
         token.removesuffix("</w>"): index
         for token, index in vocabulary
         if token.endswith("</w>") and token not in added
     }
+    return {word: index for word, index in words.items() if len(word) > 1 or (word.isascii() and word.isalnum())}
 
 
 @torch.no_grad()

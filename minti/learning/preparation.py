@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import TrainingWrapper
-from minti.text import add_tokens, placeholder_tokens, single_token_id, tokenize
+from minti.text import add_tokens, initial_rows, placeholder_tokens, tokenize
 
 
 def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optimizer:
@@ -24,13 +25,13 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
             f"row_update='restore' trains the embedding matrix itself, which is {embedding.weight.dtype}; load the "
             "model in float32, or use row_update='new_rows', whose rows are float32 in any model"
         )
-    initializer = single_token_id(wrapper.tokenizer, config.initializer_token)
+    begin, count = config.initializer_token, config.num_vectors
+    rows = initial_rows(wrapper.tokenizer, wrapper.text_encoder, begin, count, config.seed)  # k d
     _check_length(wrapper)
     for part in (wrapper.unet, wrapper.vae, wrapper.text_encoder):
         part.requires_grad_(False)
     wrapper.unet.set_checkpointing(config.gradient_checkpointing)
 
-    rows = embedding.weight[initializer].repeat(config.num_vectors, 1)  # k d
     tokens = placeholder_tokens(config.placeholder_token, config.num_vectors)
     wrapper.placeholder_ids = add_tokens(wrapper.tokenizer, wrapper.text_encoder, tokens, rows)
     _check_prompts(wrapper)
@@ -58,11 +59,11 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
 def _check_length(wrapper: TrainingWrapper) -> None:
     """Training on a prompt from which the word is cut off would run for hours and learn nothing.
 
-    Asked before the word is added, of as many initializer words: a word cannot be taken out of a tokenizer again.
+    Asked before the word is added, of as many known words: a word cannot be taken out of a tokenizer again.
     """
     config, length = wrapper.config, wrapper.tokenizer.model_max_length
     for template in wrapper.templates:
-        stand_in = f" {config.initializer_token} " * config.num_vectors
+        stand_in = f" {config.initializer_token or 'a'} " * config.num_vectors
         last_of_word = len(wrapper.tokenizer(template.split("{}")[0] + stand_in).input_ids) - 1  # without the end
         if last_of_word > length - 1:
             raise ValueError(
@@ -80,8 +81,8 @@ def _check_prompts(wrapper: TrainingWrapper) -> None:
             raise ValueError(f"the tokenizer does not find {wrapper.config.placeholder_token} in {prompt!r}")
 
 
-def learning_rates(wrapper: TrainingWrapper, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate over the steps: a linear rise, then constant, or a cosine to zero at the last step."""
+def learning_rates(wrapper: TrainingWrapper, optimizer: torch.optim.Optimizer, steps: int = 0) -> LambdaLR:
+    """The learning rate after `steps` and more: a linear rise, then constant, or a cosine to zero at the last step."""
     config = wrapper.config
 
     def factor(step: int) -> float:
@@ -92,4 +93,4 @@ def learning_rates(wrapper: TrainingWrapper, optimizer: torch.optim.Optimizer) -
         progress = (step - config.warmup_steps) / max(1, config.last_step - config.warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, factor, steps - 1)

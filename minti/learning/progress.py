@@ -114,7 +114,7 @@ class Progress:
 
     Attributes:
         losses: the fixed loss, of the initializer word first, then of every evaluation.
-        best_rows: (k, d), where it was lowest.
+        best_rows, best_step: (k, d), where it was lowest, and after how many steps that was.
         finished: whether the run has come to its end.
     """
 
@@ -126,7 +126,7 @@ class Progress:
         self.interval = evaluation_interval(size, per_step)
         self.empty_loss, self.losses = self.fixed.loss([""]), [self.fixed.loss(wrapper.prompts)]
         self.first_rows = self.best_rows = self.rows.values.detach().clone()
-        self.finished = False
+        self.best_step, self.finished = 0, False
 
     def look(self, step: int, loss: float, learning_rate: float, gradient_norm: float) -> TrainingState:
         """After each step: evaluates the fixed loss if it is due; sets `best_rows` and `finished`."""
@@ -135,7 +135,7 @@ class Progress:
         if step % self.interval == 0 or self.finished:
             fixed_loss = self.fixed.loss(self.wrapper.prompts)
             if fixed_loss < min(self.losses):
-                self.best_rows = self.rows.values.detach().clone()
+                self.best_rows, self.best_step = self.rows.values.detach().clone(), step
             self.losses.append(fixed_loss)
             self.finished = self.finished or self._levelled_off()
         return TrainingState(
@@ -152,12 +152,13 @@ class Progress:
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What changes, as tensors and as what JSON can hold."""
-        return {"best_rows": self.best_rows}, {"losses": self.losses, "empty_loss": self.empty_loss}
+        facts = {"losses": self.losses, "empty_loss": self.empty_loss, "best_step": self.best_step}
+        return {"best_rows": self.best_rows}, facts
 
     def load_state_dict(self, tensors: dict[str, Tensor], facts: dict[str, Any], step: int) -> None:
         """Takes what `state_dict` gave after `step` steps."""
         self.best_rows = tensors["best_rows"].to(self.rows.values.device)
-        self.losses, self.empty_loss = list(facts["losses"]), facts["empty_loss"]
+        self.losses, self.empty_loss, self.best_step = list(facts["losses"]), facts["empty_loss"], facts["best_step"]
         self.finished = step >= self.config.last_step or self._levelled_off()
 
     def _levelled_off(self) -> bool:

@@ -20,7 +20,7 @@ class TextualInversionConfig:
 
     Attributes:
         placeholder_token: the new word.
-        initializer_token: a known word that says roughly what the pictures show; training starts from its row.
+        initializer_token: a known word, roughly what the pictures show, whose row training starts from; None: random.
         num_vectors: how many rows the word has.
         row_update: "new_rows" (lean) or "restore" (E4's recipe); both learn the same.
         templates: "object", "style", or prompts with `{}` where the word goes; None: the model's own.
@@ -38,7 +38,7 @@ class TextualInversionConfig:
     """
 
     placeholder_token: str = "<concept>"
-    initializer_token: str = "toy"
+    initializer_token: str | None = "toy"
     num_vectors: int = 1
     row_update: str = "new_rows"
     templates: str | Sequence[str] | None = None

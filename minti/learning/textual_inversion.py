@@ -47,6 +47,7 @@ def textual_inversion(
         if checkpoint is not None:
             run.restore(checkpoint)
         while not run.progress.finished:
+            run.whole = False
             wrapper.rows.activate()
             run.optimizer.zero_grad(set_to_none=True)
             loss = accumulate_gradients(run)
@@ -58,28 +59,29 @@ def textual_inversion(
             if usable:
                 run.rates.step()
                 run.progress.check_rows(run.step - run.scale.lost)
-            yield run.progress.look(run.step, loss, learning_rate, gradient_norm)
+            state = run.progress.look(run.step, loss, learning_rate, gradient_norm)
+            run.whole = True
+            yield state
     finally:  # also when the caller leaves the loop
         if wrapper.rows is not None and wrapper.run is run:  # a newer run of the word is left alone
             if run is not None:
-                run.progress.keep_best()
+                run.end()
             wrapper.rows.detach()
 
 
 def accumulate_gradients(run: Run) -> float:
-    """Forward and backward for one optimizer step, on fresh draws; returns the mean loss.
-
-    Every rank draws for all and computes every `world_size`-th batch.
-    """
+    """Forward and backward for one step, on fresh draws; the mean loss. Each rank draws for all, and does its share."""
     wrapper, concept, generator = run.wrapper, run.concept, run.generator
     batch_size, device, prompts = wrapper.batch_size, wrapper.model.device, wrapper.prompts
     count = wrapper.config.gradient_accumulation * world_size()
-    total = torch.zeros((), device=device)
+    total, run.drawn = torch.zeros((), device=device), []
     for i in range(count):
-        latents = concept.draw(torch.randint(len(concept), (batch_size,), generator=generator), generator)  # b c h w
+        numbers = torch.randint(len(concept), (batch_size,), generator=generator)
+        latents = concept.draw(numbers, generator)  # b c h w
         chosen = torch.randint(len(prompts), (batch_size,), generator=generator)
         timesteps = torch.randint(wrapper.scheduler.config.num_train_timesteps, (batch_size,), generator=generator)
         noise = randn(latents.shape, generator, device, latents.dtype)
+        run.drawn += zip(numbers.tolist(), timesteps.tolist())
         if i % world_size() != rank():
             continue
         context = wrapper.model.encode_prompt([prompts[j] for j in chosen])  # b m d
@@ -98,13 +100,13 @@ def check_and_clip(run: Run, loss: float) -> float:
         TrainingError: the loss or the gradient is not finite, or there is no gradient.
     """
     gradient, max_norm, step = run.wrapper.rows.gradient, run.wrapper.config.max_gradient_norm, run.step + 1
-    if not math.isfinite(loss):
-        raise TrainingError(f"the loss is {loss} at step {step}; try a lower learning rate or float32")
     norm = 0.0 if gradient is None else gradient.norm().item()
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"
+        seen = ", ".join(f"picture {number} at timestep {t}" for number, t in run.drawn)
+        raise TrainingError(f"{what} at step {step}, of {seen}; try a lower learning rate or float32")
     if norm == 0:
         raise TrainingError(f"the word receives no gradient at step {step}: no prompt leads to it")
-    if not math.isfinite(norm):
-        raise TrainingError(f"the gradient is not finite at step {step}; try a lower learning rate or float32")
     if max_norm is not None and norm > max_norm:
         gradient.mul_(max_norm / norm)
     return norm

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from minti.evaluation.clip_scores import (
     Score,
@@ -15,23 +15,6 @@ from minti.evaluation.clip_scores import (
     sentence,
     without_words,
 )
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory, tiny_folder):
-    """A small random CLIP, written by transformers."""
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = CLIPTokenizer.from_pretrained(tiny_folder / "tokenizer")
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = small | special | {"vocab_size": len(tokenizer), "max_position_embeddings": 16}
-    torch.manual_seed(0)
-    model = CLIPModel(
-        CLIPConfig(text_config=text, vision_config=small | {"image_size": 32, "patch_size": 8}, projection_dim=16)
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def test_similarities_are_those_of_transformers(clip_folder):

@@ -1,0 +1,169 @@
+"""Evaluates two learned words as exercise E4 asks (tasks 3b and 3c): 32 pictures, numbers, and a report to look at.
+
+    python examples/evaluate.py                                # two bundled toys, learned on the spot
+    python examples/evaluate.py --embedding cat.safetensors='<cat>' --images my-cat \
+        --embedding mug.safetensors='<mug>' --images my-mug --model path/to/stable-diffusion-v1-4
+
+Writes to outputs/report/: report.html, page.png and pictures/ (the 32), and the PNG and CSV files of every section.
+"""
+
+from __future__ import annotations
+
+from support import html, rows, studies
+from support.command_line import arguments, load, make_output, run, whole
+from support.drawing import Artist
+from support.subjects import acquire, open_subjects
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import minti
+from minti.diffusion.samplers import SAMPLERS
+from minti.evaluation.clip_scores import CLIP_SOURCE, Clip, load_clip
+
+EXAMPLES = Path(__file__).resolve().parent
+CONCEPTS = EXAMPLES / "concepts"
+TEMPLATES = (
+    "a comic book illustration of a {}",
+    "a black and white photo of a {}",
+    "an oil painting of a {} in a forest",
+    "a photo of a {} next to a {}",
+    "a comic book illustration of a {} and a {} on the beach",
+)
+SECTIONS = ("words", "learning", "guidance", "attention", "together")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = arguments(__doc__.split("\n\n")[0], output="outputs/report")
+    names = sorted(folder.name for folder in CONCEPTS.iterdir() if folder.is_dir())
+    what = parser.add_argument_group("which words")
+    default = ["red-diamond-pink-belt", "white-square-red-half"]
+    what.add_argument("--concept", nargs="+", default=default, choices=names, metavar="NAME", help="bundled, to learn")
+    embedding_help = "a learned word, instead of learning; twice, each with its --images"
+    what.add_argument("--embedding", action="append", default=[], metavar="FILE=<name>", help=embedding_help)
+    images_help = "training pictures, to learn from or of --embedding; twice"
+    what.add_argument("--images", action="append", default=[], metavar="FOLDER", help=images_help)
+    known = "known word that says roughly what the pictures show; one for both, or two"
+    what.add_argument("--initializer", nargs="+", default=["toy"], metavar="WORD", help=known)
+    what.add_argument("--vectors", type=whole(1), default=1, help="embedding rows of each word that is learned here")
+    what.add_argument(
+        "--learning-steps", type=whole(1), help="exactly so many; default: until the fixed loss has levelled off"
+    )
+    how = parser.add_argument_group("what to draw")
+    how.add_argument(
+        "--templates", nargs="+", metavar="PROMPT", help="with one {} or two; default: the model's own five"
+    )
+    how.add_argument("--samples", type=whole(1), default=4, help="pictures per prompt")
+    how.add_argument("--steps", type=whole(1), default=50, help="denoising steps")
+    how.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
+    how.add_argument("--batch-size", type=whole(1), default=16, help="pictures drawn at a time")
+    how.add_argument("--clip", help=f"measures likeness and obedience; default: the toybox's own, or {CLIP_SOURCE}")
+    sections_help = f"of the report, after the 32 pictures: {', '.join(SECTIONS)}; default: all"
+    how.add_argument(
+        "--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS), metavar="NAME", help=sections_help
+    )
+    args = parser.parse_args()
+    folders = args.images or args.concept
+    if args.embedding and len(args.embedding) != len(args.images):
+        parser.error(
+            f"{len(args.embedding)} words and {len(args.images)} folders of training pictures: give each --embedding "
+            "its --images, in the same order"
+        )
+    if len(folders) > 2 or len(args.initializer) not in (1, len(folders)):
+        parser.error("one or two words can be evaluated at a time, with one --initializer for all or one for each")
+    return args
+
+
+def open_toybox(model: minti.StableDiffusion, source: str) -> Any:
+    """The toybox's own measures, where the model is the toybox; None for another."""
+    if not (Path(source) / "evaluation").is_dir():
+        return None
+    sys.path.append(str(EXAMPLES / "toybox"))
+    from toy_measures import ToyMeasures
+
+    return ToyMeasures(model, source)
+
+
+def find_clip(args: argparse.Namespace, toybox: Any) -> Clip | None:
+    """The CLIP to measure with; without one, a warning and the pictures alone."""
+    if toybox is not None and not args.clip:
+        return toybox.clip
+    try:
+        return load_clip(args.clip or CLIP_SOURCE, args.device)
+    except OSError as error:
+        warnings.warn(f"{error} (--clip); likeness and obedience are left out", stacklevel=2)
+        return None
+
+
+def introduction(args: argparse.Namespace, clip: Clip | None) -> str:
+    """What the report shows and how it was made."""
+    text = "What a learned word can do: pictures of exercise E4's tasks 3b and 3c, and what can be measured of them."
+    measured = (
+        f"Likeness and obedience are cosine similarities by {clip.name}."
+        if clip
+        else "No CLIP could be reached, so likeness and obedience are missing."
+    )
+    how = (
+        f"Drawn with {args.steps} steps of {args.sampler} and guidance {args.guidance_scale:g}, by "
+        f"{Path(args.model).name}; picture i of every row begins with the same noise, seed {args.seed} + i. {measured}"
+    )
+    return html.paragraph(text) + html.paragraph(how, "soft")
+
+
+BOUNDS = (
+    "Likeness: mean CLIP similarity to the training pictures, between the same prompt with the initializer word and "
+    "the training pictures among themselves. Obedience: similarity to the prompt without the word, between the "
+    "training pictures, which know nothing of the prompt, and the initializer word, which does not stand in its way. "
+    "A picture of two things is never as like either of them as a picture of that one alone."
+)
+
+
+def main() -> None:
+    """Two words to a report."""
+    args, begun = parse(), time.perf_counter()
+    folder = make_output(args.output)
+    model = load(args)
+    subjects = open_subjects(args, model, CONCEPTS)
+    toybox = open_toybox(model, args.model)
+    planned = rows.plan(args.templates or (TEMPLATES if toybox is None else toybox.templates), subjects)
+    if len(subjects) == 1:
+        warnings.warn(f"prompts for two words need a second one; {subjects[0].word} is evaluated alone", stacklevel=2)
+    clip, artist = find_clip(args, toybox), Artist(args, model)
+    acquire(args, artist, subjects, folder)
+    for subject in subjects:
+        print(subject.summary)
+
+    rows.draw(planned, artist, args.samples)
+    rows.measure(planned, clip, toybox)
+    rows.write_pictures(planned, folder).save(folder / "page.png")
+    studies.write_table(folder / "scores.csv", rows.records(planned))
+    for row in planned:
+        print(f"{row.prompt}: {row.sentence}")
+
+    report = html.Report(f"{' and '.join(subject.word for subject in subjects)}, evaluated", introduction(args, clip))
+    report.section("The pictures, and what they show", html.paragraph(BOUNDS, "soft"), *rows.cards(planned))
+    made = {
+        "words": ("What was learned, as rows of numbers", lambda: studies.words(model, toybox, subjects, folder)),
+        "learning": ("While it was learned", lambda: studies.learning(artist, subjects, folder)),
+        "guidance": ("How strongly to guide", lambda: studies.guidance(artist, planned, clip, folder)),
+        "attention": ("Where the word looks", lambda: studies.attention(artist, planned, toybox, subjects, folder)),
+        "together": ("Both in one picture", lambda: studies.together(artist, planned, toybox, folder)),
+    }
+    for name, (title, study) in made.items():
+        if name in args.sections and (name != "together" or len(subjects) == 2):
+            report.section(title, *study())
+    minutes = (time.perf_counter() - begun) / 60
+    report.introduction += html.paragraph(f"{artist.drawn} pictures in {minutes:.1f} minutes on {args.device}.", "soft")
+    report.write(folder / "report.html")
+    print(
+        f"wrote {folder}/report.html, page.png, {sum(len(row.pictures) for row in planned)} pictures and their tables"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

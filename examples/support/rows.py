@@ -1,0 +1,149 @@
+"""Tasks 3b and 3c of exercise E4: every template with each word, those for two with both, drawn and measured."""
+
+from __future__ import annotations
+
+from support import html
+from support.drawing import Artist
+from support.pages import page
+from support.subjects import Subject
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from minti.evaluation import clip_scores
+from minti.evaluation.clip_scores import Clip, Score
+
+
+@dataclass
+class Row:
+    """A prompt, its pictures, and what was measured.
+
+    Attributes:
+        template, subjects: the prompt with {}, and the words that take their places.
+        pictures, initial: as drawn with the words, and with their initializer words instead.
+        likeness: {word: score}; empty where no CLIP is at hand.
+        counts: what the toybox's judge found right.
+        sentence: what follows from the numbers.
+    """
+
+    template: str
+    subjects: list[Subject]
+    pictures: list[Image.Image] = field(default_factory=list)
+    initial: list[Image.Image] = field(default_factory=list)
+    likeness: dict[str, Score] = field(default_factory=dict)
+    obedience: Score | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    sentence: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """With the learned words."""
+        return fill(self.template, [subject.word for subject in self.subjects])
+
+    @property
+    def initial_prompt(self) -> str:
+        """With the initializer words."""
+        return fill(self.template, [subject.initializer for subject in self.subjects])
+
+
+def fill(template: str, words: Sequence[str]) -> str:
+    """A template with a word in each {}; of one word for several places, the same in all."""
+    for word in words:
+        template = template.replace("{}", word, 1)
+    return template.replace("{}", words[-1])
+
+
+def plan(templates: Sequence[str], subjects: Sequence[Subject]) -> list[Row]:
+    """Templates with one {} for each word, then those with two for both, if there are two.
+
+    Raises:
+        ValueError: a template with no {} or more than two.
+    """
+    for template in templates:
+        if not 1 <= template.count("{}") <= 2:
+            raise ValueError(
+                f"the template {template!r} has {template.count('{}')} {{}}; write {{}} for one word, or two"
+            )
+    single = [template for template in templates if template.count("{}") == 1]
+    double = [template for template in templates if template.count("{}") == 2] if len(subjects) == 2 else []
+    rows = [Row(template, [subject]) for subject in subjects for template in single]
+    return rows + [Row(template, list(subjects)) for template in double]
+
+
+def draw(rows: Sequence[Row], artist: Artist, samples: int) -> None:
+    """All pictures; a prompt that several rows share is drawn once."""
+    prompts = list(dict.fromkeys(prompt for row in rows for prompt in (row.prompt, row.initial_prompt)))
+    pictures = artist.draw(prompts, samples)
+    drawn = {prompt: pictures[i * samples : (i + 1) * samples] for i, prompt in enumerate(prompts)}
+    for row in rows:
+        row.pictures, row.initial = drawn[row.prompt], drawn[row.initial_prompt]
+
+
+def measure(rows: Sequence[Row], clip: Clip | None, toybox: Any) -> None:
+    """Scores and sentences; `toybox` is a `ToyMeasures` or None."""
+    for row in rows:
+        if clip is not None:
+            drawn, initial = clip.images(row.pictures), clip.images(row.initial)
+            training = {subject.word: clip.images(subject.pictures) for subject in row.subjects}
+            row.likeness = {word: clip_scores.likeness(drawn, initial, each) for word, each in training.items()}
+            text = clip.texts([clip_scores.without_words(row.template)])
+            all_training = clip.images([picture for subject in row.subjects for picture in subject.pictures])
+            row.obedience = clip_scores.obedience(drawn, initial, all_training, text)
+            row.sentence = clip_scores.sentence(row.likeness, row.obedience, row.subjects[0].initializer)
+        if toybox is not None and (judged := toybox.judge_row(row.pictures, row.prompt, row.subjects)):
+            row.counts, row.sentence = judged
+
+
+def write_pictures(rows: Sequence[Row], folder: Path) -> Image.Image:
+    """Every picture as a file; returns the labelled page, with training pictures beside each row."""
+    (folder / "pictures").mkdir(exist_ok=True)
+    labelled = []
+    for number, row in enumerate(rows):
+        for i, picture in enumerate(row.pictures):
+            picture.save(folder / "pictures" / f"{number:02}-{i:02}.png")
+        tiles = [subject.tile(256) for subject in row.subjects]
+        labelled.append((row.prompt, [*tiles, *[Image.new("RGB", (8, 8), "white")] * (2 - len(tiles)), *row.pictures]))
+    return page(labelled)
+
+
+def records(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """The numbers, for a CSV file."""
+    table = []
+    for number, row in enumerate(rows):
+        record: dict[str, object] = {"row": number, "prompt": row.prompt, "in_words": row.sentence}
+        for i, (_, score) in enumerate(row.likeness.items()):
+            record |= {f"likeness_{i}{end}": value for end, value in zip(("", "_floor", "_ceiling"), score)}
+        if row.obedience:
+            record |= {f"obedience{end}": value for end, value in zip(("", "_floor", "_ceiling"), row.obedience)}
+        table.append(record | row.counts)
+    return table
+
+
+def cards(rows: Sequence[Row]) -> list[str]:
+    """Each row as HTML: training pictures, drawn pictures, those with the initializer, scores, sentences."""
+    cards = []
+    for number, row in enumerate(rows):
+        tiles = [html.picture(s.tile(256), s.word, f"training pictures of {s.word}") for s in row.subjects]
+        drawn = [html.picture(p, "", f"{row.prompt}, {i}") for i, p in enumerate(row.pictures)]
+        initial = [html.picture(p, "", f"{row.initial_prompt}, {i}") for i, p in enumerate(row.initial)]
+        known = row.subjects[0].initializer
+        meters = [
+            html.meter(f"likeness to {word}", *score, (f"'{known}'", "training pictures"))
+            for word, score in row.likeness.items()
+        ]
+        if row.obedience:
+            meters.append(html.meter("obedience", *row.obedience, ("training pictures", f"'{known}'")))
+        cards.append(
+            html.card(
+                row.prompt,
+                f'<div class="pictures"><div class="pictures first">{"".join(tiles)}</div>{"".join(drawn)}</div>',
+                html.paragraph(f"{row.sentence[0].upper()}{row.sentence[1:]}.", "said") if row.sentence else "",
+                f'<div class="meters">{"".join(meters)}</div>' if meters else "",
+                html.paragraph(f"The same with '{known}':", "soft") + html.pictures(initial, "small"),
+            )
+        )
+    return cards

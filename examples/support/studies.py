@@ -1,0 +1,209 @@
+"""What else there is to see of a learned word; each study writes its files and returns the HTML of its section."""
+
+from __future__ import annotations
+
+from support import html
+from support.charts import chart, charts
+from support.drawing import Artist
+from support.pages import page
+from support.rows import Row, fill
+from support.subjects import Subject
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib import colormaps
+from PIL import Image
+
+import minti
+from minti.evaluation import clip_scores
+from minti.evaluation.attention_maps import AttentionMaps
+from minti.evaluation.clip_scores import Clip
+from minti.evaluation.losses import loss_over_timesteps
+from minti.evaluation.words import known_lengths, learned_rows
+from minti.files import replacing
+from minti.images import to_pixels
+from minti.noise import randn
+
+SCALES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Records as CSV; every column that one of them has."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: round(x, 5) if isinstance(x, float) else x for name, x in row.items()})
+
+
+def words(model: minti.StableDiffusion, toybox: Any, subjects: Sequence[Subject], folder: Path) -> list[str]:
+    """The nearest known words of every row, and its length beside theirs; of the toybox's names also their looks."""
+    lengths = known_lengths(model)
+    low, middle, high = torch.quantile(lengths, torch.tensor([0.05, 0.5, 0.95])).tolist()
+    records, shown = [], []
+    for subject in subjects:
+        for row in learned_rows(model, subject.word):
+            nearest = {f"nearest_{i}": f"{word} {cosine:.3f}" for i, (word, cosine) in enumerate(row.nearest, 1)}
+            records.append({"row": row.token, "length": round(row.length, 4)} | nearest)
+            known = {word: toybox.looks(word) if toybox is not None else "" for word, _ in row.nearest}
+            named = [f"{word}{known[word] and f' ({known[word]})'} {cosine:.2f}" for word, cosine in row.nearest]
+            shown.append((row.token, row.length, ", ".join(named)))
+    write_table(folder / "words.csv", records)
+    text = (
+        f"Of the {len(lengths)} known words half are shorter than {middle:.2f}, "
+        f"nine in ten between {low:.2f} and {high:.2f}."
+    )
+    return [
+        *(html.paragraph(subject.summary) for subject in subjects),
+        html.table(("row", "length", "nearest known words, cosine similarity"), shown, "words"),
+        html.paragraph(text, "soft"),
+    ]
+
+
+def learning(artist: Artist, subjects: Sequence[Subject], folder: Path) -> list[str]:
+    """The picture along the training, and the loss at every level of noise before and after it."""
+    blocks, records, drawn = [], [], []
+    model, seed = artist.model, torch.Generator().manual_seed(artist.args.seed)
+    last = model.scheduler.config.num_train_timesteps - 1
+    timesteps = [round(last * (i + 0.5) / 16) for i in range(16)]
+    for subject in subjects:
+        pixels = torch.stack([to_pixels(picture, model.resolution) for picture in subject.pictures[:6]])
+        with torch.no_grad():
+            latents = torch.cat([model.scale(model.encode(part).mean) for part in pixels.split(1)])
+        noise = randn(latents.shape, seed, latents.device, latents.dtype)
+        prompts = {word: f"a photo of a {word}" for word in (subject.word, subject.initializer)} | {"no prompt": ""}
+        losses = loss_over_timesteps(model, latents, list(prompts.values()), timesteps, noise).tolist()
+        for name, line in zip(prompts, losses):
+            records += [
+                {"word": subject.word, "prompt": name, "timestep": t, "loss": x} for t, x in zip(timesteps, line)
+            ]
+        # The curves lie so near each other that only their differences can be seen.
+        nothing = losses[-1]
+        lines = {
+            f"{name} instead of no prompt": [(t, a - b) for t, a, b in zip(timesteps, line, nothing)]
+            for name, line in zip(prompts, losses[:-1])
+        }
+        drawn.append(chart(f"{subject.word}: loss, less that without a prompt", "timestep", lines))
+        if subject.growth:
+            strip = [html.picture(p, f"step {step}") for step, pictures in subject.growth for p in pictures[:1]]
+            second = [html.picture(pictures[1], "") for _, pictures in subject.growth]
+            blocks.append(html.card(f"a photo of a {subject.word}", html.pictures(strip), html.pictures(second)))
+            rows = [(f"{subject.word}\nstep {step}", pictures) for step, pictures in subject.growth]
+            page(rows).save(folder / f"growth-{subjects.index(subject)}.png")
+        else:
+            blocks.append(
+                html.paragraph(f"{subject.word} came from a file, so there is nothing to see of its training.", "soft")
+            )
+    write_table(folder / "losses-by-timestep.csv", records)
+    explained = "Below zero a prompt helps to tell the noise from the picture; where it helps is where it decides."
+    return [*blocks, html.paragraph(explained), charts(*drawn)]
+
+
+def guidance(artist: Artist, rows: Sequence[Row], clip: Clip | None, folder: Path) -> list[str]:
+    """Likeness against obedience over the guidance scale, for the first template of each word."""
+    blocks, records, drawn = [], [], []
+    first = {row.subjects[0].word: row for row in reversed(rows) if len(row.subjects) == 1}
+    for word, row in sorted(first.items(), key=lambda item: rows.index(item[1])):
+        samples = len(row.pictures)
+        pictures = {scale: artist.draw([row.prompt], samples, guidance_scale=scale) for scale in SCALES}
+        page([(f"{row.prompt}\nscale {scale:g}", p) for scale, p in pictures.items()]).save(
+            folder / f"guidance-{len(drawn)}.png"
+        )
+        strip = [html.picture(p[0], f"scale {scale:g}") for scale, p in pictures.items()]
+        blocks.append(html.card(row.prompt, html.pictures(strip)))
+        if clip is None:
+            continue
+        training, text = clip.images(row.subjects[0].pictures), clip.texts([clip_scores.without_words(row.template)])
+        like = {s: clip_scores.mean_similarity(clip.images(p), training) for s, p in pictures.items()}
+        obeys = {s: clip_scores.mean_similarity(clip.images(p), text) for s, p in pictures.items()}
+        records += [{"word": word, "scale": s, "likeness": like[s], "obedience": obeys[s]} for s in SCALES]
+        lines = {"likeness": list(like.items()), "obedience": list(obeys.items())}
+        drawn.append(chart(f"{word}: over the guidance scale", "guidance scale", lines))
+        pairs = [(obeys[s], like[s], f"{s:g}") for s in SCALES]
+        drawn.append(chart(f"{word}: the same, one over the other", "obedience", {"likeness, at each scale": pairs}))
+    if records:
+        write_table(folder / "guidance.csv", records)
+    return [*blocks, charts(*drawn) if drawn else html.paragraph("Without a CLIP there are pictures only.", "soft")]
+
+
+def attention(artist: Artist, rows: Sequence[Row], toybox: Any, subjects: Sequence[Subject], folder: Path) -> list[str]:
+    """Heat maps of every word of a prompt; on the toybox also the share inside the true outline, against chance."""
+    blocks, model = [], artist.model
+    chosen = {len(row.subjects): row for row in reversed(rows) if row.subjects[0] is subjects[0]}
+    for _, row in sorted(chosen.items()):
+        count = min(2, len(row.pictures), artist.args.batch_size)  # in one batch, which the maps follow
+        with AttentionMaps(model, [row.prompt] * count) as maps:
+            pictures = artist.draw([row.prompt], count)
+        names = list(dict.fromkeys(row.prompt.split()))
+        overlays = {name: [overlay(p, m) for p, m in zip(pictures, maps.of(name))] for name in names}
+        page([(row.prompt, pictures), *overlays.items()]).save(folder / f"attention-{len(row.subjects)}.png")
+        lines = []
+        for i in range(count):
+            maps_shown = [html.picture(pair[i], name) for name, pair in overlays.items()]
+            lines.append(html.pictures([html.picture(pictures[i], "drawn"), *maps_shown], "small"))
+        blocks.append(html.card(row.prompt, *lines))
+    blocks.append(
+        html.paragraph("Each map is scaled to its own brightest place; dark places get little attention.", "soft")
+    )
+    shares = {s.word: toybox.attention_inside(s) for s in subjects} if toybox is not None else {}
+    if any(shares.values()):
+        table, records = [], []
+        for word, found in shares.items():
+            chance = (found or {}).get("chance", (0, 0))[0]
+            for name, (share, error) in (found or {}).items():
+                records.append({"learned_word": word, "of": name, "share": share, "error": error, "chance": chance})
+                table.append(
+                    (name if name != "chance" else f"chance, for {word}", share, error, f"{share / chance:.2f}")
+                )
+        write_table(folder / "attention.csv", records)
+        blocks.append(
+            html.paragraph(
+                "The share of attention that lies inside the toy's true outline, over 32 pictures that the world draws "
+                "(so that outlines are known) at four levels of noise. Chance is the outline's share of the picture."
+            )
+        )
+        blocks.append(html.table(("attention of", "share inside", "standard error", "times chance"), table))
+    return blocks
+
+
+def overlay(picture: Image.Image, heat: torch.Tensor) -> Image.Image:
+    """A map, (h, w), laid over a greyed picture."""
+    scaled = F.interpolate((heat / heat.max())[None, None].float().cpu(), picture.size[::-1], mode="bicubic")[0, 0]
+    colours = colormaps["inferno"](scaled.clamp(0, 1).numpy())[..., :3]
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
+    return Image.fromarray(((0.35 * grey + 0.65 * colours) * 255).round().astype(np.uint8))
+
+
+def together(artist: Artist, rows: Sequence[Row], toybox: Any, folder: Path) -> list[str]:
+    """Prompts with both words as they are, and as two prompts of one word whose scores are added."""
+    blocks, records, weight = [], [], 0.7 * artist.args.guidance_scale
+    for row in (row for row in rows if len(row.subjects) == 2):
+        a, b = row.subjects
+        first = fill(row.template, [a.word, b.initializer])
+        second = fill(row.template, [a.initializer, b.word])
+        pictures = artist.draw([first], len(row.pictures), guidance_scale=weight, also=[(second, weight)])
+        said = [None, None]
+        if toybox is not None:
+            judged = [toybox.judge_row(p, row.prompt, row.subjects) for p in (row.pictures, pictures)]
+            said = [verdict and verdict[1] for verdict in judged]
+            ways = zip(("one prompt", "two prompts"), judged)
+            records += [{"prompt": row.prompt, "way": way} | (verdict[0] if verdict else {}) for way, verdict in ways]
+        page([(row.prompt, row.pictures), (f"{first}\n+ {second}", pictures)]).save(
+            folder / f"together-{len(blocks)}.png"
+        )
+        shown = []
+        names = ("As one prompt", f"As two, “{first}” and “{second}”, {weight:.2g} each")
+        for name, drawn, verdict in zip(names, (row.pictures, pictures), said):
+            shown += [html.paragraph(f"{name}: {verdict}." if verdict else f"{name}.", "said")]
+            shown += [html.pictures([html.picture(p) for p in drawn])]
+        blocks.append(html.card(row.prompt, *shown))
+    if records:
+        write_table(folder / "together.csv", records)
+    return blocks

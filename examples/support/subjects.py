@@ -1,0 +1,127 @@
+"""The words that are evaluated: learned on the spot or read from files, each with its training pictures."""
+
+from __future__ import annotations
+
+from support.curves import write_losses
+from support.drawing import Artist
+
+import argparse
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+import minti
+from minti.images import grid, open_folder
+from minti.text import single_token_id
+from minti.words import read_embeddings
+
+NAMED = re.compile(r"(.*)=(<[^<>=]+>)")
+
+
+@dataclass
+class Subject:
+    """A word to evaluate.
+
+    Attributes:
+        word: its placeholder.
+        initializer: the known word that says roughly what it is.
+        folder: where its training pictures are.
+        pictures: these.
+        growth: (step, pictures) along the training, at fixed noise; empty for a word that was read from a file.
+        summary: how it came to be, in a sentence.
+    """
+
+    word: str
+    initializer: str
+    folder: Path
+    pictures: list[Image.Image]
+    growth: list[tuple[int, list[Image.Image]]] = field(default_factory=list)
+    summary: str = ""
+
+    def tile(self, size: int) -> Image.Image:
+        """Four of the training pictures as one, size x size."""
+        quarter = (size - 2) // 2
+        chosen = [ImageOps.fit(picture, (quarter, quarter)) for picture in (self.pictures * 4)[:4]]
+        return grid(chosen, columns=2).resize((size, size), Image.Resampling.NEAREST)
+
+
+def named(text: str) -> tuple[Path, str | None]:
+    """ "FILE=<name>" as (FILE, "<name>"); without a name, (FILE, None)."""
+    match = NAMED.fullmatch(text)
+    return (Path(match[1]), match[2]) if match else (Path(text), None)
+
+
+def open_subjects(args: argparse.Namespace, model: minti.StableDiffusion, concepts: Path) -> list[Subject]:
+    """The words with their pictures, before anything is learned or loaded, so that bad input ends the run at once.
+
+    Raises:
+        ValueError, OSError: a folder without pictures, two words of one name, an initializer that is no word.
+    """
+    folders = [named(text) for text in args.images] or [(concepts / name, None) for name in args.concept]
+    names = [name or default for (_, name), default in zip(folders, ("<first>", "<second>"))]
+    if args.embedding:
+        files = [named(text) for text in args.embedding]
+        names = [name or _only_word(path) for path, name in files]
+    initializers = (args.initializer * 2)[: len(folders)] if len(args.initializer) == 1 else args.initializer
+    if len(set(names)) < len(names):
+        raise ValueError(f"both words are called {names[0]}; name one: --embedding FILE='<name>'")
+    for initializer in initializers:
+        single_token_id(model.tokenizer, initializer)
+    return [
+        Subject(name, initializer, folder, open_folder(folder))
+        for name, initializer, (folder, _) in zip(names, initializers, folders)
+    ]
+
+
+def _only_word(path: Path) -> str:
+    words = list(read_embeddings(path))
+    if len(words) != 1:
+        raise ValueError(
+            f"{path} holds {len(words)} words ({', '.join(words)}); evaluate one that is in a file of its own"
+        )
+    return words[0]
+
+
+def acquire(args: argparse.Namespace, artist: Artist, subjects: list[Subject], folder: Path) -> None:
+    """Loads the words into the model, or learns them, one after the other."""
+    for i, subject in enumerate(subjects):
+        if args.embedding:
+            path = named(args.embedding[i])[0]
+            minti.load_embeddings(artist.model, path, placeholder=subject.word)
+            subject.summary = f"{subject.word} was read from {path.name}."
+        else:
+            learn(args, artist, subject, folder / f"word-{i}")
+
+
+def learn(args: argparse.Namespace, artist: Artist, subject: Subject, folder: Path) -> None:
+    """Learns one word, with pictures along the way; writes the word and its losses."""
+    config = minti.TextualInversionConfig(
+        placeholder_token=subject.word,
+        initializer_token=subject.initializer,
+        num_vectors=args.vectors,
+        steps=args.learning_steps,
+        seed=args.seed,
+    )
+    wrapper, states, due = minti.TrainingWrapper(artist.model, config), [], 10
+    prompt = "a photo of a {}"
+    subject.growth = [(0, artist.draw([prompt.replace("{}", subject.initializer)], 2))]
+    for state in tqdm(
+        minti.textual_inversion(wrapper, subject.pictures), f"learning {subject.word}", disable=artist.quiet
+    ):
+        states.append(state)
+        if state.step == due and "learning" in args.sections:
+            subject.growth.append((state.step, artist.draw([prompt.replace("{}", subject.word)], 2)))
+            due *= 2
+    subject.growth.append((state.step, artist.draw([prompt.replace("{}", subject.word)], 2)))
+    folder.mkdir(exist_ok=True)
+    minti.save_embeddings(wrapper, folder / "learned_embeds.safetensors")
+    write_losses(folder / "losses.csv", states)
+    best = min((state.fixed_loss for state in states if state.fixed_loss is not None), default=None)
+    subject.summary = f"{subject.word} was learned from {len(subject.pictures)} pictures in {state.step} steps" + (
+        f"; loss on the fixed set {best:.4f}, with '{subject.initializer}' {states[0].initializer_loss:.4f}."
+        if best is not None
+        else "."
+    )

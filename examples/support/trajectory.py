@@ -1,0 +1,53 @@
+"""How a picture comes about: the latents decoded along the way, and the clean picture predicted beside each step."""
+
+from __future__ import annotations
+
+from support.pages import page
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import minti
+from minti.images import grid, to_pil
+from minti.text_to_image import SampleStep
+
+
+class Trajectory:
+    """Collects the steps of one picture of a batch; decodes only those that are shown."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, Tensor, Tensor]] = []  # timestep, latents, clean; (1, c, h, w)
+
+    def add(self, step: SampleStep, index: int) -> None:
+        """Keeps picture number `index` of a batch's step; for `on_step` of `minti.sample`."""
+        own = slice(index, index + 1)
+        self.steps.append((step.timestep, step.latents[own].clone(), step.clean[own].clone()))
+
+    def decoded(self, model: minti.StableDiffusion, count: int) -> list[tuple[int, Image.Image, Image.Image]]:
+        """At most `count` steps, evenly spread, the last among them: timestep, the latents, the predicted picture."""
+        every = -(-len(self.steps) // count)
+        chosen = self.steps[::-1][::every][::-1]
+        with torch.no_grad():
+            return [(t, *(to_pil(model.decode(x))[0] for x in both)) for t, *both in chosen]
+
+    def strip(self, model: minti.StableDiffusion, count: int = 10, size: int = 128) -> Image.Image:
+        """Two rows, from noise to picture: the latents after each step, and what was predicted at its beginning."""
+        steps = self.decoded(model, count)
+        rows = [
+            ("the latents, decoded", [latents for _, latents, _ in steps]),
+            ("the clean picture predicted", [clean for _, _, clean in steps]),
+        ]
+        return page(rows, size, [f"t = {t}" for t, _, _ in steps])
+
+    def save_animation(self, path: Path, model: minti.StableDiffusion, count: int = 25, size: int = 256) -> None:
+        """A GIF that runs again and again: the latents on the left, the predicted picture on the right."""
+        frames = []
+        for _, *both in self.decoded(model, count):
+            scale = max(1, size // both[0].width)
+            enlarged = [one.resize((one.width * scale, one.height * scale), Image.Resampling.NEAREST) for one in both]
+            frames.append(grid(enlarged, columns=2, gap=4))
+        durations = [120] * (len(frames) - 1) + [2000]
+        frames[0].save(path, "gif", save_all=True, append_images=frames[1:], duration=durations, loop=0)

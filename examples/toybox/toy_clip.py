@@ -1,0 +1,50 @@
+"""The toybox's own CLIP: the text encoder that the model uses, and the image half that was trained with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+import minti
+from minti.evaluation.clip_scores import Clip
+from minti.images import to_pixels
+from minti.text import tokenize
+from networks import ToyCLIP
+from world import RESOLUTION
+
+FILE = Path("evaluation") / "clip.safetensors"
+
+
+def load_toy_clip(model: minti.StableDiffusion, model_folder: str | Path) -> Clip:
+    """The bundled CLIP as two callables; it knows the world's own words, and learned ones of the model too.
+
+    Raises:
+        FileNotFoundError: the model has none; only the toybox does.
+    """
+    path = Path(model_folder) / FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; only the toybox has a CLIP of its own")
+    clip = ToyCLIP(model.text_encoder.config)
+    weights = {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+    unexpected = clip.load_state_dict(weights, strict=False).unexpected_keys
+    if unexpected:
+        raise ValueError(f"{path} is not the CLIP of this toybox: it has {unexpected[0]}")
+    clip.to(model.device).eval()
+
+    @torch.no_grad()
+    def images(pictures: Sequence[Image.Image]) -> Tensor:
+        pixels = torch.stack([to_pixels(picture, RESOLUTION) for picture in pictures])
+        return clip.encode_image(pixels.to(model.device)).cpu()
+
+    @torch.no_grad()
+    def texts(prompts: Sequence[str]) -> Tensor:
+        ids = tokenize(list(prompts), model.tokenizer).to(model.device)
+        return F.normalize(clip.text_projection(model.text_encoder(ids).pooler_output.float()), dim=-1).cpu()
+
+    return Clip(images, texts, "the toybox's own CLIP")

@@ -1,0 +1,39 @@
+"""The tokenizer of a folder, which must hold all that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+from minti.checkpoints.weights import read_json
+
+UNREAD = "special_tokens_map_file"  # a path on the computer of whoever wrote the release's; nothing opens it
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer of a model folder's `tokenizer/`: vocab.json and merges.txt, or tokenizer.json of newer tools.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, or the config names one that is not in the folder.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder / name} is missing; expected a CLIP tokenizer's vocab and merges")
+    check_files(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def check_files(folder: Path) -> None:
+    """Looks at every file name in a tokenizer's config: transformers would open it wherever it leads.
+
+    Raises:
+        ValueError: one leads out of the folder.
+    """
+    path = folder / "tokenizer_config.json"
+    for key, value in (read_json(path) if path.is_file() else {}).items():
+        names = [str(name) for name in (value if isinstance(value, list) else [value] if value else [])]
+        follows = key.endswith(("_file", "_files")) and key != UNREAD
+        if follows and any(str(Path(name)) != Path(name).name for name in names):
+            raise ValueError(f"{path}: {key} = {value!r} is not a file beside it")

@@ -1,0 +1,163 @@
+"""A run that goes on from a checkpoint ends byte for byte where it would have ended (float32, on the CPU)."""
+
+import pytest
+import torch
+from helpers import pictures
+
+import minti
+from minti.learning import progress
+from minti.learning.run import Run
+
+CONFIGS = {
+    "plain": {},
+    "restore": {"row_update": "restore"},
+    "many": {"num_vectors": 2, "gradient_accumulation": 2, "horizontal_flip": True, "max_row_norm": 2.0},
+    "cosine": {"lr_schedule": "cosine", "warmup_steps": 2, "row_update": "restore", "num_vectors": 2},
+    "automatic": {"steps": None, "max_steps": 16},
+}
+
+
+def wrapper(folder, **options):
+    model = minti.StableDiffusion.from_pretrained(folder)
+    config = {"placeholder_token": "<new>", "batch_size": 4, "steps": 4, "learning_rate": 3e-2} | options
+    return minti.TrainingWrapper(model, minti.TextualInversionConfig(**config))
+
+
+def learned(word, path):
+    minti.save_embeddings(word, path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """The fixed loss is evaluated after every second step, so that short runs have best rows and can level off."""
+    monkeypatch.setattr(progress, "evaluation_interval", lambda *_: 2)
+
+
+def interrupted_at_every_step(tiny_folder, tmp_path, options, steps):
+    """Writes a checkpoint after each step, goes on from those in `steps`, and compares all that comes out."""
+    whole, states = wrapper(tiny_folder, **options), []
+    for state in minti.textual_inversion(whole, pictures()):
+        states.append(state)
+        minti.save_checkpoint(whole, tmp_path / str(state.step))
+    expected = learned(whole, tmp_path / "whole.safetensors")
+    assert whole.run.progress.best_step > 0
+    for step in steps or range(1, len(states) + 1):
+        again = wrapper(tiny_folder, **options)
+        checkpoint = minti.load_checkpoint(tmp_path / str(step))
+        assert list(minti.textual_inversion(again, pictures(), checkpoint=checkpoint)) == states[step:]
+        assert learned(again, tmp_path / "again.safetensors") == expected
+        assert again.run.progress.best_step == whole.run.progress.best_step
+    return states
+
+
+@pytest.mark.parametrize(("name", "steps"), [("many", (1,)), ("cosine", (3,))])
+def test_interrupted_at_some_steps(tiny_folder, tmp_path, often, name, steps):
+    interrupted_at_every_step(tiny_folder, tmp_path, CONFIGS[name], steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_interrupted_at_every_step(tiny_folder, tmp_path, often, monkeypatch, name):
+    if name == "automatic":
+        monkeypatch.setattr(
+            progress, "has_levelled_off", lambda losses: len(losses) > 5 and min(losses[-4:]) > min(losses)
+        )
+    states = interrupted_at_every_step(tiny_folder, tmp_path, CONFIGS[name], None)
+    assert name != "automatic" or len(states) < 16
+
+
+@pytest.mark.slow
+def test_a_state_taken_after_the_loop_was_left_is_that_of_the_last_step(tiny_folder, tmp_path, often):
+    """The model then has the best rows; the run goes on from its last."""
+    whole = wrapper(tiny_folder, learning_rate=3.0)
+    for state in minti.textual_inversion(whole, pictures()):
+        pass
+    left = wrapper(tiny_folder, learning_rate=3.0)
+    for state in minti.textual_inversion(left, pictures()):
+        if state.step == 3:
+            break
+    minti.save_checkpoint(left, tmp_path / "left")
+    again = wrapper(tiny_folder, learning_rate=3.0)
+    for _ in minti.textual_inversion(again, pictures(), checkpoint=minti.load_checkpoint(tmp_path / "left")):
+        pass
+    assert left.run.progress.best_step < 3  # what was left in the model is not what the run goes on with
+    assert torch.equal(again.run.last_rows, whole.run.last_rows)
+    assert learned(again, tmp_path / "a.safetensors") == learned(whole, tmp_path / "b.safetensors")
+
+
+def test_there_is_no_state_in_the_middle_of_a_step(tiny, tmp_path, monkeypatch):
+    word = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(steps=3, batch_size=1))
+    with pytest.raises(ValueError, match="nothing to save yet"):
+        minti.save_checkpoint(word, tmp_path)
+    steps = minti.textual_inversion(word, pictures())
+    next(steps)
+    monkeypatch.setattr(tiny.unet, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(steps)
+    with pytest.raises(ValueError, match="in the middle of step 2"):
+        minti.save_checkpoint(word, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def checkpoint(tiny_folder, tmp_path):
+    word = wrapper(tiny_folder, steps=2)
+    for _ in minti.textual_inversion(word, pictures()):
+        minti.save_checkpoint(word, tmp_path)
+    return minti.load_checkpoint(tmp_path)
+
+
+def refusal(run, checkpoint):
+    with pytest.raises(ValueError, match="the checkpoint is of another run: ") as caught:
+        run.restore(checkpoint)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix("the checkpoint is of another run: ")
+
+
+def test_another_run_is_refused_with_the_difference_named(tiny_folder, checkpoint):
+    word = wrapper(tiny_folder, learning_rate=0.02, seed=3, templates=("my {}",))
+    message = refusal(Run(word, pictures()), checkpoint)
+    assert message.startswith("learning_rate was 0.03 and is 0.02; seed was 0 and is 3; templates was [")
+    assert message.endswith("and is ['my {}']. Go on with the same, or begin anew")
+    word = wrapper(tiny_folder)
+    minti.prepare_for_textual_inversion(word)
+    run = Run(word, pictures(seed=1), torch.optim.SGD(word.rows.parameters, 1))
+    message = refusal(run, checkpoint)
+    assert message.startswith("optimizer was AdamW and is SGD; pictures was ")
+    assert message.count(";") == 1
+    word.unet.conv_in.weight.data.flatten()[0] += 1e-3
+    assert refusal(run, checkpoint).startswith("model was ")
+    for part in (word.unet, word.vae, word.text_encoder):
+        part.to(torch.bfloat16)
+    assert "dtype was torch.float32 and is torch.bfloat16; model was" in refusal(run, checkpoint)
+    checkpoint.facts["identity"]["processes"] = 2
+    assert refusal(run, checkpoint).endswith("processes was 2 and is 1. Go on with the same, or begin anew")
+
+
+def test_a_refused_word_has_the_rows_it_began_with(tiny_folder, checkpoint):
+    word = wrapper(tiny_folder, seed=1)
+    with pytest.raises(ValueError, match="seed was 0 and is 1"):
+        next(minti.textual_inversion(word, pictures(), checkpoint=checkpoint))
+    weight = word.text_encoder.get_input_embeddings().weight
+    assert torch.equal(weight[-1], weight[word.tokenizer.convert_tokens_to_ids("toy</w>")])
+
+
+def test_more_steps_are_allowed_and_fewer_are_not(tiny_folder, checkpoint):
+    with pytest.raises(ValueError, match="of step 2, beyond the 1 wanted"):
+        next(minti.textual_inversion(wrapper(tiny_folder, steps=1), pictures(), checkpoint=checkpoint))
+    word = wrapper(tiny_folder, steps=None, max_steps=4)
+    states = list(minti.textual_inversion(word, pictures(), checkpoint=checkpoint))
+    assert [state.step for state in states] == [3, 4]
+
+
+@pytest.mark.slow
+def test_a_cosine_that_is_made_longer_has_the_rate_of_the_longer_run(tiny_folder, tmp_path):
+    options = {"lr_schedule": "cosine", "warmup_steps": 1}
+    word = wrapper(tiny_folder, steps=2, **options)
+    for _ in minti.textual_inversion(word, pictures()):
+        minti.save_checkpoint(word, tmp_path)
+    rates = [state.learning_rate for state in minti.textual_inversion(wrapper(tiny_folder, **options), pictures())]
+    longer = wrapper(tiny_folder, **options)
+    states = list(minti.textual_inversion(longer, pictures(), checkpoint=minti.load_checkpoint(tmp_path)))
+    assert [state.learning_rate for state in states] == rates[2:]
