@@ -153,6 +153,18 @@ def make_output(folder: Path) -> Path:
     Raises:
         OSError: it cannot be created or written, or another process writes to it.
     """
+    make_writable(folder)
+    if fcntl is not None and os.environ.get("RANK", "0") == "0":
+        lock(folder)
+    return folder
+
+
+def make_writable(folder: Path) -> None:
+    """Creates a folder, or finds out whether the one that is there can be written.
+
+    Raises:
+        OSError: it cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
@@ -160,9 +172,6 @@ def make_output(folder: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise OSError(f"cannot write to the output folder {folder}: {error.strerror or error}") from None
-    if fcntl is not None and os.environ.get("RANK", "0") == "0":
-        lock(folder)
-    return folder
 
 
 def lock(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from support.command_line import make_writable
 from support.curves import read_losses, write_losses
 from support.interruption import Interruption
 
@@ -42,7 +43,7 @@ class Learning:
         self.args, self.wrapper, self.folder, self.validate = args, wrapper, folder, validate
         self.checkpoints = folder / "checkpoints"
         if distributed.rank() == 0:
-            self.checkpoints.mkdir(exist_ok=True)  # if that fails, then now
+            make_writable(self.checkpoints)  # if that fails, then now
             for each in (folder, self.checkpoints):
                 remove_leftovers(each)
         self.checkpoint = minti.load_checkpoint(self.checkpoints) if args.resume else None

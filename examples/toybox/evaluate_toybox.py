@@ -8,11 +8,15 @@ Prints tables in per cent and writes measures.json. The judge was trained on the
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support.command_line import arguments, generators, load, make_output, run
+
 import argparse
 import json
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,9 +29,6 @@ from measure import TOY, load_judge, rates, recognised, table, toy_truth, verdic
 from minti.files import replacing
 from minti.images import from_bytes
 from networks import Judge
-
-sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, generators, load, make_output, run
 
 SCENE = ("size", "place", "background", "style")
 

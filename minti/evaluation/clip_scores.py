@@ -63,8 +63,8 @@ def load_clip(source: str = CLIP_SOURCE, device: str | torch.device = "cpu") -> 
     from transformers import CLIPModel, CLIPTokenizer
 
     try:
-        model = CLIPModel.from_pretrained(source, use_safetensors=True, attn_implementation="sdpa").to(device).eval()
         check_files(Path(source))
+        model = CLIPModel.from_pretrained(source, use_safetensors=True, attn_implementation="sdpa").to(device).eval()
         tokenizer = CLIPTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -106,16 +106,26 @@ class Lesson:
 
 @pytest.fixture(scope="session")
 def lesson(workshop, tiny_folder):
-    """Makes a `Lesson`: the tiny model, twelve steps, and a page of as few pictures as possible."""
+    """Makes a `Lesson`: the tiny model, twelve steps, a saved state after every other, a page of a few pictures."""
 
     def make(*options):
+        word = ("--placeholder", "../../<a/b>")  # a name that is a path, if anybody takes it for one
         few = ("--sample-steps", 1, "--columns", 1, "--prompts", "a {}", "--quiet", "--checkpoint-every", 2)
-        return Lesson(workshop, ("--model", tiny_folder, "--steps", 12, "--batch-size", 2, *few, *options))
+        return Lesson(workshop, ("--model", tiny_folder, "--steps", 12, "--batch-size", 2, *word, *few, *options))
 
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def whole(lesson, tmp_path_factory):
+    """The output folder of a lesson that nobody interrupted, and that did not ask for the network."""
+    folder = tmp_path_factory.mktemp("whole") / "beside" / "outputs"
+    code, process = lesson().run(folder, faults=[("no_network",)])
+    assert (code, process.stderr) == (0, "")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def results():
     """What must not depend on whether the run was interrupted, of an output folder."""
     names = ("learned_embeds.safetensors", "losses.csv", "page.png")

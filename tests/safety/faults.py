@@ -59,6 +59,16 @@ def signal_at(number, name, times=1):
     _before(act)
 
 
+def interrupted_while_loading():
+    """Ctrl-C while the model is read."""
+
+    def from_pretrained(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    minti.StableDiffusion.from_pretrained = from_pretrained
+
+
 def fail_at(number, operation="replace", code=errno.EIO):
     """The `number`-th operation, if it is this one or else the next such one, is refused by the system."""
     failed = []

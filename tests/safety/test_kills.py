@@ -26,11 +26,9 @@ def leftovers(folder):
 
 
 @pytest.mark.filterwarnings("error")
-def test_killed_within_a_save_and_resumed(lesson, results, tmp_path):
+def test_killed_within_a_save_and_resumed(lesson, whole, results, tmp_path):
     """The seventh operation is the fsync of the first checkpoint; at the thirtieth the third one is half written."""
-    short = lesson("--vectors", 2)
-    assert short.run(tmp_path / "whole")[0] == 0
-    killed = tmp_path / "killed"
+    short, killed = lesson(), tmp_path / "killed"
     assert short.run(killed, faults=[("signal_at", 7, "SIGKILL")])[0] == -9
     assert leftovers(killed)
     code, process = short.run(killed, "--resume", faults=[("signal_at", 30, "SIGKILL")])
@@ -39,7 +37,7 @@ def test_killed_within_a_save_and_resumed(lesson, results, tmp_path):
     assert minti.load_checkpoint(killed / "checkpoints").step > 0
     code, process = short.run(killed, "--resume")
     assert (code, process.stderr) == (0, "")
-    assert results(killed) == results(tmp_path / "whole")
+    assert results(killed) == results(whole)
     assert not leftovers(killed)
 
 

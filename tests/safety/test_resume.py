@@ -13,7 +13,6 @@ CONFIGS = {
     "restore": {"row_update": "restore"},
     "many": {"num_vectors": 2, "gradient_accumulation": 2, "horizontal_flip": True, "max_row_norm": 2.0},
     "cosine": {"lr_schedule": "cosine", "warmup_steps": 2, "row_update": "restore", "num_vectors": 2},
-    "automatic": {"steps": None, "max_steps": 16},
 }
 
 
@@ -58,13 +57,21 @@ def test_interrupted_at_some_steps(tiny_folder, tmp_path, often, name, steps):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
-def test_interrupted_at_every_step(tiny_folder, tmp_path, often, monkeypatch, name):
-    if name == "automatic":
-        monkeypatch.setattr(
-            progress, "has_levelled_off", lambda losses: len(losses) > 5 and min(losses[-4:]) > min(losses)
-        )
-    states = interrupted_at_every_step(tiny_folder, tmp_path, CONFIGS[name], None)
-    assert name != "automatic" or len(states) < 16
+def test_interrupted_at_every_step(tiny_folder, tmp_path, often, name):
+    interrupted_at_every_step(tiny_folder, tmp_path, CONFIGS[name], None)
+
+
+@pytest.mark.slow
+def test_a_run_that_stops_by_itself_stops_at_the_same_step(tiny_folder, tmp_path, monkeypatch):
+    """Evaluated after every step, so that it levels off soon; at its last step there is nothing more to do."""
+    monkeypatch.setattr(progress, "evaluation_interval", lambda *_: 1)
+    options = {"steps": None, "max_steps": 40, "learning_rate": 0.3, "batch_size": 2}
+    states = interrupted_at_every_step(tiny_folder, tmp_path, options, (1, 11))
+    assert len(states) < 40
+    again = wrapper(tiny_folder, **options)
+    checkpoint = minti.load_checkpoint(tmp_path / str(len(states)))
+    assert list(minti.textual_inversion(again, pictures(), checkpoint=checkpoint)) == []
+    assert learned(again, tmp_path / "again.safetensors") == (tmp_path / "whole.safetensors").read_bytes()
 
 
 @pytest.mark.slow

@@ -1,0 +1,199 @@
+"""A full disk, a folder that cannot be written, a rename that fails: what was there stays, and one line says why."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+from PIL import Image
+
+from minti.checkpoints.run_state import RunState, read_run_state, write_run_state
+from minti.files import remove_leftovers, replacing
+from minti.images import save_png
+from minti.words import write_embeddings
+
+NOISE = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
+
+
+@contextmanager
+def small_files(size=4096):
+    """As on a full disk, no file may grow beyond so many bytes."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+
+
+def text(path, large):
+    with replacing(path) as temporary:
+        temporary.write_text("x" * (20_000 if large else 10))
+
+
+def picture(path, large):
+    pixels = (NOISE * 255).byte().numpy()
+    save_png(Image.fromarray(pixels if large else pixels[:4]), path)
+
+
+def word(path, large):
+    write_embeddings(path, {"<a>": torch.ones(40 if large else 1, 128)})
+
+
+def state(path, large):
+    write_run_state(path.parent, RunState(7, {"rows": torch.ones(40 if large else 1, 128)}, {}))
+
+
+WRITERS = {
+    "table.csv": text,
+    "page.png": picture,
+    "learned_embeds.safetensors": word,
+    "step-000007.safetensors": state,
+}
+
+
+def fails(name, folder, reason):
+    """Writing more than fits over a good file fails with one line, and the good file is all there is."""
+    before = (folder / name).read_bytes()
+    with pytest.raises(OSError) as caught:
+        WRITERS[name](folder / name, large=True)
+    assert str(caught.value).startswith(f"cannot write {folder / name}: ")
+    assert reason in str(caught.value)
+    assert str(caught.value).endswith("; what was there is unchanged")
+    assert "\n" not in str(caught.value)
+    assert (folder / name).read_bytes() == before
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_that_may_not_grow(tmp_path, name):
+    WRITERS[name](tmp_path / name, large=False)
+    with small_files():
+        fails(name, tmp_path, "File too large")
+    WRITERS[name](tmp_path / name, large=True)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk(tmp_path, name):
+    """A file system of eight kilobytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=8k", "none", str(disk)]
+    if sys.platform != "linux" or subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        WRITERS[name](disk / name, large=False)
+        fails(name, disk, "No space left on device")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("operation", ["fsync", "chmod", "replace"])
+def test_an_operation_that_fails(tmp_path, monkeypatch, name, operation):
+    WRITERS[name](tmp_path / name, large=False)
+
+    def refused(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, operation, refused)
+        fails(name, tmp_path, "Input/output error")
+    WRITERS[name](tmp_path / name, large=True)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_folder_in_place_of_the_file_and_a_file_in_place_of_the_folder(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(OSError, match="Is a directory; what was there is unchanged"):
+        WRITERS[name](tmp_path / name, large=False)
+    assert (tmp_path / name).is_dir()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match=r"cannot write \S+file/\S+: .+; what was there is unchanged"):
+        WRITERS[name](tmp_path / "file" / name, large=False)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["file", name])
+
+
+def test_the_older_checkpoints_outlive_a_save_that_fails(tmp_path):
+    for step in range(1, 6):
+        write_run_state(tmp_path, RunState(step, {"rows": torch.ones(1, 128)}, {}), keep=2)
+    with small_files(), pytest.raises(OSError, match="File too large"):
+        write_run_state(tmp_path, RunState(6, {"rows": torch.ones(40, 128)}, {}), keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004.safetensors", "step-000005.safetensors"]
+    assert read_run_state(tmp_path).step == 5
+
+
+def test_only_what_minti_left_is_removed(tmp_path):
+    kept = {".bashrc.tmp", "a.abcdefgh.tmp", ".x.abcdefgh.tmp2", "step-000001.safetensors"}
+    for name in [*kept, ".step-000002.safetensors.ab_d3fgh.tmp"]:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+# --- the script -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "what", "reason"),
+    [
+        (("small_files", 4096), "checkpoints/step-000002.safetensors", "File too large"),
+        (("small_files", 512), "losses.csv", "File too large"),
+        (("fail_at", 30), "checkpoints/step-000006.safetensors", "Input/output error"),
+        (("fail_at", 64), "learned_embeds.safetensors", "Input/output error"),
+        (("fail_at", 20, "fsync", errno.ENOSPC), "checkpoints/step-000004.safetensors", "No space left on device"),
+    ],
+)
+def test_a_run_whose_disk_fails_can_go_on(lesson, whole, results, tmp_path, fault, what, reason):
+    code, process = lesson().run(tmp_path, faults=[fault])
+    assert code == 1
+    assert process.stderr.count("\n") == 1
+    assert process.stderr.startswith(f"error: cannot write {tmp_path / what}: ")
+    assert reason in process.stderr
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert lesson().run(tmp_path, "--resume")[0] == 0
+    assert results(tmp_path) == results(whole)
+
+
+@pytest.mark.slow
+def test_folders_that_cannot_be_written(lesson, workshop, tmp_path):
+    """A file in its place, or in that of the checkpoints; a folder of somebody else's: all said before the training."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs/checkpoints").write_text("mine")
+    (tmp_path / "locked").mkdir(mode=0o555)
+    for folder, what, reason in (
+        ("file", "", "File exists"),
+        ("file/deeper", "", "Not a directory"),
+        ("outputs", "/checkpoints", "File exists"),
+        ("locked", "", "Permission denied"),
+    ):
+        faults = [("as_nobody",)] if folder == "locked" else []
+        code, process = lesson().run(tmp_path / folder, faults=faults)
+        assert code == 1
+        assert process.stderr.count("\n") == 1
+        assert process.stderr == f"error: cannot write to the output folder {tmp_path / folder}{what}: {reason}\n"
+    assert (tmp_path / "file").read_text() == (tmp_path / "outputs/checkpoints").read_text() == "mine"
+    assert not list((tmp_path / "locked").iterdir())
+
+
+@pytest.mark.slow
+def test_pictures_are_whole_or_not_there(workshop, tiny_folder, tmp_path):
+    """The second of three pictures cannot be renamed; what stood there stays."""
+    options = ("a toy", "--model", tiny_folder, "--steps", 1, "--num-images", 3, "--output", tmp_path)
+    assert workshop.run("sample.py", *options)[0] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    code, process = workshop.run("sample.py", *options, "--seed", 9, faults=[("fail_at", 5)])
+    assert code == 1
+    assert (
+        process.stderr == f"error: cannot write {tmp_path}/00-01.png: Input/output error; what was there is unchanged\n"
+    )
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert after.keys() == before.keys()
+    assert {name for name in before if before[name] != after[name]} == {"00-00.png"}

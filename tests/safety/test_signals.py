@@ -1,0 +1,75 @@
+"""Ctrl-C and SIGTERM: the step is finished, the state saved, and it is said how to go on; a second one ends at once."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minti
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPTS = ["train.py", "sample.py", "benchmark.py", "toybox/evaluate_toybox.py"]
+NOTED = "\nstopping after this step; once more to stop at once\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("operation", "step"), [(9, 2), (34, 8), (55, 12)])
+def test_a_signal_lets_the_step_finish(lesson, whole, results, tmp_path, name, code, operation, step):
+    """Within a save, the first, one between and the last."""
+    ended, process = lesson().run(tmp_path, faults=[("signal_at", operation, name)])
+    assert (ended, process.stderr) == (code, NOTED)
+    assert process.stdout == f"stopped at step {step} of {tmp_path}; the same command with --resume goes on\n"
+    assert minti.load_checkpoint(tmp_path / "checkpoints").step == step
+    ended, process = lesson().run(tmp_path, "--resume")
+    assert (ended, process.stderr) == (0, "")
+    assert results(tmp_path) == results(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_second_signal_ends_it_at_once(lesson, whole, results, tmp_path, name):
+    ended, process = lesson().run(tmp_path, faults=[("signal_at", 26, name, 2)])
+    assert (ended, process.stderr) == (-getattr(signal, name), NOTED)
+    assert minti.load_checkpoint(tmp_path / "checkpoints").step == 4
+    assert lesson().run(tmp_path, "--resume")[0] == 0
+    assert results(tmp_path) == results(whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_after_the_training_leaves_what_is_there(lesson, whole, results, tmp_path):
+    """The word is saved, and the curves are being written."""
+    ended, process = lesson().run(tmp_path, faults=[("signal_at", 72, "SIGINT")])
+    assert (ended, process.stderr) == (130, "")
+    names = ["checkpoints", "learned_embeds.safetensors", "losses.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert lesson().run(tmp_path, "--resume")[0] == 0
+    assert results(tmp_path) == results(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train.py", "sample.py"])
+def test_ctrl_c_while_the_model_is_loaded(workshop, tmp_path, script):
+    prompt = ["a toy"] if script == "sample.py" else []
+    ended, process = workshop.run(script, *prompt, "--output", tmp_path, faults=[("interrupted_while_loading",)])
+    assert (ended, process.stdout, process.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_during_the_imports(tmp_path, script):
+    """When torch is looked for, at the latest, Ctrl-C ends the process without a word."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys, time\n"
+        "class Finder:\n"
+        "    def find_spec(name, path, target=None):\n"
+        "        if name == 'torch':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "            time.sleep(60)\n"
+        "sys.meta_path.insert(0, Finder)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / script, "--help"], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
