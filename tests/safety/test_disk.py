@@ -144,10 +144,10 @@ def test_only_what_minti_left_is_removed(tmp_path):
     ("fault", "what", "reason"),
     [
         (("small_files", 4096), "checkpoints/step-000002.safetensors", "File too large"),
-        (("small_files", 512), "losses.csv", "File too large"),
+        (("small_files", 250), "losses.csv", "File too large"),
         (("fail_at", 30), "checkpoints/step-000006.safetensors", "Input/output error"),
         (("fail_at", 64), "learned_embeds.safetensors", "Input/output error"),
-        (("fail_at", 20, "fsync", errno.ENOSPC), "checkpoints/step-000004.safetensors", "No space left on device"),
+        (("fail_at", 15, "fsync", errno.ENOSPC), "checkpoints/step-000004.safetensors", "No space left on device"),
     ],
 )
 def test_a_run_whose_disk_fails_can_go_on(lesson, whole, results, tmp_path, fault, what, reason):

@@ -70,7 +70,7 @@ def until(process, condition):
 
 def test_two_processes_go_on_together(lesson, results, tmp_path):
     """Told to stop by torchrun once; killed together once; and ends as two that nobody disturbed."""
-    long = lesson("--steps", 60, "--checkpoint-every", 1)
+    long = lesson("--steps", 30, "--checkpoint-every", 1)
     undisturbed = torchrun(long, tmp_path / "whole")
     printed = undisturbed.communicate()
     assert undisturbed.returncode == 0, printed
@@ -81,7 +81,7 @@ def test_two_processes_go_on_together(lesson, results, tmp_path):
     first.send_signal(signal.SIGTERM)
     out, _ = first.communicate()
     stopped = minti.load_checkpoint(folder / "checkpoints").step
-    assert stopped < 60
+    assert stopped < 30
     assert f"stopped at step {stopped} of {folder}; the same command with --resume goes on" in out
     assert out.count("--resume") == 1
 
@@ -90,12 +90,12 @@ def test_two_processes_go_on_together(lesson, results, tmp_path):
     for number in [second.pid, *children(second.pid)]:
         os.kill(number, signal.SIGKILL)
     second.communicate()
-    assert minti.load_checkpoint(folder / "checkpoints").step < 60
+    assert minti.load_checkpoint(folder / "checkpoints").step < 30
 
     third = torchrun(long, folder, "--resume")
     printed = third.communicate()
     assert third.returncode == 0, printed
     assert results(folder) == results(tmp_path / "whole")
-    code, process = lesson("--steps", 60).run(folder, "--resume")
+    code, process = lesson("--steps", 30).run(folder, "--resume")
     assert code == 1
     assert "processes was 2 and is 1" in process.stderr
