@@ -114,7 +114,7 @@ def guidance(artist: Artist, rows: Sequence[Row], clip: Clip | None, folder: Pat
         samples = len(row.pictures)
         pictures = {scale: artist.draw([row.prompt], samples, guidance_scale=scale) for scale in SCALES}
         page([(f"{row.prompt}\nscale {scale:g}", p) for scale, p in pictures.items()]).save(
-            folder / f"guidance-{len(drawn)}.png"
+            folder / f"guidance-{len(blocks)}.png"
         )
         strip = [html.picture(p[0], f"scale {scale:g}") for scale, p in pictures.items()]
         blocks.append(html.card(row.prompt, html.pictures(strip)))
