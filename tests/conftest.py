@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 # Nothing is fetched from the hub, but for the model that `pytest -m release` is asked to open.
@@ -14,7 +16,7 @@ import diffusers
 import pytest
 import torch
 from helpers import SCHEDULER, UNET, VAE, write_tokenizer
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import minti
 
@@ -54,17 +56,38 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-@pytest.fixture
-def tiny(tiny_folder: Path) -> minti.StableDiffusion:
-    """The small model, opened by minti; a fresh one for every test."""
+@pytest.fixture(scope="session")
+def opened(tiny_folder: Path) -> minti.StableDiffusion:
+    """The small model, opened by minti; for every test that asks for `tiny` it is copied."""
     return minti.StableDiffusion.from_pretrained(tiny_folder)
 
 
-@pytest.fixture
-def pipeline(tiny_folder: Path) -> diffusers.StableDiffusionPipeline:
-    """The same files, opened by diffusers."""
+@pytest.fixture(scope="session")
+def opened_by_diffusers(tiny_folder: Path) -> diffusers.StableDiffusionPipeline:
+    """The same files, opened by diffusers; copied for every test that asks for `pipeline`."""
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def own_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Not copied but read again: a copied one leaves the ends of words in what it decodes."""
+    return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+
+
+@pytest.fixture
+def tiny(opened: minti.StableDiffusion, tiny_folder: Path) -> minti.StableDiffusion:
+    """The small model; a test may change it."""
+    return replace(copy.deepcopy(opened), tokenizer=own_tokenizer(tiny_folder))
+
+
+@pytest.fixture
+def pipeline(
+    opened_by_diffusers: diffusers.StableDiffusionPipeline, tiny_folder: Path
+) -> diffusers.StableDiffusionPipeline:
+    """The same model in diffusers; a test may change it."""
+    pipe = copy.deepcopy(opened_by_diffusers)
+    pipe.tokenizer = own_tokenizer(tiny_folder)
     return pipe
 
 
