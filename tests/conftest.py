@@ -6,6 +6,7 @@ import copy
 import os
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 # Nothing is fetched from the hub, but for the model that `pytest -m release` is asked to open.
@@ -24,6 +25,26 @@ import minti
 if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the scripts
+
+HELD_AT = {"torch": "2.13.0", "transformers": "5.23.0", "diffusers": "0.42.1"}  # where all equalities were seen to hold
+HERE = {name: version(name).split("+")[0] for name in HELD_AT}
+
+
+def versions_in_play() -> str:
+    """One line: what is installed, and where that differs from the versions at which the equalities are held."""
+    others = [f"{name} {number}" for name, number in HELD_AT.items() if HERE[name] != number]
+    installed = ", ".join(f"{name} {number}" for name, number in HERE.items())
+    return f"{installed}; the equalities are held at {', '.join(others) or 'these'}"
+
+
+def pytest_report_header() -> str:
+    return versions_in_play()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A failure is told with the versions: an equality may have been lost to another one."""
+    if terminalreporter.stats.get("failed") and HERE != HELD_AT:
+        terminalreporter.write_line(versions_in_play())
 
 
 @pytest.fixture(scope="session")
