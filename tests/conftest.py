@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 # Nothing is fetched from the hub, but for the model that `pytest -m release` is asked to open.
@@ -22,6 +25,26 @@ import minti
 if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the scripts
+
+HELD_AT = {"torch": "2.13.0", "transformers": "5.23.0", "diffusers": "0.42.1"}  # where all equalities were seen to hold
+HERE = {name: version(name).split("+")[0] for name in HELD_AT}
+
+
+def versions_in_play() -> str:
+    """One line: what is installed, and where that differs from the versions at which the equalities are held."""
+    others = [f"{name} {number}" for name, number in HELD_AT.items() if HERE[name] != number]
+    installed = ", ".join(f"{name} {number}" for name, number in HERE.items())
+    return f"{installed}; the equalities are held at {', '.join(others) or 'these'}"
+
+
+def pytest_report_header() -> str:
+    return versions_in_play()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A failure is told with the versions: an equality may have been lost to another one."""
+    if terminalreporter.stats.get("failed") and HERE != HELD_AT:
+        terminalreporter.write_line(versions_in_play())
 
 
 @pytest.fixture(scope="session")
@@ -54,15 +77,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-@pytest.fixture
-def tiny(tiny_folder: Path) -> minti.StableDiffusion:
-    """The small model, opened by minti; a fresh one for every test."""
+@pytest.fixture(scope="session")
+def opened(tiny_folder: Path) -> minti.StableDiffusion:
+    """The small model, opened by minti; for every test that asks for `tiny` it is copied."""
     return minti.StableDiffusion.from_pretrained(tiny_folder)
 
 
-@pytest.fixture
-def pipeline(tiny_folder: Path) -> diffusers.StableDiffusionPipeline:
-    """The same files, opened by diffusers."""
+@pytest.fixture(scope="session")
+def opened_by_diffusers(tiny_folder: Path) -> diffusers.StableDiffusionPipeline:
+    """The same files, opened by diffusers; copied for every test that asks for `pipeline`."""
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -83,6 +106,27 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def own_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Not copied but read again: a copied one leaves the ends of words in what it decodes."""
+    return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+
+
+@pytest.fixture
+def tiny(opened: minti.StableDiffusion, tiny_folder: Path) -> minti.StableDiffusion:
+    """The small model; a test may change it."""
+    return replace(copy.deepcopy(opened), tokenizer=own_tokenizer(tiny_folder))
+
+
+@pytest.fixture
+def pipeline(
+    opened_by_diffusers: diffusers.StableDiffusionPipeline, tiny_folder: Path
+) -> diffusers.StableDiffusionPipeline:
+    """The same model in diffusers; a test may change it."""
+    pipe = copy.deepcopy(opened_by_diffusers)
+    pipe.tokenizer = own_tokenizer(tiny_folder)
+    return pipe
 
 
 @pytest.fixture

@@ -64,6 +64,9 @@ def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+locked: list[int] = []  # descriptors of the folders that are this script's own
+
+
 def whole(least: int, most: int = 2**31) -> Callable[[str], int]:
     """The type of an option that takes a whole number from `least` to `most`."""
 
@@ -110,6 +113,8 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
     finally:
         distributed.stop()
+        while locked:
+            os.close(locked.pop())
 
 
 def load(args: argparse.Namespace) -> minti.StableDiffusion:
@@ -148,7 +153,7 @@ def automatic_dtype(device: str) -> torch.dtype:
 def make_output(folder: Path) -> Path:
     """Creates the output folder, and finds out now whether it can be written, not after the work is done.
 
-    It is this process's own until it ends, and that of its other ranks: another run that wants it is told.
+    It is this script's own until it ends, and that of its other ranks: another run that wants it is told.
 
     Raises:
         OSError: it cannot be created or written, or another process writes to it.
@@ -175,9 +180,10 @@ def make_writable(folder: Path) -> None:
 
 
 def lock(folder: Path) -> None:
-    """Makes a folder this process's own until it ends, where the file system can (not all network ones do)."""
+    """Makes a folder this script's own until it ends, where the file system can (not all network ones do)."""
+    locked.append(os.open(folder, os.O_RDONLY))
     try:
-        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(locked[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OSError(f"another run is writing to {folder}; wait for it, or give another --output") from None
     except OSError as error:

@@ -114,7 +114,7 @@ def guidance(artist: Artist, rows: Sequence[Row], clip: Clip | None, folder: Pat
         samples = len(row.pictures)
         pictures = {scale: artist.draw([row.prompt], samples, guidance_scale=scale) for scale in SCALES}
         page([(f"{row.prompt}\nscale {scale:g}", p) for scale, p in pictures.items()]).save(
-            folder / f"guidance-{len(drawn)}.png"
+            folder / f"guidance-{len(blocks)}.png"
         )
         strip = [html.picture(p[0], f"scale {scale:g}") for scale, p in pictures.items()]
         blocks.append(html.card(row.prompt, html.pictures(strip)))
@@ -182,28 +182,27 @@ def overlay(picture: Image.Image, heat: torch.Tensor) -> Image.Image:
 
 
 def together(artist: Artist, rows: Sequence[Row], toybox: Any, folder: Path) -> list[str]:
-    """Prompts with both words as they are, and as two prompts of one word whose scores are added."""
-    blocks, records, weight = [], [], 0.7 * artist.args.guidance_scale
+    """Prompts with both words as they are; as two prompts of one word each whose scores are added; and all three."""
+    blocks, records, scale = [], [], artist.args.guidance_scale
     for row in (row for row in rows if len(row.subjects) == 2):
         a, b = row.subjects
-        first = fill(row.template, [a.word, b.initializer])
-        second = fill(row.template, [a.initializer, b.word])
-        pictures = artist.draw([first], len(row.pictures), guidance_scale=weight, also=[(second, weight)])
-        said = [None, None]
-        if toybox is not None:
-            judged = [toybox.judge_row(p, row.prompt, row.subjects) for p in (row.pictures, pictures)]
-            said = [verdict and verdict[1] for verdict in judged]
-            ways = zip(("one prompt", "two prompts"), judged)
-            records += [{"prompt": row.prompt, "way": way} | (verdict[0] if verdict else {}) for way, verdict in ways]
-        page([(row.prompt, row.pictures), (f"{first}\n+ {second}", pictures)]).save(
-            folder / f"together-{len(blocks)}.png"
-        )
+        first, second = fill(row.template, [a.word, b.initializer]), fill(row.template, [a.initializer, b.word])
+        count, two, three = len(row.pictures), 0.7 * scale, 0.5 * scale
+        also = [(first, three), (second, three)]
+        ways = {
+            f"as one prompt, {scale:.2g}": row.pictures,
+            f"as two, “{first}” and “{second}”, {two:.2g} each": artist.draw(
+                [first], count, guidance_scale=two, also=[(second, two)]
+            ),
+            f"as all three, {three:.2g} each": artist.draw([row.prompt], count, guidance_scale=three, also=also),
+        }
+        page([(name, pictures) for name, pictures in ways.items()]).save(folder / f"together-{len(blocks)}.png")
         shown = []
-        names = ("As one prompt", f"As two, “{first}” and “{second}”, {weight:.2g} each")
-        for name, drawn, verdict in zip(names, (row.pictures, pictures), said):
-            shown += [html.paragraph(f"{name}: {verdict}." if verdict else f"{name}.", "said")]
-            shown += [html.pictures([html.picture(p) for p in drawn])]
+        for name, pictures in ways.items():
+            judged = toybox and toybox.judge_row(pictures, row.prompt, row.subjects)
+            records.append({"prompt": row.prompt, "way": name} | (judged[0] if judged else {}))
+            shown.append(html.paragraph(f"{name[0].upper()}{name[1:]}{f': {judged[1]}' if judged else ''}.", "said"))
+            shown.append(html.pictures([html.picture(picture) for picture in pictures]))
         blocks.append(html.card(row.prompt, *shown))
-    if records:
-        write_table(folder / "together.csv", records)
+    write_table(folder / "together.csv", records)
     return blocks

@@ -34,9 +34,15 @@ def ways(a: str, b: str, scale: float) -> dict[str, tuple[str, dict]]:
         f"two prompts, {weight:g} each": (first, {"guidance_scale": weight, "also": [(second, weight)]})
         for weight in (0.5 * scale, 0.7 * scale, scale)
     }
-    third = 0.5 * scale
-    all_three = {"guidance_scale": third, "also": [(first, third), (second, third)]}
-    return {"one prompt": (plain, {})} | composed | {f"all three prompts, {third:g} each": (plain, all_three)}
+    half = 0.5 * scale
+    all_three = {"guidance_scale": half, "also": [(first, half), (second, half)]}
+    as_strong = {f"one prompt, {3 * half:g}": (plain, {"guidance_scale": 3 * half})}
+    return (
+        {f"one prompt, {scale:g}": (plain, {})}
+        | as_strong
+        | composed
+        | {f"all three, {half:g} each": (plain, all_three)}
+    )
 
 
 def main() -> None:

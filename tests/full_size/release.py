@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import diffusers
-import pytest
 import torch
 from helpers import PRINTABLE, WORDS, write_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -48,10 +47,12 @@ class Release:
     steps: int
 
     @property
+    def is_file(self) -> bool:
+        return Path(self.source).is_file()
+
+    @property
     def folder(self) -> Path:
-        """The folder of weights; a test that needs one is skipped where the release is a single file."""
-        if Path(self.source).is_file():
-            pytest.skip(f"{self.source} is a single file, and this test is about the files of a folder")
+        """Where the weights lie, of a folder or a hub id."""
         return Path(self.source) if Path(self.source).is_dir() else hub.download(self.source)
 
     def ours(self, dtype: torch.dtype = torch.float32) -> minti.StableDiffusion:
@@ -61,7 +62,7 @@ class Release:
     def theirs(self, dtype: torch.dtype = torch.float32) -> diffusers.StableDiffusionPipeline:
         """The same files, opened by diffusers; of a single file it takes the configs from `configs`."""
         options = {"safety_checker": None, "feature_extractor": None, "torch_dtype": dtype}
-        if Path(self.source).is_file():
+        if self.is_file:
             load = diffusers.StableDiffusionPipeline.from_single_file
             options |= {"config": str(self.configs), "local_files_only": True}
         else:

@@ -11,6 +11,7 @@ import minti
 from minti import text
 
 FORMS = ("new_rows", "restore")
+SEVERAL = {"num_vectors": 3, "gradient_accumulation": 2, "max_gradient_norm": 0.01}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -29,7 +30,13 @@ def test_only_the_new_rows_change(tiny, form):
     assert (w.rows.values - initial).abs().min() > 0
 
 
-@pytest.mark.parametrize("options", [{}, {"num_vectors": 3, "gradient_accumulation": 2, "max_gradient_norm": 0.01}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"num_vectors": 3, "gradient_accumulation": 2, "max_gradient_norm": 0.01}, marks=pytest.mark.slow),
+    ],
+)
 def test_both_forms_learn_the_same_vector(tiny_folder, options):
     learned = []
     for form in FORMS:

@@ -91,20 +91,23 @@ def test_loading_inside_the_loop(tiny, tiny_folder, tmp_path, form):
 
 @pytest.mark.parametrize("forms", [("new_rows", "restore"), ("restore", "restore")])
 def test_two_words_in_turns(tiny, tiny_folder, forms):
-    """A step of the one, a step of the other: both end with the rows that each learns alone."""
-    names = ("<a>", "<b>")
-    both = [
-        wrapper(tiny, placeholder_token=name, row_update=form, steps=2, seed=i)
-        for i, (name, form) in enumerate(zip(names, forms))
+    """Both end with the rows that each learns alone, though the one's loop ends in the middle of the other's."""
+    options = [
+        {"placeholder_token": f"<word-{i}>", "row_update": form, "steps": 3 - i, "seed": i}
+        for i, form in enumerate(forms)
     ]
-    for _ in zip(*(minti.textual_inversion(w, pictures()) for w in both), strict=True):
-        pass
+    both = [wrapper(tiny, **each) for each in options]
+    first, second = (minti.textual_inversion(w, pictures()) for w in both)
+    for loop in (first, second, first):
+        next(loop)
+    assert len(list(second)) == 1
+    assert len(list(first)) == 1
     assert_detached(tiny)
-    for i, (w, name, form) in enumerate(zip(both, names, forms)):
-        model = minti.StableDiffusion.from_pretrained(tiny_folder)
-        alone, _ = train(model, placeholder_token=name, row_update=form, steps=2, seed=i)
+    for w, each in zip(both, options):
+        model, prompt = minti.StableDiffusion.from_pretrained(tiny_folder), f"a {each['placeholder_token']}"
+        alone, _ = train(model, **each)
         assert torch.equal(w.rows.values, alone.rows.values)
-        assert torch.equal(tiny.encode_prompt(f"a {name}"), model.encode_prompt(f"a {name}"))
+        assert torch.equal(tiny.encode_prompt(prompt), model.encode_prompt(prompt))
 
 
 # --- how a loop ends --------------------------------------------------------------------------------------------------

@@ -1,11 +1,15 @@
-"""The scripts as people run them, in a process of their own."""
+"""The scripts as people run them: the main job in a process of its own, the shorter ones also in this one."""
 
 import csv
+import io
 import json
 import os
 import platform
+import runpy
 import subprocess
 import sys
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +25,7 @@ CONCEPT = next((ROOT / "examples" / "concepts").iterdir())
 
 
 def script(name, *args, check=True):
-    """Runs a script of examples/ and returns what it printed."""
+    """Runs a script of examples/ in a process of its own; returns its code and what it printed."""
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / name, *map(str, args)],
         capture_output=True,
@@ -31,6 +35,32 @@ def script(name, *args, check=True):
     if check:
         assert done.returncode == 0, done.stderr
     return done
+
+
+def script_inside(name, *args, check=True):
+    """The same in this process, which has done the imports already: most of a short script's time."""
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as out, io.StringIO() as err:
+        patch.setattr(sys, "argv", [name, *map(str, args)])
+        patch.setattr(warnings, "showwarning", warnings.showwarning)  # scripts set it
+        patch.syspath_prepend(ROOT / "examples")
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                code = 0
+                runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+            except SystemExit as end:
+                code = end.code or 0
+                if isinstance(code, str):  # as Python does at the end of a process
+                    print(code, file=sys.stderr)
+                    code = 1
+        done = subprocess.CompletedProcess(name, code, out.getvalue(), err.getvalue())
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+INSIDE_AND_ALONE = pytest.mark.parametrize(
+    "run", [script_inside, pytest.param(script, marks=pytest.mark.slow)], ids=["inside", "alone"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +91,23 @@ def test_the_main_job_writes_everything(trained):
     assert "\r" not in done.stderr  # no progress bar where there is no terminal
 
 
-def test_a_learned_word_is_drawn(trained, tmp_path):
+@INSIDE_AND_ALONE
+def test_a_learned_word_is_drawn(trained, tmp_path, run):
     folder, _ = trained
     prompts = ("a sketch of a <concept>", "a red star")
     options = ("--embedding", folder / "learned_embeds.safetensors", "--num-images", 2, "--steps", 2)
-    script("sample.py", *prompts, *options, "--output", tmp_path / "a")
+    run("sample.py", *prompts, *options, "--output", tmp_path / "a")
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert names == ["00-00.png", "00-01.png", "01-00.png", "01-01.png", "grid.png"]
-    script("sample.py", prompts[1], "--num-images", 2, "--steps", 2, "--output", tmp_path / "b", "--batch-size", 1)
+    run("sample.py", prompts[1], "--num-images", 2, "--steps", 2, "--output", tmp_path / "b", "--batch-size", 1)
     for i in range(2):  # the same picture, whatever else is in the batch
         a, b = (Image.open(path) for path in (tmp_path / "a" / f"01-0{i}.png", tmp_path / "b" / f"00-0{i}.png"))
         difference = max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes()))
         assert difference <= 1  # rounding of the kernels, then of the 8 bits
 
 
-def test_a_picture_is_changed_where_the_mask_says(tmp_path):
+@INSIDE_AND_ALONE
+def test_a_picture_is_changed_where_the_mask_says(tmp_path, run):
     """The kept half is the picture's own, pixel for pixel."""
     picture = Image.open(sorted(CONCEPT.glob("*.png"))[0]).convert("RGB")
     mask = Image.new("L", picture.size, 0)
@@ -83,12 +115,12 @@ def test_a_picture_is_changed_where_the_mask_says(tmp_path):
     picture.save(tmp_path / "picture.png")
     mask.save(tmp_path / "mask.png")
     options = ("--init-image", tmp_path / "picture.png", "--num-images", 1, "--steps", 4, "--output", tmp_path / "out")
-    script("sample.py", "a red star", *options, "--mask", tmp_path / "mask.png", "--sampler", "dpm-solver++")
+    run("sample.py", "a red star", *options, "--mask", tmp_path / "mask.png", "--sampler", "dpm-solver++")
     drawn = Image.open(tmp_path / "out/00-00.png")
     right, left = (32, 0, 64, 64), (0, 0, 32, 64)
     assert drawn.crop(right).tobytes() == picture.crop(right).tobytes()
     assert drawn.crop(left).tobytes() != picture.crop(left).tobytes()
-    script("sample.py", "a red star", *options, "--strength", 0.3)
+    run("sample.py", "a red star", *options, "--strength", 0.3)
     assert Image.open(tmp_path / "out/00-00.png").tobytes() != drawn.tobytes()
 
 
@@ -110,6 +142,7 @@ def test_a_second_prompt_pulls_with_its_weight_where_its_mask_says(tmp_path):
         assert (np.abs(drawn - expected).max() <= 1) == same
 
 
+@INSIDE_AND_ALONE
 @pytest.mark.parametrize(
     ("name", "args", "message"),
     [
@@ -124,18 +157,19 @@ def test_a_second_prompt_pulls_with_its_weight_where_its_mask_says(tmp_path):
         ("sample.py", ("a", "--embedding", "none.safetensors"), "none.safetensors: no such file of learned words"),
     ],
 )
-def test_bad_input_gets_one_line(tmp_path, name, args, message):
+def test_bad_input_gets_one_line(tmp_path, run, name, args, message):
     output = () if "--output" in args else ("--output", tmp_path)
-    done = script(name, *args, *output, check=False)
+    done = run(name, *args, *output, check=False)
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["train.py", "sample.py", "toybox/evaluate_toybox.py", "benchmark.py"])
-def test_help(name):
-    usage = script(name, "--help").stdout
+@INSIDE_AND_ALONE
+@pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py", "toybox/evaluate_toybox.py", "benchmark.py"])
+def test_help(run, name):
+    usage = run(name, "--help").stdout
     for option in ("--model", "--output", "--seed", "--device", "--dtype"):
         assert option in usage
 
@@ -154,6 +188,7 @@ print(faults[-1] - faults[5])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_freed_memory_is_kept():
     """After a few rounds, the same tensors again take hardly a page from the system."""
