@@ -1,61 +1,24 @@
 """The scripts as people run them: the main job in a process of its own, the shorter ones also in this one."""
 
 import csv
-import io
 import json
 import os
 import platform
-import runpy
 import subprocess
 import sys
-import warnings
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running import script, script_inside
 from safetensors.torch import load_file
 
 import minti
 
 ROOT = Path(__file__).parents[2]
 CONCEPT = next((ROOT / "examples" / "concepts").iterdir())
-
-
-def script(name, *args, check=True):
-    """Runs a script of examples/ in a process of its own; returns its code and what it printed."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / name, *map(str, args)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-    )
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
-
-
-def script_inside(name, *args, check=True):
-    """The same in this process, which has done the imports already: most of a short script's time."""
-    with pytest.MonkeyPatch.context() as patch, io.StringIO() as out, io.StringIO() as err:
-        patch.setattr(sys, "argv", [name, *map(str, args)])
-        patch.setattr(warnings, "showwarning", warnings.showwarning)  # scripts set it
-        patch.syspath_prepend(ROOT / "examples")
-        with redirect_stdout(out), redirect_stderr(err):
-            try:
-                code = 0
-                runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
-            except SystemExit as end:
-                code = end.code or 0
-                if isinstance(code, str):  # as Python does at the end of a process
-                    print(code, file=sys.stderr)
-                    code = 1
-        done = subprocess.CompletedProcess(name, code, out.getvalue(), err.getvalue())
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
 
 
 INSIDE_AND_ALONE = pytest.mark.parametrize(
@@ -130,7 +93,9 @@ def test_a_second_prompt_pulls_with_its_weight_where_its_mask_says(tmp_path):
     mask.paste(255, (32, 0, 64, 64))
     mask.save(tmp_path / "right.png")
     also = ("--and", "a blue moon", "--weight", 4, "--where", tmp_path / "right.png")
-    script("sample.py", "a red star", "--num-images", 1, "--steps", 3, "--sampler", "ddim", "--output", tmp_path, *also)
+    script_inside(
+        "sample.py", "a red star", "--num-images", 1, "--steps", 3, "--sampler", "ddim", "--output", tmp_path, *also
+    )
     half = (torch.arange(16) >= 8).float().expand(1, 1, 16, 16)
     options = {"num_inference_steps": 3, "sampler": "ddim", "guidance_scale": 5.0}
     model, drawn = minti.StableDiffusion.from_pretrained(), np.asarray(Image.open(tmp_path / "00-00.png"), dtype=int)

@@ -1,24 +1,14 @@
 """How a picture comes about, as the scripts show it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 from PIL import Image, ImageSequence
-
-ROOT = Path(__file__).parents[2]
-
-
-def script(name, *args):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, ROOT / "examples" / name, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+from running import script_inside
 
 
 def test_the_strip_and_the_animation_end_with_the_picture(tmp_path):
     """Of each prompt's first picture, in a batch with others: a strip of at most ten steps, a GIF of at most 25."""
-    script("sample.py", "a red star", "a moon", "--num-images", 2, "--steps", 27, "--trajectory", "--output", tmp_path)
+    script_inside(
+        "sample.py", "a red star", "a moon", "--num-images", 2, "--steps", 27, "--trajectory", "--output", tmp_path
+    )
     assert (
         sorted(path.stem for path in tmp_path.glob("*-trajectory.*")) == ["00-trajectory"] * 2 + ["01-trajectory"] * 2
     )
@@ -44,7 +34,7 @@ def test_the_strip_and_the_animation_end_with_the_picture(tmp_path):
 
 def test_a_random_initializer_and_the_nearest_words(tmp_path):
     options = ("--initializer", "random", "--steps", 12, "--sample-steps", 2, "--columns", 2, "--vectors", 2)
-    printed = script("train.py", *options, "--output", tmp_path)
+    printed = script_inside("train.py", *options, "--output", tmp_path).stdout
     lines = [line for line in printed.splitlines() if line.startswith("nearest to ")]
     assert [line.split(",")[0] for line in lines] == ["nearest to <concept>", "nearest to <concept>_1"]
     assert all(line.count("(0.") == 5 for line in lines)
