@@ -11,6 +11,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What another library's error says, fit to stand in a message: its first lines as one, or else its name."""
+    text = " ".join(str(error).split())
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if 0 < len(text) <= most else text[:most] + " ..." if text else type(error).__name__
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives the name of a temporary file to write; when all went well, it takes the place of `path`, all at once.

@@ -9,6 +9,7 @@ Lecture notes `002`, 7.3 and chapter 16.
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 import warnings
@@ -76,14 +77,40 @@ def single_token_id(tokenizer: CLIPTokenizer, word: str) -> int:
     Raises:
         ValueError: it is not a single token, or unknown.
     """
-    ids = tokenizer(word, add_special_tokens=False).input_ids
+    check_text(word, "initializer token")
+    ids = tokenizer(word, add_special_tokens=False, verbose=False).input_ids
     if len(ids) != 1 or ids[0] in tokenizer.all_special_ids:
-        pieces = " + ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing"
+        pieces = shortened(" + ".join(tokenizer.convert_ids_to_tokens(ids))) or "nothing"
         raise ValueError(
-            f"initializer token {word!r} is not a single token of this vocabulary (it becomes {pieces}); "
+            f"initializer token {shortened(word)!r} is not a single token of this vocabulary (it becomes {pieces}); "
             "choose a plain word that says roughly what the pictures show"
         )
     return ids[0]
+
+
+def name_tokens(tokenizer: CLIPTokenizer, tokens: list[str]) -> None:
+    """Adds the tokens of one concept to the tokenizer alone; see `add_tokens`."""
+    for token in tokens:
+        check_new_placeholder(tokenizer, token)
+    first, *others = tokens
+    tokenizer.add_tokens([AddedToken(first), *(AddedToken(token, lstrip=True) for token in others)])
+
+
+def tried_tokens(tokenizer: CLIPTokenizer, tokens: list[str]) -> CLIPTokenizer:
+    """A copy of the tokenizer with the tokens of one concept: a word cannot be taken out of a tokenizer again.
+
+    Raises:
+        ValueError: the tokens cannot be new words, or the tokenizer does not find them in a prompt.
+    """
+    tried = copy.deepcopy(tokenizer)
+    name_tokens(tried, tokens)
+    ids = tried(expand_placeholders(tokens[0], tried), add_special_tokens=False, verbose=False).input_ids
+    if ids != tried.convert_tokens_to_ids(tokens):
+        raise ValueError(
+            f"placeholder token {tokens[0]!r} would not be found in a prompt by this tokenizer; choose plain letters, "
+            "such as '<my-concept>'"
+        )
+    return tried
 
 
 @torch.no_grad()
@@ -97,10 +124,7 @@ def add_tokens(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, tokens: li
     Returns:
         Their ids, consecutive.
     """
-    for token in tokens:
-        check_new_placeholder(tokenizer, token)
-    first, *others = tokens
-    tokenizer.add_tokens([AddedToken(first), *(AddedToken(token, lstrip=True) for token in others)])
+    name_tokens(tokenizer, tokens)
     old = text_encoder.get_input_embeddings().weight
     # Hugging Face's resize would draw the new rows from the mean and covariance of all the old ones: slow, and
     # overwritten at once.
@@ -133,16 +157,42 @@ def expand_placeholders(prompt: str, tokenizer: CLIPTokenizer) -> str:
 # --- prompts to context -----------------------------------------------------------------------------------------------
 
 
+def shortened(text: str, most: int = 100) -> str:
+    """The text, or its beginning where it is longer than a message should be."""
+    return text if len(text) <= most else text[:most] + " ..."
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuses what is no text: half characters come from file names and command lines that are not UTF-8.
+
+    Raises:
+        ValueError: the text is not a str, or cannot be encoded; calls it `what`.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{what} {shortened(repr(text))} is not text; expected a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} {shortened(text)!r} holds half a character (a lone surrogate) at {error.start}; expected UTF-8"
+        ) from None
+
+
 def tokenize(prompts: list[str], tokenizer: CLIPTokenizer) -> Tensor:
     """Prompts to token ids, padded to the context's length, (b, m) int64.
 
     Warns when a prompt is longer than the context, and says what was cut.
+
+    Raises:
+        ValueError: a prompt is not text that can be encoded.
     """
+    for prompt in prompts:
+        check_text(prompt, "the prompt")
     prompts = [expand_placeholders(prompt, tokenizer) for prompt in prompts]
     length = tokenizer.model_max_length
-    for ids in tokenizer(prompts).input_ids:
+    for ids in tokenizer(prompts, verbose=False).input_ids:
         if len(ids) > length:
-            cut = tokenizer.decode(ids[length - 1 : -1]).strip()
+            cut = shortened(tokenizer.decode(ids[length - 1 : -1]).strip())
             warnings.warn(f"the prompt is longer than {length - 2} tokens; cut off: {cut!r}", stacklevel=2)
     return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
 

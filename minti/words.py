@@ -15,7 +15,7 @@ from minti.checkpoints.weights import read_pickle, read_tensors
 from minti.files import replacing
 from minti.learning.settings import TrainingWrapper
 from minti.model import StableDiffusion
-from minti.text import add_tokens, check_new_placeholder, placeholder_tokens
+from minti.text import add_tokens, placeholder_tokens, tried_tokens
 
 
 def save_embeddings(wrapper: TrainingWrapper, path: str | os.PathLike[str]) -> None:
@@ -108,11 +108,10 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeh
             )
         if len(rows) > model.tokenizer.model_max_length - 2:
             raise ValueError(f"{path}: {token} has {len(rows)} vectors, more than a prompt can hold")
-        for part in tokens[token]:
-            try:
-                check_new_placeholder(model.tokenizer, part)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}, under which to load it") from None
+        try:
+            tried_tokens(model.tokenizer, tokens[token])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}, under which to load it") from None
     if len({part.lower() for parts in tokens.values() for part in parts}) < sum(map(len, tokens.values())):
         raise ValueError(f"{path} holds words that are the same but for their case: {', '.join(embeddings)}")
     for token, rows in embeddings.items():
