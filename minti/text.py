@@ -13,10 +13,13 @@ import copy
 import re
 import unicodedata
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
+
+from minti.files import quoted, shortened, shown
 
 
 def _templates(listed: str) -> tuple[str, ...]:
@@ -43,6 +46,27 @@ STYLE_TEMPLATES = _templates("""
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 
 
+def check_templates(templates: str | Sequence[str]) -> None:
+    """Refuses what are no training prompts.
+
+    Args:
+        templates: a name of `TEMPLATES`, or prompts.
+
+    Raises:
+        ValueError: an unknown name, no prompt, or one without `{}`; names it.
+    """
+    if isinstance(templates, str):
+        if templates not in TEMPLATES:
+            raise ValueError(f"unknown templates {quoted(templates)}; expected one of {', '.join(TEMPLATES)}")
+        return
+    if not templates:
+        raise ValueError("templates is empty; give at least one, such as 'a photo of a {}'")
+    for template in templates:
+        check_text(template, "template")
+        if "{}" not in template:
+            raise ValueError(f"template {quoted(template)} has no {{}}; write {{}} where the new word goes")
+
+
 # --- placeholder tokens -----------------------------------------------------------------------------------------------
 
 
@@ -60,13 +84,15 @@ def check_new_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
     """
     tidied = unicodedata.normalize("NFC", placeholder)
     if not placeholder or not placeholder.isprintable() or re.search(r"\s", placeholder) or tidied != placeholder:
-        raise ValueError(f"placeholder token {placeholder!r}: expected one word without spaces, such as '<concept>'")
+        raise ValueError(
+            f"placeholder token {quoted(placeholder)}: expected one word without spaces, such as '<concept>'"
+        )
     lower = placeholder.lower()
     for token in tokenizer.get_vocab():
         if token.lower() in (lower, lower + "</w>"):
             same = "" if token in (placeholder, placeholder + "</w>") else f" as {token.removesuffix('</w>')!r}"
             raise ValueError(
-                f"placeholder token {placeholder!r} is in the vocabulary already{same} (case does not count); "
+                f"placeholder token {quoted(placeholder)} is in the vocabulary already{same} (case does not count); "
                 "choose a word that does not exist, such as '<my-concept>'"
             )
 
@@ -82,7 +108,7 @@ def single_token_id(tokenizer: CLIPTokenizer, word: str) -> int:
     if len(ids) != 1 or ids[0] in tokenizer.all_special_ids:
         pieces = shortened(" + ".join(tokenizer.convert_ids_to_tokens(ids))) or "nothing"
         raise ValueError(
-            f"initializer token {shortened(word)!r} is not a single token of this vocabulary (it becomes {pieces}); "
+            f"initializer token {quoted(word)} is not a single token of this vocabulary (it becomes {pieces}); "
             "choose a plain word that says roughly what the pictures show"
         )
     return ids[0]
@@ -107,8 +133,8 @@ def tried_tokens(tokenizer: CLIPTokenizer, tokens: list[str]) -> CLIPTokenizer:
     ids = tried(expand_placeholders(tokens[0], tried), add_special_tokens=False, verbose=False).input_ids
     if ids != tried.convert_tokens_to_ids(tokens):
         raise ValueError(
-            f"placeholder token {tokens[0]!r} would not be found in a prompt by this tokenizer; choose plain letters, "
-            "such as '<my-concept>'"
+            f"placeholder token {quoted(tokens[0])} would not be found in a prompt by this tokenizer; choose plain "
+            "letters, such as '<my-concept>'"
         )
     return tried
 
@@ -157,11 +183,6 @@ def expand_placeholders(prompt: str, tokenizer: CLIPTokenizer) -> str:
 # --- prompts to context -----------------------------------------------------------------------------------------------
 
 
-def shortened(text: str, most: int = 100) -> str:
-    """The text, or its beginning where it is longer than a message should be."""
-    return text if len(text) <= most else text[:most] + " ..."
-
-
 def check_text(text: str, what: str) -> None:
     """Refuses what is no text: half characters come from file names and command lines that are not UTF-8.
 
@@ -169,12 +190,12 @@ def check_text(text: str, what: str) -> None:
         ValueError: the text is not a str, or cannot be encoded; calls it `what`.
     """
     if not isinstance(text, str):
-        raise ValueError(f"{what} {shortened(repr(text))} is not text; expected a str")
+        raise ValueError(f"{what} {shown(text)} is not text; expected a str")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{what} {shortened(text)!r} holds half a character (a lone surrogate) at {error.start}; expected UTF-8"
+            f"{what} {quoted(text)} holds half a character (a lone surrogate) at {error.start}; expected UTF-8"
         ) from None
 
 
@@ -192,8 +213,8 @@ def tokenize(prompts: list[str], tokenizer: CLIPTokenizer) -> Tensor:
     length = tokenizer.model_max_length
     for ids in tokenizer(prompts, verbose=False).input_ids:
         if len(ids) > length:
-            cut = shortened(tokenizer.decode(ids[length - 1 : -1]).strip())
-            warnings.warn(f"the prompt is longer than {length - 2} tokens; cut off: {cut!r}", stacklevel=2)
+            cut = quoted(tokenizer.decode(ids[length - 1 : -1]).strip())
+            warnings.warn(f"the prompt is longer than {length - 2} tokens; cut off: {cut}", stacklevel=2)
     return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
 
 

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 
 import minti
 from minti.checkpoints.run_state import RunState
-from minti.files import replacing
+from minti.files import one_line, replacing
 
 COLUMNS = ("step", "loss", "fixed_loss", "learning_rate", "gradient_norm", "row_norm")
 
@@ -29,9 +29,9 @@ def write_losses(path: Path, states: list[minti.TrainingState]) -> None:
 
 def read_losses(path: Path, checkpoint: RunState) -> list[minti.TrainingState]:
     """The steps up to a checkpoint, of an interrupted run's table; none, with a warning, where it is damaged."""
-    progress = checkpoint.facts["progress"]
     states = []
     try:
+        progress = checkpoint.facts["progress"]
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 values = {name: float(row[name]) if row[name] else None for name in COLUMNS[1:]}
@@ -39,8 +39,9 @@ def read_losses(path: Path, checkpoint: RunState) -> list[minti.TrainingState]:
                 states.append(minti.TrainingState(step=int(row["step"]), finished=False, **values, **lines))
         if [state.step for state in states[: checkpoint.step]] != list(range(1, checkpoint.step + 1)):
             raise ValueError("steps are missing")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"{path} is damaged ({error}); the curves begin at step {checkpoint.step + 1}", stacklevel=2)
+    except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
+        begin = f"the curves begin at step {checkpoint.step + 1}"
+        warnings.warn(f"{path} is damaged ({one_line(error)}); {begin}", stacklevel=2)
         return []
     return states[: checkpoint.step]
 

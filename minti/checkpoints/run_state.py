@@ -1,10 +1,12 @@
 """The state of a training run in files, so that an interrupted run can go on: tensors, and facts as JSON.
 
-One safetensors file holds both, so that it is whole or not there: the facts stand in its metadata.
+One safetensors file holds both, so that it is whole or not there: the facts stand in its metadata, with a digest of
+all, so that not a bit of it changes unnoticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
-from minti.files import replacing
+from minti.files import one_line, replacing
 
 NAME = re.compile(r"step-(\d+)\.safetensors")
 
@@ -47,7 +49,8 @@ def write_run_state(folder: str | os.PathLike[str], state: RunState, keep: int =
     with replacing(path) as temporary:
         # clone: safetensors writes no views
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.tensors.items()}
-        save_file(tensors, temporary, {"facts": json.dumps({"step": state.step, **state.facts})})
+        facts = json.dumps({"step": state.step, **state.facts})
+        save_file(tensors, temporary, {"facts": facts, "digest": digest(facts, tensors)})
     for old in _newest_first(path.parent)[keep:]:
         old.unlink(missing_ok=True)
     return path
@@ -64,15 +67,27 @@ def read_run_state(folder: str | os.PathLike[str]) -> RunState | None:
     paths = _newest_first(Path(folder))
     for path in paths:
         try:
-            with safe_open(path, framework="pt") as file:
-                facts = json.loads(file.metadata()["facts"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return RunState(int(facts.pop("step")), tensors, facts)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            warnings.warn(f"{path} is damaged ({error}); looking for an older one", stacklevel=2)
+            return _read(path)
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
+            warnings.warn(f"{path} is damaged ({one_line(error)}); looking for an older one", stacklevel=2)
     if paths:
         raise ValueError(f"{folder}: every checkpoint in it is damaged; remove them, and begin anew")
     return None
+
+
+def digest(facts: str, tensors: dict[str, Tensor]) -> str:
+    """Of everything in the file."""
+    return hashlib.sha256(facts.encode() + save(tensors)).hexdigest()
+
+
+def _read(path: Path) -> RunState:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if metadata.get("digest") != digest(metadata.get("facts", ""), tensors):
+        raise ValueError("it is not as it was written")
+    facts = json.loads(metadata["facts"])
+    return RunState(facts.pop("step"), tensors, facts)
 
 
 def _newest_first(folder: Path) -> list[Path]:

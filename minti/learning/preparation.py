@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from minti.files import quoted
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import TrainingWrapper
 from minti.text import (
@@ -13,7 +14,6 @@ from minti.text import (
     check_text,
     expand_placeholders,
     placeholder_tokens,
-    shortened,
     single_token_id,
     tried_tokens,
 )
@@ -73,10 +73,10 @@ def _check_prompts(wrapper: TrainingWrapper, tokens: list[str]) -> None:
         check_text(prompt, "the prompt")
         found = tried(expand_placeholders(prompt, tried), verbose=False).input_ids
         if not ids <= set(found):
-            raise ValueError(f"the tokenizer does not find {placeholder} in the prompt {shortened(prompt)!r}")
+            raise ValueError(f"the tokenizer does not find {placeholder} in the prompt {quoted(prompt)}")
         if not ids <= set(found[: length - 1]):  # the last place is the end's
             raise ValueError(
-                f"the prompt {shortened(prompt)!r} does not contain all {len(ids)} vectors of {placeholder} once "
+                f"the prompt {quoted(prompt)} does not contain all {len(ids)} vectors of {placeholder} once "
                 f"tokenized: it is too long for the {length} tokens of the context; use a shorter template or fewer "
                 "vectors"
             )

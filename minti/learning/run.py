@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from minti.checkpoints.run_state import RunState, write_run_state
+from minti.config import fits
 from minti.distributed import world_size
+from minti.files import one_line, shortened, shown
 from minti.learning.pictures import Concept
 from minti.learning.precision import GradientScale
 from minti.learning.preparation import learning_rates, prepare_for_textual_inversion
@@ -81,18 +83,42 @@ class Run:
         """Goes on where the state was taken.
 
         Raises:
-            ValueError: it is of another run; names every difference.
+            ValueError: it is of another run, and every difference is named; or something in it is missing or odd.
         """
-        was, now = state.facts["identity"], self.identity()
+        was, now = state.facts.get("identity"), self.identity()
+        if not isinstance(was, dict) or not fits(state.step, int) or state.step < 0:
+            raise ValueError("the checkpoint does not say of which run and step it is; remove it, and begin anew")
         different = [key for key in sorted(was.keys() | now) if was.get(key) != now.get(key) and key not in MAY_DIFFER]
         if different:
-            differences = "; ".join(f"{key} was {was.get(key)} and is {now.get(key)}" for key in different)
+            pairs = [f"{key} was {was.get(key)} and is {now.get(key)}" for key in different]
+            differences = "; ".join(shortened(pair, 300) for pair in pairs[:20])
             raise ValueError(f"the checkpoint is of another run: {differences}. Go on with the same, or begin anew")
         if state.step > self.wrapper.config.last_step:
             raise ValueError(
                 f"the checkpoint is of step {state.step}, beyond the {self.wrapper.config.last_step} wanted"
             )
-        rows = self.wrapper.rows
+        try:
+            self._check_tensors(state.tensors)
+            self._take(state)
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = f"lacks what a run needs ({one_line(error)}); remove it, and begin anew"
+            raise ValueError(f"the checkpoint of step {state.step} {reason}") from None
+        self.step = state.step
+
+    def _check_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Refuses tensors that are none of this run's, or not finite."""
+        own, rows = self.state().tensors, self.wrapper.rows.values
+        for name in own.keys() | tensors:
+            tensor, expected = tensors[name], own.get(name, rows)
+            number = name.startswith("optimizer.") and tensor.ndim == 0  # a count of steps
+            if not number and (tensor.shape, tensor.dtype) != (expected.shape, expected.dtype):
+                raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}")
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} is not finite")
+
+    def _take(self, state: RunState) -> None:
+        """Everything in the state to its place."""
+        rows, facts = self.wrapper.rows, state.facts
         rows.write(state.tensors["rows"])
         optimizer = self.optimizer.state_dict()
         optimizer["state"] = {}
@@ -101,13 +127,23 @@ class Run:
                 _, number, key = name.split(".")
                 optimizer["state"].setdefault(int(number), {})[key] = rows.whole(value)
         self.optimizer.load_state_dict(optimizer)
-        self.rates.load_state_dict(state.facts["rates"] | {"lr_lambdas": self.rates.state_dict()["lr_lambdas"]})
-        for group, rate in zip(self.optimizer.param_groups, self.rates.get_last_lr()):
-            group["lr"] = rate
-        self.scale.load_state_dict(state.facts["scale"])
-        self.progress.load_state_dict(state.tensors, state.facts["progress"], state.step)
+        if isinstance(self.optimizer, torch.optim.AdamW):  # which would notice in the next step
+            for values in self.optimizer.state.values():
+                _ = [values[key] for key in ("step", "exp_avg", "exp_avg_sq")]
+        self._set_rates(facts["rates"]["last_epoch"])
+        self.scale.load_state_dict(facts["scale"])
+        self.progress.load_state_dict(state.tensors, facts["progress"], state.step)
         self.generator.set_state(state.tensors["generator"])
-        self.step = state.step
+
+    def _set_rates(self, step: int) -> None:
+        """The learning rate of a step, without obeying whatever else a checkpoint says of the schedule."""
+        if not fits(step, int) or not 0 <= step <= 10**9:
+            raise ValueError(f"last_epoch is {shown(step)}")
+        rates = [base * factor(step) for base, factor in zip(self.rates.base_lrs, self.rates.lr_lambdas)]
+        state = {"last_epoch": step, "_step_count": step + 1, "_last_lr": rates}
+        self.rates.load_state_dict(self.rates.state_dict() | state)
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group["lr"] = rate
 
 
 def save_checkpoint(wrapper: TrainingWrapper, folder: str | os.PathLike[str], keep: int = 3) -> Path:

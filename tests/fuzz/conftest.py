@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import copy
+import signal
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import minti
+
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
+former = signal.getsignal(signal.SIGINT)
+import support  # noqa: E402, F401
+
+signal.signal(signal.SIGINT, former)  # importing the scripts' support lets Ctrl-C end a process at once
 
 
 @pytest.fixture(scope="session")

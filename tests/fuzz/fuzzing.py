@@ -45,10 +45,10 @@ def _hang(*_: object) -> None:
 def bounded() -> Iterator[None]:
     """Fails where the block hangs, or wants more memory than any of the inputs deserves."""
     pages = Path("/proc/self/statm")
-    limits = resource.getrlimit(resource.RLIMIT_AS)
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
     if pages.is_file():
-        now = int(pages.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, limits[1]))
+        now = int(pages.read_text().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (now + MEMORY, limits[1]))
     former = signal.signal(signal.SIGALRM, _hang)
     signal.alarm(SECONDS)
     try:
@@ -56,7 +56,7 @@ def bounded() -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, former)
-        resource.setrlimit(resource.RLIMIT_AS, limits)
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
 
 
 @contextmanager
