@@ -15,16 +15,17 @@ from hypothesis import strategies as st
 
 import minti
 
-TOTAL = int(os.environ.get("MINTI_FUZZ", "500"))
+TOTAL = int(os.environ.get("MINTI_FUZZ", "200"))
+SHARES = 150  # of all tests together
 LONG = "MINTI_FUZZ" in os.environ
 OWN = (ValueError, OSError, FileNotFoundError, minti.TrainingError)
 SECONDS, MEMORY = 60, 2**30  # far beyond what any of the inputs needs
 
 
-def inputs(percent: float) -> Callable:
+def inputs(share: int) -> Callable:
     """How many of all inputs (the environment's MINTI_FUZZ) go to a test; the same ones every time in the suite."""
     return settings(
-        max_examples=max(1, round(TOTAL * percent / 100)),
+        max_examples=max(1, round(TOTAL * share / SHARES)),
         deadline=None,
         derandomize=not LONG,
         database=None,
