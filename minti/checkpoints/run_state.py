@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from minti.files import one_line, replacing
+from minti.config import fits
+from minti.files import one_line, replacing, shown
 
 NAME = re.compile(r"step-(\d+)\.safetensors")
 
@@ -88,6 +89,38 @@ def _read(path: Path) -> RunState:
         raise ValueError("it is not as it was written")
     facts = json.loads(metadata["facts"])
     return RunState(facts.pop("step"), tensors, facts)
+
+
+def check_alike(state: RunState, own: RunState, rows: str) -> None:
+    """Refuses a state that is built otherwise than a run's own, or holds what is not finite.
+
+    Args:
+        rows: the tensor which those of the optimizer, unknown before its first step, are like.
+
+    Raises:
+        ValueError, KeyError: naming what is odd or missing.
+    """
+    for name in own.tensors.keys() | state.tensors:
+        tensor, like = state.tensors[name], own.tensors.get(name, own.tensors[rows])
+        count = name not in own.tensors and tensor.ndim == 0  # how many steps the optimizer has taken
+        if not count and (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
+            raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+    for name in own.facts.keys() - {"identity"}:
+        if not _alike(state.facts[name], own.facts[name]):
+            raise ValueError(f"{name} is {shown(state.facts[name])}")
+
+
+def _alike(value: Any, own: Any) -> bool:
+    """Whether a value from JSON has the keys and types of another."""
+    if isinstance(own, dict):
+        return (
+            isinstance(value, dict) and value.keys() == own.keys() and all(_alike(value[key], own[key]) for key in own)
+        )
+    if isinstance(own, list):
+        return isinstance(value, list) and len(value) > 0 and all(_alike(item, own[0]) for item in value)
+    return fits(value, type(own)) and (not isinstance(own, int) or 0 <= value <= 10**9)
 
 
 def _newest_first(folder: Path) -> list[Path]:

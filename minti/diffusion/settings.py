@@ -51,13 +51,11 @@ class SchedulerConfig(Config):
         check_range(self, 1, 100_000, "num_train_timesteps")
         check_range(self, 0, self.num_train_timesteps, "steps_offset")
         check_range(self, 1e-7, 0.999, "beta_start", "beta_end")
-        for key, choices in (
-            ("beta_schedule", SCHEDULES),
-            ("prediction_type", PREDICTION_TYPES),
-            ("timestep_spacing", (*SPACINGS, None)),
-        ):
+        if self.beta_schedule not in SCHEDULES:
+            raise ValueError(f"unknown beta_schedule {quoted(self.beta_schedule)}; expected one of {SCHEDULES}")
+        for key, choices in (("prediction_type", PREDICTION_TYPES), ("timestep_spacing", (*SPACINGS, None))):
             if getattr(self, key) not in choices:
-                raise ValueError(f"unknown {key} {quoted(getattr(self, key))}; expected one of {choices}")
+                raise ValueError(f"{key} = {quoted(getattr(self, key))}; expected one of {choices}")
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ValueError(
                 "rescale_betas_zero_snr makes the last timestep pure noise, from which epsilon tells "

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minti.checkpoints.run_state import RunState, write_run_state
+from minti.checkpoints.run_state import RunState, check_alike, write_run_state
 from minti.config import fits
 from minti.distributed import world_size
-from minti.files import one_line, shortened, shown
+from minti.files import one_line, shortened
 from minti.learning.pictures import Concept
 from minti.learning.precision import GradientScale
 from minti.learning.preparation import learning_rates, prepare_for_textual_inversion
@@ -98,23 +98,12 @@ class Run:
                 f"the checkpoint is of step {state.step}, beyond the {self.wrapper.config.last_step} wanted"
             )
         try:
-            self._check_tensors(state.tensors)
+            check_alike(state, self.state(), rows="rows")
             self._take(state)
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = f"lacks what a run needs ({one_line(error)}); remove it, and begin anew"
             raise ValueError(f"the checkpoint of step {state.step} {reason}") from None
         self.step = state.step
-
-    def _check_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Refuses tensors that are none of this run's, or not finite."""
-        own, rows = self.state().tensors, self.wrapper.rows.values
-        for name in own.keys() | tensors:
-            tensor, expected = tensors[name], own.get(name, rows)
-            number = name.startswith("optimizer.") and tensor.ndim == 0  # a count of steps
-            if not number and (tensor.shape, tensor.dtype) != (expected.shape, expected.dtype):
-                raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}")
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name} is not finite")
 
     def _take(self, state: RunState) -> None:
         """Everything in the state to its place."""
@@ -130,20 +119,15 @@ class Run:
         if isinstance(self.optimizer, torch.optim.AdamW):  # which would notice in the next step
             for values in self.optimizer.state.values():
                 _ = [values[key] for key in ("step", "exp_avg", "exp_avg_sq")]
-        self._set_rates(facts["rates"]["last_epoch"])
+        last = facts["rates"]["last_epoch"]  # and nothing else of the schedule: it is the config's
+        rates = [base * factor(last) for base, factor in zip(self.rates.base_lrs, self.rates.lr_lambdas)]
+        taken = {"last_epoch": last, "_step_count": last + 1, "_last_lr": rates}
+        self.rates.load_state_dict(self.rates.state_dict() | taken)
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group["lr"] = rate
         self.scale.load_state_dict(facts["scale"])
         self.progress.load_state_dict(state.tensors, facts["progress"], state.step)
         self.generator.set_state(state.tensors["generator"])
-
-    def _set_rates(self, step: int) -> None:
-        """The learning rate of a step, without obeying whatever else a checkpoint says of the schedule."""
-        if not fits(step, int) or not 0 <= step <= 10**9:
-            raise ValueError(f"last_epoch is {shown(step)}")
-        rates = [base * factor(step) for base, factor in zip(self.rates.base_lrs, self.rates.lr_lambdas)]
-        state = {"last_epoch": step, "_step_count": step + 1, "_last_lr": rates}
-        self.rates.load_state_dict(self.rates.state_dict() | state)
-        for group, rate in zip(self.optimizer.param_groups, rates):
-            group["lr"] = rate
 
 
 def save_checkpoint(wrapper: TrainingWrapper, folder: str | os.PathLike[str], keep: int = 3) -> Path:
