@@ -48,13 +48,13 @@ def write_full_size_model(folder: Path, seed: int) -> Path:
     from safetensors.torch import save_file
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from minti.checkpoints.single_file import TEXT_CONFIG
+    from minti.checkpoints.text_encoder import TextConfig
     from minti.networks.unet import UNet, UNetConfig
     from minti.networks.vae import VAE, VAEConfig
 
     shutil.copytree(minti.TOYBOX, folder, ignore=shutil.ignore_patterns("*.safetensors", "evaluation"))
     torch.manual_seed(seed)
-    text_config = {**TEXT_CONFIG, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+    text_config = {**vars(TextConfig()), "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
     for part, name, build, config in (
         ("unet", "diffusion_pytorch_model", lambda: UNet(UNetConfig()), vars(UNetConfig())),
         ("vae", "diffusion_pytorch_model", lambda: VAE(VAEConfig()), vars(VAEConfig())),

@@ -1,12 +1,65 @@
-"""Reading a `config.json` into a dataclass, without silently ignoring what it asks for."""
+"""Settings as dataclasses whose values are of the declared types; and reading a `config.json` into one of them, without
+silently ignoring what it asks for."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+
+from minti.files import shortened, shown
 
 C = TypeVar("C", bound="Config")
 OFF = (None, False)
+NAMES = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "None"}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type; a truth value is no number, and what is not finite is none either."""
+    args = get_args(hint)
+    if get_origin(hint) in (tuple, Sequence):
+        return isinstance(value, (tuple, list)) and all(fits(item, args[0]) for item in value)
+    if args:
+        return any(fits(value, arg) for arg in args)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def described(hint: Any) -> str:
+    """An annotated type in words."""
+    args = get_args(hint)
+    if get_origin(hint) in (tuple, Sequence):
+        return f"a list, each {described(args[0])}"
+    return " or ".join(map(described, args)) if args else NAMES[hint]
+
+
+def check_types(config: Any) -> None:
+    """Refuses a dataclass with a value of another type than its field's.
+
+    Raises:
+        ValueError: naming the first such field.
+    """
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        if not fits(value, hint):
+            raise ValueError(f"{field.name} = {shown(value)}; expected {described(hint)}")
+
+
+def check_range(config: Any, least: float, most: float, *names: str) -> None:
+    """Refuses a number, or one of a list, that is not from `least` to `most`; None passes.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, (tuple, list)) else (value,):
+            if number is not None and not least <= number <= most:
+                bound = f"at least {least:,}" if number < least else f"at most {most:,}"
+                raise ValueError(f"{name} = {shown(value)}; expected {bound}")
 
 
 class Config:
@@ -32,7 +85,7 @@ class Config:
             origin: what to call the file in an error message.
 
         Raises:
-            ValueError: a key has a value that minti does not implement.
+            ValueError: a key has a value of a wrong type, or one that minti does not implement; names the file.
         """
         known = {field.name for field in fields(cls)}
         chosen: dict[str, Any] = {}
@@ -43,7 +96,10 @@ class Config:
                 accepted = cls.FIXED.get(key, OFF)
                 if value not in accepted:
                     raise ValueError(
-                        f"{origin}: {key} = {value!r}, but minti implements SD v1, where {key} is "
-                        + " or ".join(repr(v) for v in accepted)
+                        f"{origin}: {shortened(key)} = {shown(value)}, but minti implements SD v1, where it "
+                        "is " + " or ".join(repr(v) for v in accepted)
                     )
-        return cls(**chosen)
+        try:
+            return cls(**chosen)
+        except ValueError as error:
+            raise ValueError(f"{origin}: {error}") from None

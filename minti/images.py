@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from minti.files import replacing
+from minti.files import one_line, replacing
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever its name: others of Pillow's start other programs
@@ -31,17 +31,17 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         raise FileNotFoundError(f"{path}: no such picture")
     try:
         with Image.open(path, formats=FORMATS) as file:
-            image = ImageOps.exif_transpose(file)
-            image.load()
+            return to_rgb(ImageOps.exif_transpose(file))
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not a picture that can be read; remove it or convert it to PNG") from None
     except Image.DecompressionBombError:
         raise ValueError(
             f"{path} has more pixels than are read safely ({2 * Image.MAX_IMAGE_PIXELS:,}); make it smaller"
         ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); replace it with a whole file") from None
-    return to_rgb(image)
+    except MemoryError:
+        raise ValueError(f"{path} is too large for the memory there is; make it smaller") from None
+    except Exception as error:  # Pillow's decoders fail in all manners: struct.error, KeyError, ZeroDivisionError ...
+        raise ValueError(f"{path} is damaged ({one_line(error)}); replace it with a whole file") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

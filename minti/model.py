@@ -13,9 +13,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from minti.checkpoints import hub, weights
 from minti.checkpoints.single_file import SCHEDULER_CONFIG, load_single_file
+from minti.checkpoints.text_encoder import load_text_encoder
 from minti.checkpoints.tokenizer import load_tokenizer
 from minti.defaults import ModelDefaults
 from minti.diffusion.scheduler import NoiseScheduler
+from minti.files import shown
 from minti.networks.unet import UNet
 from minti.networks.vae import VAE, DiagonalGaussian
 from minti.text import encode, tokenize
@@ -87,7 +89,7 @@ class StableDiffusion:
         return cls(
             unet=weights.load_unet(path / "unet", dtype, device, variant),
             vae=weights.load_vae(path / "vae", dtype, device, variant),
-            text_encoder=weights.load_text_encoder(path / "text_encoder", dtype, device, variant),
+            text_encoder=load_text_encoder(path / "text_encoder", dtype, device, variant),
             tokenizer=load_tokenizer(path / "tokenizer"),
             scheduler=weights.load_scheduler(path / "scheduler"),
             defaults=weights.load_defaults(path),
@@ -104,6 +106,26 @@ class StableDiffusion:
             raise ValueError(
                 f"the UNet expects a context {unet.cross_attention_dim} numbers wide and the text encoder gives "
                 f"{self.text_encoder.config.hidden_size}; they are of different models"
+            )
+        if (
+            unet.out_channels != unet.in_channels
+            or not self.vae.config.in_channels == self.vae.config.out_channels == 3
+        ):
+            raise ValueError("the UNet must give as many channels as it takes, and the VAE must take and give three")
+        self._check_tokens()
+
+    def _check_tokens(self) -> None:
+        """Refuses a tokenizer of another text encoder."""
+        positions, most = self.text_encoder.config.max_position_embeddings, self.tokenizer.model_max_length
+        if not isinstance(most, int) or not 3 <= most <= positions:
+            raise ValueError(
+                f"the tokenizer makes prompts of {shown(most)} tokens (its model_max_length), and the text encoder can "
+                f"take 3 to {positions}; they are of different models"
+            )
+        rows, last = self.text_encoder.get_input_embeddings().num_embeddings, max(self.tokenizer.get_vocab().values())
+        if last >= rows:
+            raise ValueError(
+                f"the tokenizer has tokens up to {last} and the text encoder {rows} rows; they are of different models"
             )
 
     @property

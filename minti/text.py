@@ -9,14 +9,17 @@ Lecture notes `002`, 7.3 and chapter 16.
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 
+from minti.files import quoted, shortened, shown
 from minti.noise import randn
 
 
@@ -44,6 +47,27 @@ STYLE_TEMPLATES = _templates("""
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 
 
+def check_templates(templates: str | Sequence[str]) -> None:
+    """Refuses what are no training prompts.
+
+    Args:
+        templates: a name of `TEMPLATES`, or prompts.
+
+    Raises:
+        ValueError: an unknown name, no prompt, or one without `{}`; names it.
+    """
+    if isinstance(templates, str):
+        if templates not in TEMPLATES:
+            raise ValueError(f"unknown templates {quoted(templates)}; expected one of {', '.join(TEMPLATES)}")
+        return
+    if not templates:
+        raise ValueError("templates is empty; give at least one, such as 'a photo of a {}'")
+    for template in templates:
+        check_text(template, "template")
+        if "{}" not in template:
+            raise ValueError(f"template {quoted(template)} has no {{}}; write {{}} where the new word goes")
+
+
 # --- placeholder tokens -----------------------------------------------------------------------------------------------
 
 
@@ -61,13 +85,15 @@ def check_new_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
     """
     tidied = unicodedata.normalize("NFC", placeholder)
     if not placeholder or not placeholder.isprintable() or re.search(r"\s", placeholder) or tidied != placeholder:
-        raise ValueError(f"placeholder token {placeholder!r}: expected one word without spaces, such as '<concept>'")
+        raise ValueError(
+            f"placeholder token {quoted(placeholder)}: expected one word without spaces, such as '<concept>'"
+        )
     lower = placeholder.lower()
     for token in tokenizer.get_vocab():
         if token.lower() in (lower, lower + "</w>"):
             same = "" if token in (placeholder, placeholder + "</w>") else f" as {token.removesuffix('</w>')!r}"
             raise ValueError(
-                f"placeholder token {placeholder!r} is in the vocabulary already{same} (case does not count); "
+                f"placeholder token {quoted(placeholder)} is in the vocabulary already{same} (case does not count); "
                 "choose a word that does not exist, such as '<my-concept>'"
             )
 
@@ -78,14 +104,40 @@ def single_token_id(tokenizer: CLIPTokenizer, word: str) -> int:
     Raises:
         ValueError: it is not a single token, or unknown.
     """
-    ids = tokenizer(word, add_special_tokens=False).input_ids
+    check_text(word, "initializer token")
+    ids = tokenizer(word, add_special_tokens=False, verbose=False).input_ids
     if len(ids) != 1 or ids[0] in tokenizer.all_special_ids:
-        pieces = " + ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing"
+        pieces = shortened(" + ".join(tokenizer.convert_ids_to_tokens(ids))) or "nothing"
         raise ValueError(
-            f"initializer token {word!r} is not a single token of this vocabulary (it becomes {pieces}); "
+            f"initializer token {quoted(word)} is not a single token of this vocabulary (it becomes {pieces}); "
             "choose a plain word that says roughly what the pictures show"
         )
     return ids[0]
+
+
+def name_tokens(tokenizer: CLIPTokenizer, tokens: list[str]) -> None:
+    """Adds the tokens of one concept to the tokenizer alone; see `add_tokens`."""
+    for token in tokens:
+        check_new_placeholder(tokenizer, token)
+    first, *others = tokens
+    tokenizer.add_tokens([AddedToken(first), *(AddedToken(token, lstrip=True) for token in others)])
+
+
+def tried_tokens(tokenizer: CLIPTokenizer, tokens: list[str]) -> CLIPTokenizer:
+    """A copy of the tokenizer with the tokens of one concept: a word cannot be taken out of a tokenizer again.
+
+    Raises:
+        ValueError: the tokens cannot be new words, or the tokenizer does not find them in a prompt.
+    """
+    tried = copy.deepcopy(tokenizer)
+    name_tokens(tried, tokens)
+    ids = tried(expand_placeholders(tokens[0], tried), add_special_tokens=False, verbose=False).input_ids
+    if ids != tried.convert_tokens_to_ids(tokens):
+        raise ValueError(
+            f"placeholder token {quoted(tokens[0])} would not be found in a prompt by this tokenizer; choose plain "
+            "letters, such as '<my-concept>'"
+        )
+    return tried
 
 
 @torch.no_grad()
@@ -121,10 +173,7 @@ def add_tokens(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, tokens: li
     Returns:
         Their ids, consecutive.
     """
-    for token in tokens:
-        check_new_placeholder(tokenizer, token)
-    first, *others = tokens
-    tokenizer.add_tokens([AddedToken(first), *(AddedToken(token, lstrip=True) for token in others)])
+    name_tokens(tokenizer, tokens)
     old = text_encoder.get_input_embeddings().weight
     # Hugging Face's resize would draw the new rows from the mean and covariance of all the old ones: slow, and
     # overwritten at once.
@@ -157,17 +206,38 @@ def expand_placeholders(prompt: str, tokenizer: CLIPTokenizer) -> str:
 # --- prompts to context -----------------------------------------------------------------------------------------------
 
 
+def check_text(text: str, what: str) -> None:
+    """Refuses what is no text: half characters come from file names and command lines that are not UTF-8.
+
+    Raises:
+        ValueError: the text is not a str, or cannot be encoded; calls it `what`.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{what} {shown(text)} is not text; expected a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} {quoted(text)} holds half a character (a lone surrogate) at {error.start}; expected UTF-8"
+        ) from None
+
+
 def tokenize(prompts: list[str], tokenizer: CLIPTokenizer) -> Tensor:
     """Prompts to token ids, padded to the context's length, (b, m) int64.
 
     Warns when a prompt is longer than the context, and says what was cut.
+
+    Raises:
+        ValueError: a prompt is not text that can be encoded.
     """
+    for prompt in prompts:
+        check_text(prompt, "the prompt")
     prompts = [expand_placeholders(prompt, tokenizer) for prompt in prompts]
     length = tokenizer.model_max_length
-    for ids in tokenizer(prompts).input_ids:
+    for ids in tokenizer(prompts, verbose=False).input_ids:
         if len(ids) > length:
-            cut = tokenizer.decode(ids[length - 1 : -1]).strip()
-            warnings.warn(f"the prompt is longer than {length - 2} tokens; cut off: {cut!r}", stacklevel=2)
+            cut = quoted(tokenizer.decode(ids[length - 1 : -1]).strip())
+            warnings.warn(f"the prompt is longer than {length - 2} tokens; cut off: {cut}", stacklevel=2)
     return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
 
 

@@ -206,12 +206,17 @@ def sample(
         options: the other arguments of `sample_steps`, with their defaults.
 
     Raises:
-        ValueError: as `sample_steps`; unknown output.
+        ValueError: as `sample_steps`; unknown output; the latents have numbers that are not finite.
     """
     if output not in OUTPUTS:
         raise ValueError(f"unknown output {output!r}; expected one of {', '.join(OUTPUTS)}")
     for step in sample_steps(model, prompts, negative_prompt, **options):
         on_step(step)
+    if not step.latents.isfinite().all():
+        raise ValueError(
+            f"the pictures have overflowed (guidance_scale {options.get('guidance_scale', 7.5)}, {model.dtype}); try a "
+            "lower guidance scale, bfloat16 or float32"
+        )
     if output == "latents":
         return step.latents
     pixels = model.decode(step.latents)

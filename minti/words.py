@@ -13,10 +13,10 @@ from torch import Tensor
 
 from minti.checkpoints.run_state import write_run_state
 from minti.checkpoints.weights import read_pickle, read_tensors
-from minti.files import replacing
+from minti.files import replacing, shortened
 from minti.learning.settings import TrainingWrapper
 from minti.model import StableDiffusion
-from minti.text import add_tokens, check_new_placeholder, placeholder_tokens
+from minti.text import add_tokens, placeholder_tokens, tried_tokens
 
 
 def save_embeddings(wrapper: TrainingWrapper, path: str | os.PathLike[str]) -> None:
@@ -61,20 +61,34 @@ def read_embeddings(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of learned words")
     content: Any = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-    if isinstance(content, Mapping) and "string_to_param" in content:
-        content = {str(content.get("name") or path.stem): next(iter(content["string_to_param"].values()), None)}
-    elif isinstance(content, Mapping) and "emb_params" in content:
-        content = {path.stem: content["emb_params"]}
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    match content:
+        case {"string_to_param": Mapping() as parameters}:
+            name = content.get("name")
+            content = {name if isinstance(name, str) and name else path.stem: next(iter(parameters.values()), None)}
+        case {"emb_params": rows}:
+            content = {path.stem: rows}
+    named = isinstance(content, Mapping) and all(isinstance(token, str) for token in content)
+    if not named or not content or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise ValueError(f"{path} holds no learned words; expected a file of diffusers or of AUTOMATIC1111")
-    words = {str(token): rows.detach()[None] if rows.ndim == 1 else rows.detach() for token, rows in content.items()}
-    for token, rows in words.items():
-        kind = f"{tuple(rows.shape)} {str(rows.dtype).removeprefix('torch.')}"
-        if rows.ndim != 2 or 0 in rows.shape or not rows.is_floating_point():
-            raise ValueError(f"{path}: {token} is {kind}; expected its rows, (n, d), of floating point numbers")
-        if not rows.isfinite().all():
-            raise ValueError(f"{path}: {token}, {kind}, has numbers that are not finite; learn it again")
-    return words
+    return {token: _rows(tensor.detach(), f"{path}: {shortened(token)}") for token, tensor in content.items()}
+
+
+def _rows(tensor: Tensor, what: str) -> Tensor:
+    """A word's tensor as its rows, (n, d), of a dtype that can be computed with.
+
+    Raises:
+        ValueError: it has none, or they are not finite; says of `what`.
+    """
+    rows = tensor[None] if tensor.ndim == 1 else tensor
+    kind = f"{tuple(rows.shape)} {str(rows.dtype).removeprefix('torch.')}"
+    plain = rows.layout == torch.strided and rows.is_floating_point() and not rows.is_meta
+    if rows.ndim != 2 or 0 in rows.shape or not plain:
+        raise ValueError(f"{what} is {kind}; expected its rows, (n, d), of floating point numbers")
+    if rows.dtype.itemsize == 1:
+        rows = rows.float()  # an 8-bit number cannot even be asked whether it is finite
+    if not rows.isfinite().all():
+        raise ValueError(f"{what}, {kind}, has numbers that are not finite; learn it again")
+    return rows
 
 
 @torch.no_grad()
@@ -96,7 +110,7 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeh
     if placeholder is not None:
         if len(embeddings) > 1:
             raise ValueError(
-                f"{path} holds {len(embeddings)} words ({', '.join(embeddings)}); one name cannot serve all"
+                f"{path} holds {len(embeddings)} words ({shortened(', '.join(embeddings))}); one name cannot serve all"
             )
         embeddings = {placeholder: next(iter(embeddings.values()))}
     width = model.text_encoder.get_input_embeddings().embedding_dim
@@ -104,18 +118,17 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeh
     for token, rows in embeddings.items():  # all are looked at before the first is added
         if rows.shape[1] != width:
             raise ValueError(
-                f"{path}: {token} has shape {tuple(rows.shape)}, but the words of this model are {width} "
+                f"{path}: {shortened(token)} has shape {tuple(rows.shape)}, but the words of this model are {width} "
                 "numbers wide; it was learned on another model"
             )
         if len(rows) > model.tokenizer.model_max_length - 2:
-            raise ValueError(f"{path}: {token} has {len(rows)} vectors, more than a prompt can hold")
-        for part in tokens[token]:
-            try:
-                check_new_placeholder(model.tokenizer, part)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}, under which to load it") from None
+            raise ValueError(f"{path}: {shortened(token)} has {len(rows)} vectors, more than a prompt can hold")
+        try:
+            tried_tokens(model.tokenizer, tokens[token])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}, under which to load it") from None
     if len({part.lower() for parts in tokens.values() for part in parts}) < sum(map(len, tokens.values())):
-        raise ValueError(f"{path} holds words that are the same but for their case: {', '.join(embeddings)}")
+        raise ValueError(f"{path} holds words that are the same but for their case: {shortened(', '.join(embeddings))}")
     for token, rows in embeddings.items():
         add_tokens(model.tokenizer, model.text_encoder, tokens[token], rows)
     return list(embeddings)

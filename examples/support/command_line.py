@@ -26,7 +26,9 @@ from transformers.utils import logging as transformers_logging
 
 import minti
 from minti import distributed
+from minti.files import one_line, quoted, shortened
 
+LONGEST = 1000  # characters of a message
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -42,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, like every other error."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists all options)\n")
+        self.exit(2, f"error: {shortened(message, LONGEST)} (--help lists all options)\n")
 
 
 def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
@@ -74,9 +76,9 @@ def whole(least: int, most: int = 2**31) -> Callable[[str], int]:
         try:
             number = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+            raise argparse.ArgumentTypeError(f"{quoted(text)} is not a whole number") from None
         if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
+            raise argparse.ArgumentTypeError(f"{shortened(text)} is not from {least} to {most}")
         return number
 
     return parse
@@ -87,21 +89,22 @@ def finite(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number") from None
     if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+        raise argparse.ArgumentTypeError(f"{shortened(text)} is not a finite number")
     return number
 
 
 def run(main: Callable[[], None]) -> None:
     """Calls a script's main function; a bad input ends it with one line instead of a traceback."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"warning: {shortened(str(message), LONGEST)}", file=sys.stderr)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be UTF-8
     transformers_logging.set_verbosity_error()
     try:
         main()
     except (ValueError, OSError, minti.TrainingError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {shortened(str(error), LONGEST) or type(error).__name__}")
     except RuntimeError as error:
         if "memory" in str(error):
             hint = "try --dtype bfloat16, a smaller --batch-size, or for training --gradient-checkpointing"
@@ -137,10 +140,10 @@ def check_device(name: str) -> None:
         ValueError: it does not.
     """
     try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0][:120]
-        raise ValueError(f"--device {name} cannot be used here ({reason}); try --device cpu") from None
+        torch.zeros(1, device=name).item()  # torch has devices that hold no numbers
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        reason = one_line(error).split(". ")[0][:120]
+        raise ValueError(f"--device {shortened(name)} cannot be used here ({reason}); try --device cpu") from None
 
 
 def automatic_dtype(device: str) -> torch.dtype:
@@ -175,8 +178,9 @@ def make_writable(folder: Path) -> None:
         probe = folder / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise OSError(f"cannot write to the output folder {folder}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise OSError(f"cannot write to the output folder {shortened(str(folder), 300)}: {reason}") from None
 
 
 def lock(folder: Path) -> None:

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 
 import minti
 from minti.checkpoints.run_state import RunState
-from minti.files import replacing
+from minti.files import one_line, replacing
 
 COLUMNS = ("step", "loss", "fixed_loss", "learning_rate", "gradient_norm", "row_norm")
 
@@ -40,7 +40,8 @@ def read_losses(path: Path, checkpoint: RunState) -> list[minti.TrainingState]:
         if [state.step for state in states[: checkpoint.step]] != list(range(1, checkpoint.step + 1)):
             raise ValueError("steps are missing")
     except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
-        warnings.warn(f"{path} is damaged ({error}); the curves begin at step {checkpoint.step + 1}", stacklevel=2)
+        begin = f"the curves begin at step {checkpoint.step + 1}"
+        warnings.warn(f"{path} is damaged ({one_line(error)}); {begin}", stacklevel=2)
         return []
     return states[: checkpoint.step]
 

@@ -14,25 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from minti.checkpoints.weights import build, fill, fill_text_encoder, read_pickle, read_tensors
+from minti.checkpoints.text_encoder import TextConfig, fill_text_encoder
+from minti.checkpoints.weights import build, fill, read_pickle, read_tensors
 from minti.diffusion.scheduler import SchedulerConfig
 from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
 
-# What the release's own config files say of SD v1 (the configs' defaults are SD v1.4's).
-UNET_CONFIG, VAE_CONFIG, SCHEDULER_CONFIG = UNetConfig(), VAEConfig(), SchedulerConfig(steps_offset=1)
-TEXT_CONFIG = {
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 77,
-    "hidden_act": "quick_gelu",
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "pad_token_id": 1,
-}
+# What the release's own config file says where it is not the config's default.
+SCHEDULER_CONFIG = SchedulerConfig(steps_offset=1)
 
 # The insides of blocks: a pattern of today's names, and the name of then.
 RESNET = {
@@ -119,7 +108,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict):
         raise ValueError(f"{path} holds no state_dict; expected an original SD v1 file")
-    return tensors
+    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
 
 
 def load_single_file(
@@ -139,16 +128,16 @@ def load_single_file(
     Raises:
         ValueError: the file is damaged, a part is missing, or of another architecture; names the file and the tensor.
     """
-    unet_config, vae_config, text_config = configs or (UNET_CONFIG, VAE_CONFIG, CLIPTextConfig(**TEXT_CONFIG))
+    unet_config, vae_config, text_config = configs or (UNetConfig(), VAEConfig(), TextConfig().hugging_face())
     tensors = read_file(path)
     level = "" if text_name("embeddings.token_embedding.weight", "") in tensors else "text_model."
     parts: dict[str, tuple[nn.Module, Callable[[str], str]]] = {
         "averaged UNet" if ema else "UNet": (
-            build(lambda: UNet(unet_config)),
+            build(lambda: UNet(unet_config), path),
             lambda key: unet_name(key, unet_config, ema),
         ),
-        "VAE": (build(lambda: VAE(vae_config)), lambda key: vae_name(key, vae_config)),
-        "text encoder": (build(lambda: CLIPTextModel(text_config)), lambda key: text_name(key, level)),
+        "VAE": (build(lambda: VAE(vae_config), path), lambda key: vae_name(key, vae_config)),
+        "text encoder": (build(lambda: CLIPTextModel(text_config), path), lambda key: text_name(key, level)),
     }
     for part, (network, name_of) in parts.items():
         expected = network.state_dict()

@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from minti.checkpoints.weights import read_json
+from minti.files import one_line
 
 UNREAD = "special_tokens_map_file"  # a path on the computer of whoever wrote the release's; nothing opens it
 
@@ -15,14 +16,19 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The tokenizer of a model folder's `tokenizer/`: vocab.json and merges.txt, or tokenizer.json of newer tools.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing, or the config names one that is not in the folder.
+        FileNotFoundError, ValueError: a file is missing or damaged, or the config names one elsewhere.
     """
     if not (folder / "tokenizer.json").is_file():
         for name in ("vocab.json", "merges.txt"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name} is missing; expected a CLIP tokenizer's vocab and merges")
     check_files(folder)
-    return CLIPTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer("a", padding="max_length", max_length=3, truncation=True)
+        return tokenizer
+    except Exception as error:  # of the tokenizers library some are no more than Exception
+        raise ValueError(f"{folder} holds no whole CLIP tokenizer ({one_line(error)}); fetch it again") from None
 
 
 def check_files(folder: Path) -> None:

@@ -18,22 +18,19 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
+from minti.config import Config
 from minti.defaults import FILE as DEFAULTS
 from minti.defaults import ModelDefaults
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
+from minti.files import one_line, quoted, shortened, shown
 from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
 
 M = TypeVar("M", bound=nn.Module)
+C = TypeVar("C", bound=Config)
 NETWORK = "diffusion_pytorch_model"
-# What a text encoder's config may settle. Whatever else it says stays unread: transformers would, for one, fetch code
-# from the hub if `attn_implementation` named a repository.
-TEXT_KEYS = {
-    *("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads"),
-    *("max_position_embeddings", "hidden_act", "layer_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id"),
-}
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 # --- reading files ----------------------------------------------------------------------------------------------------
 
@@ -47,9 +44,21 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; expected a model folder in the layout of SD v1.4")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a config: expected a JSON object, found {shown(content)}")
+    return content
+
+
+def load_config(kind: type[C], path: Path) -> C:
+    """A config file as the dataclass of its kind.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file.
+    """
+    return kind.from_dict(read_json(path), str(path))
 
 
 def read_tensors(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
@@ -68,7 +77,13 @@ def read_tensors(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tens
                 tensors[key] = file.get_tensor(key).to(dtype)
         return tensors
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch or write it again") from None
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({one_line(error)}); fetch or write it again"
+        ) from None
+    except NotImplementedError as error:  # torch knows the type, but cannot compute with it
+        raise ValueError(f"{path} holds numbers that cannot be converted to {dtype} ({one_line(error)})") from None
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {one_line(error)}") from None
 
 
 class ModelCheckpoint:
@@ -89,10 +104,10 @@ def read_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         what = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
-        asks = f"asks to run {what[1]}" if what else "is no file of tensors"
+        asks = f"asks to run {shortened(what[1])}" if what else "is no file of tensors"
         raise ValueError(f"{path} {asks}, which minti refuses; use a safetensors file instead") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}); fetch it again") from None
+    except Exception as error:  # torch's reader fails in all manners: struct.error, IndexError, AttributeError ...
+        raise ValueError(f"{path} is damaged ({one_line(error)}); fetch it again") from None
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(allowed)
@@ -116,9 +131,12 @@ def read_part(
         if others and not path.is_file():
             raise FileNotFoundError(f"{path} is missing; the folder has {', '.join(others)} (variant={variant!r})")
         return path, read_tensors(path, dtype)
-    shards = set(read_json(index).get("weight_map", {}).values())
-    if wrong := [name for name in shards if Path(name).name != name]:
-        raise ValueError(f"{index} lists {wrong[0]!r}, which is not a file beside it")
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError(f"{index} has no weight_map; expected the file of every tensor by its name")
+    shards = set(places.values())
+    if wrong := sorted(name for name in shards if Path(name).name != name or not name.isprintable()):
+        raise ValueError(f"{index} lists {quoted(wrong[0])}, which is not a file beside it")
     return index, {key: tensor for name in sorted(shards) for key, tensor in read_tensors(folder / name, dtype).items()}
 
 
@@ -131,26 +149,23 @@ def rename_vae_key(key: str) -> str:
     return re.sub(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)", lambda match: new[match[0]], key)
 
 
-def rename_text_keys(tensors: dict[str, Tensor], model: CLIPTextModel) -> dict[str, Tensor]:
-    """To the model's own names: a file, and the model itself before transformers 5.6, may have a level `text_model.`.
-
-    `position_ids` (0 .. 76), in older files, is no weight.
-    """
-    own = {key.removeprefix("text_model."): key for key in model.state_dict()}
-    return {
-        own.get(key.removeprefix("text_model."), key): tensor
-        for key, tensor in tensors.items()
-        if not key.endswith("position_ids")
-    }
-
-
 # --- building the parts -----------------------------------------------------------------------------------------------
 
 
-def build(make: Callable[[], M]) -> M:
-    """Builds a network without storage for its parameters."""
-    with torch.device("meta"):
-        return make()
+def build(make: Callable[[], M], origin: Path) -> M:
+    """Builds a network without storage for its parameters.
+
+    Args:
+        origin: which file to name in an error message.
+
+    Raises:
+        ValueError: the config's numbers do not go together.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(f"{origin}: its numbers do not go together ({one_line(error)})") from None
 
 
 def fill(
@@ -177,59 +192,43 @@ def fill(
     for problem, keys in (("lacks", missing), ("has an unexpected", unexpected)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise ValueError(f"{path} {problem} tensor {called(min(keys))}{more}; it does not fit the model's config")
+            name = shortened(called(min(keys)))
+            raise ValueError(f"{path} {problem} tensor {name}{more}; it does not fit the model's config")
     for key, tensor in tensors.items():
         if tensor.shape != expected[key].shape:
             raise ValueError(
                 f"{path}: {called(key)} has shape {tuple(tensor.shape)}; by the model's config, "
                 f"{tuple(expected[key].shape)} was expected"
             )
+        if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
+            raise ValueError(
+                f"{path}: {called(key)} is of {tensor.dtype}; expected one of {', '.join(map(str, DTYPES))}"
+            )
     network.load_state_dict({k: tensor.to(device, dtype or tensor.dtype) for k, tensor in tensors.items()}, assign=True)
     return network.eval().requires_grad_(False)
 
 
-def fill_text_encoder(model: CLIPTextModel, *args: Any) -> CLIPTextModel:
-    """As `fill`; and gives storage to a buffer that no file holds."""
-    fill(model, *args)
-    positions = torch.arange(model.config.max_position_embeddings, device=model.device)
-    embeddings = next(module for module in model.modules() if hasattr(module, "position_ids"))
-    embeddings.register_buffer("position_ids", positions.expand((1, -1)), persistent=False)
-    return model
-
-
 def load_unet(folder: Path, dtype: torch.dtype | None, device: torch.device, variant: str | None = None) -> UNet:
     """The UNet of a model folder's `unet/`."""
-    config = UNetConfig.from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
+    config = load_config(UNetConfig, folder / "config.json")
     path, tensors = read_part(folder, NETWORK, dtype, variant)
-    return fill(build(lambda: UNet(config)), tensors, path, dtype, device)
+    return fill(build(lambda: UNet(config), folder / "config.json"), tensors, path, dtype, device)
 
 
 def load_vae(folder: Path, dtype: torch.dtype | None, device: torch.device, variant: str | None = None) -> VAE:
     """The VAE of a model folder's `vae/`."""
-    config = VAEConfig.from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
+    config = load_config(VAEConfig, folder / "config.json")
     path, tensors = read_part(folder, NETWORK, dtype, variant)
     renamed = {rename_vae_key(key): tensor for key, tensor in tensors.items()}
-    return fill(build(lambda: VAE(config)), renamed, path, dtype, device)
-
-
-def load_text_encoder(
-    folder: Path, dtype: torch.dtype | None, device: torch.device, variant: str | None = None
-) -> CLIPTextModel:
-    """Hugging Face's text model with the weights of a model folder's `text_encoder/`."""
-    content = read_json(folder / "config.json")
-    config = CLIPTextConfig(**{key: content[key] for key in content.keys() & TEXT_KEYS})
-    path, tensors = read_part(folder, "model", dtype, variant)
-    model = build(lambda: CLIPTextModel(config))
-    return fill_text_encoder(model, rename_text_keys(tensors, model), path, dtype, device)
+    return fill(build(lambda: VAE(config), folder / "config.json"), renamed, path, dtype, device)
 
 
 def load_scheduler(folder: Path) -> NoiseScheduler:
     """The noise schedule of a model folder's `scheduler/`."""
-    path = folder / "scheduler_config.json"
-    return NoiseScheduler(SchedulerConfig.from_dict(read_json(path), str(path)))
+    return NoiseScheduler(load_config(SchedulerConfig, folder / "scheduler_config.json"))
 
 
 def load_defaults(folder: Path) -> ModelDefaults:
     """What suits the model of a folder; what suits SD v1 where it does not say."""
     path = folder / DEFAULTS
-    return ModelDefaults.from_dict(read_json(path), str(path)) if path.is_file() else ModelDefaults()
+    return load_config(ModelDefaults, path) if path.is_file() else ModelDefaults()

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+
 
 def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) -> Tensor:
     """The variances beta_t, (steps,) float32.
@@ -35,7 +37,7 @@ def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) ->
 
         betas = [min(1 - alpha_bar((t + 1) / steps) / alpha_bar(t / steps), 0.999) for t in range(steps)]
         return torch.tensor(betas, dtype=torch.float32)
-    raise ValueError(f"unknown beta_schedule {schedule!r}; expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2'")
+    raise ValueError(f"unknown beta_schedule {schedule!r}; expected one of {', '.join(SCHEDULES)}")
 
 
 def rescale_to_zero_snr(betas: Tensor) -> Tensor:

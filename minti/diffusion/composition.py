@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minti.diffusion.guidance import GuidedPrediction
+from minti.diffusion.guidance import GuidedPrediction, check_scale
 
 
 class Pull(NamedTuple):
@@ -46,7 +46,7 @@ class ComposedPrediction(GuidedPrediction):
         also: the other prompts.
 
     Raises:
-        ValueError: together with an approximation of `GuidedPrediction`.
+        ValueError: a weight that is no number, or together with an approximation of `GuidedPrediction`.
     """
 
     also: Sequence[Pull] = ()
@@ -58,6 +58,8 @@ class ComposedPrediction(GuidedPrediction):
                 "share_unconditional"
             )
         super().__post_init__()
+        for pull in self.also:
+            check_scale("the weight of a further prompt", pull.weight)
 
     def __call__(self, latents: Tensor, t: int) -> Tensor:
         """(b, c, h, w) latents at timestep t -> (b, c, h, w) composed raw output."""

@@ -16,9 +16,20 @@ from torch import Tensor
 
 from minti.diffusion.scheduler import NoiseScheduler
 from minti.diffusion.trajectory import Predict, Sampler, SamplerStep
+from minti.files import shown
 from minti.noise import Generators
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def check_scale(name: str, scale: float) -> None:
+    """Refuses a weight that is no number, or with which every picture would overflow.
+
+    Raises:
+        ValueError: it is not between minus and plus a million.
+    """
+    if not -1e6 <= scale <= 1e6:
+        raise ValueError(f"{name} = {shown(scale)}; expected a number, usually between 1 and 15")
 
 
 @dataclass
@@ -46,7 +57,8 @@ class GuidedPrediction:
         evaluations: how many pictures have gone through the network so far.
 
     Raises:
-        ValueError: a refresh below 1, or one unconditional picture for several negative prompts.
+        ValueError: a scale that is no number, a refresh below 1, or one unconditional picture for several negative
+            prompts.
     """
 
     network: Network
@@ -61,6 +73,7 @@ class GuidedPrediction:
     _kept: Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        check_scale("guidance_scale", self.guidance_scale)
         if self.refresh_every < 1:
             raise ValueError(f"refresh_every = {self.refresh_every}; expected 1 (always) or more")
         if self.last_is_unconditional:

@@ -7,64 +7,16 @@ questions `003`, 1, 2, 11. The lecture counts t = 1 .. T; the code 0 .. T - 1, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minti.config import OFF, Config
 from minti.diffusion.betas import make_betas, rescale_to_zero_snr
+from minti.diffusion.settings import SPACINGS, SchedulerConfig
 
-SPACINGS = ("leading", "linspace", "trailing")
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 VARIANCES = ("posterior", "beta")
-
-
-@dataclass(frozen=True)
-class SchedulerConfig(Config):
-    """The keys of `scheduler/scheduler_config.json`; the defaults are SD v1.4's.
-
-    Attributes:
-        beta_schedule: "linear" (DDPM), "scaled_linear" (latent diffusion: the square roots are linear), or
-            "squaredcos_cap_v2" (the cosine schedule of arXiv 2102.09672).
-        prediction_type: what the UNet was trained to predict: "epsilon", "sample" (x_0) or "v_prediction".
-        timestep_spacing: which timesteps a short run visits; see `NoiseScheduler.timesteps`. None: the sampler's own.
-        steps_offset: added to the timesteps of "leading".
-        set_alpha_to_one: whether DDIM's last step ends at alpha-bar = 1, or at alpha-bar_0 as SD does.
-        rescale_betas_zero_snr: whether the schedule is stretched until its last timestep is pure noise.
-    """
-
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    beta_schedule: str = "scaled_linear"
-    prediction_type: str = "epsilon"
-    timestep_spacing: str | None = None
-    steps_offset: int = 0
-    set_alpha_to_one: bool = False
-    rescale_betas_zero_snr: bool = False
-
-    # Schedulers of many kinds write this file, each with keys of its own; what changes the numbers is refused.
-    STRICT = False
-    FIXED = {
-        **dict.fromkeys(("trained_betas", "clip_sample", "thresholding"), OFF),
-        **{f"use_{kind}_sigmas": OFF for kind in ("karras", "exponential", "beta", "flow")},
-        "use_lu_lambdas": OFF,
-        "skip_prk_steps": (True,),
-        "variance_type": ("fixed_small", None),
-    }
-
-    def __post_init__(self) -> None:
-        for key, choices in (("prediction_type", PREDICTION_TYPES), ("timestep_spacing", (*SPACINGS, None))):
-            if getattr(self, key) not in choices:
-                raise ValueError(f"scheduler config: {key} = {getattr(self, key)!r}; expected one of {choices}")
-        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
-            raise ValueError(
-                "scheduler config: rescale_betas_zero_snr makes the last timestep pure noise, from which epsilon tells "
-                "nothing; expected prediction_type 'v_prediction' or 'sample'"
-            )
 
 
 class Level(NamedTuple):
@@ -96,6 +48,9 @@ class NoiseScheduler:
         if c.rescale_betas_zero_snr:
             self.betas = rescale_to_zero_snr(self.betas)
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
+        noisiest = 0.0 if c.rescale_betas_zero_snr else torch.finfo(torch.float32).tiny
+        if not (self.alphas_cumprod[0] < 1 and self.alphas_cumprod[-1] >= noisiest):  # nor NaN
+            raise ValueError(f"the schedule of {c} has timesteps without noise, or without signal")
 
     # --- which timesteps a run visits ---------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ import math
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from minti.files import quoted
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import TrainingWrapper
-from minti.text import add_tokens, initial_rows, placeholder_tokens, tokenize
+from minti.text import add_tokens, expand_placeholders, initial_rows, placeholder_tokens, tried_tokens
 
 
 def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optimizer:
@@ -27,14 +28,13 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
         )
     begin, count = config.initializer_token, config.num_vectors
     rows = initial_rows(wrapper.tokenizer, wrapper.text_encoder, begin, count, config.seed)  # k d
-    _check_length(wrapper)
+    tokens = placeholder_tokens(config.placeholder_token, count)
+    _check_prompts(wrapper, tokens)
     for part in (wrapper.unet, wrapper.vae, wrapper.text_encoder):
         part.requires_grad_(False)
     wrapper.unet.set_checkpointing(config.gradient_checkpointing)
 
-    tokens = placeholder_tokens(config.placeholder_token, config.num_vectors)
     wrapper.placeholder_ids = add_tokens(wrapper.tokenizer, wrapper.text_encoder, tokens, rows)
-    _check_prompts(wrapper)
 
     embedding = wrapper.text_encoder.get_input_embeddings()
     first, last = wrapper.placeholder_ids[0], wrapper.placeholder_ids[-1]
@@ -56,29 +56,23 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
     return optimizer
 
 
-def _check_length(wrapper: TrainingWrapper) -> None:
-    """Training on a prompt from which the word is cut off would run for hours and learn nothing.
+def _check_prompts(wrapper: TrainingWrapper, tokens: list[str]) -> None:
+    """Training on a prompt without the word, or from which it is cut off, would run for hours and learn nothing.
 
-    Asked before the word is added, of as many known words: a word cannot be taken out of a tokenizer again.
+    Asked of a copy of the tokenizer, before the word is added.
     """
-    config, length = wrapper.config, wrapper.tokenizer.model_max_length
-    for template in wrapper.templates:
-        stand_in = f" {config.initializer_token or 'a'} " * config.num_vectors
-        last_of_word = len(wrapper.tokenizer(template.split("{}")[0] + stand_in).input_ids) - 1  # without the end
-        if last_of_word > length - 1:
-            raise ValueError(
-                f"the prompt {wrapper.prompt(template)!r} does not contain all {config.num_vectors} vectors of "
-                f"{config.placeholder_token} once tokenized: it is too long for the {length} tokens of the context; "
-                "use a shorter template or fewer vectors"
-            )
-
-
-def _check_prompts(wrapper: TrainingWrapper) -> None:
-    """The word must be found in every prompt."""
+    tried, placeholder = tried_tokens(wrapper.tokenizer, tokens), wrapper.config.placeholder_token
+    length, ids = tried.model_max_length, set(tried.convert_tokens_to_ids(tokens))
     for prompt in wrapper.prompts:
-        found = tokenize([prompt], wrapper.tokenizer)[0].tolist()
-        if any(token not in found for token in wrapper.placeholder_ids):
-            raise ValueError(f"the tokenizer does not find {wrapper.config.placeholder_token} in {prompt!r}")
+        found = tried(expand_placeholders(prompt, tried), verbose=False).input_ids
+        if not ids <= set(found):
+            raise ValueError(f"the tokenizer does not find {placeholder} in the prompt {quoted(prompt)}")
+        if not ids <= set(found[: length - 1]):  # the last place is the end's
+            raise ValueError(
+                f"the prompt {quoted(prompt)} does not contain all {len(ids)} vectors of {placeholder} once "
+                f"tokenized: it is too long for the {length} tokens of the context; use a shorter template or fewer "
+                "vectors"
+            )
 
 
 def learning_rates(wrapper: TrainingWrapper, optimizer: torch.optim.Optimizer, steps: int = 0) -> LambdaLR:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from minti.config import check_range, check_types
+from minti.files import quoted
 from minti.learning.rows import ROW_UPDATES, TrainableRows
 from minti.model import StableDiffusion
-from minti.text import TEMPLATES
+from minti.text import TEMPLATES, check_templates
 
 LR_SCHEDULES = ("constant", "cosine")
 
@@ -62,34 +63,20 @@ class TextualInversionConfig:
         return self.steps or self.max_steps
 
     def __post_init__(self) -> None:
+        check_types(self)
         for key, choices in (("row_update", tuple(ROW_UPDATES)), ("lr_schedule", LR_SCHEDULES)):
             if getattr(self, key) not in choices:
-                raise ValueError(f"unknown {key} {getattr(self, key)!r}; expected one of {', '.join(choices)}")
-        for key in ("num_vectors", "steps", "max_steps", "batch_size", "gradient_accumulation"):
-            if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise ValueError(f"{key} = {getattr(self, key)}; expected at least 1")
-        for key in ("warmup_steps", "learning_rate", "weight_decay"):
-            if getattr(self, key) is not None and not 0 <= getattr(self, key) <= 1e6:
-                raise ValueError(f"{key} = {getattr(self, key)}; expected a number from 0 to a million")
-        for key in ("max_gradient_norm", "max_row_norm"):
-            if getattr(self, key) is not None and not 0 < getattr(self, key) < math.inf:
-                raise ValueError(f"{key} = {getattr(self, key)}; expected a number above 0, or None")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed = {self.seed}; expected a number from 0 to 2^63 - 1")
+                raise ValueError(f"unknown {key} {quoted(getattr(self, key))}; expected one of {', '.join(choices)}")
+        check_range(self, 1, 1_000_000_000, "steps", "max_steps", "gradient_accumulation")
+        check_range(self, 1, 1000, "num_vectors")
+        check_range(self, 1, 100_000, "batch_size")
+        check_range(self, 0, 1_000_000, "warmup_steps", "learning_rate", "weight_decay")
+        check_range(self, 1e-12, 1e12, "max_gradient_norm", "max_row_norm")
+        check_range(self, 0, 2**63 - 1, "seed")
         if self.lr_schedule == "cosine" and self.steps is None:
             raise ValueError("lr_schedule = 'cosine' falls to zero at the last step; say with `steps` which that is")
-        self._check_templates()
-
-    def _check_templates(self) -> None:
-        if isinstance(self.templates, str):
-            if self.templates not in TEMPLATES:
-                raise ValueError(f"unknown templates {self.templates!r}; expected one of {', '.join(TEMPLATES)}")
-            return
-        if self.templates is not None and len(self.templates) == 0:
-            raise ValueError("templates is empty; give at least one, such as 'a photo of a {}'")
-        for template in self.templates or ():
-            if "{}" not in template:
-                raise ValueError(f"template {template!r} has no {{}}; write {{}} where the new word goes")
+        if self.templates is not None:
+            check_templates(self.templates)
 
 
 class TrainingWrapper:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from minti.config import Config
+from minti.config import Config, check_range, check_types
+from minti.files import shown
 from minti.networks.layers import (
     Downsample,
     ResnetBlock,
@@ -63,18 +64,25 @@ class UNetConfig(Config):
     IGNORED = ("addition_embed_type_num_heads",)
 
     def __post_init__(self) -> None:
+        check_types(self)
+        sizes = ("sample_size", "in_channels", "out_channels", "block_out_channels", "cross_attention_dim")
+        check_range(self, 1, 2**16, *sizes, "attention_head_dim", "norm_num_groups")
+        check_range(self, 1, 16, "layers_per_block")
+        check_range(self, 1e-12, 1, "norm_eps")
+        check_range(self, 0, 1, "freq_shift")
+        levels = len(self.block_out_channels)
+        if not 1 <= levels <= 8:
+            raise ValueError(f"block_out_channels has {levels} levels; expected 1 to 8")
+        if any(channels % self.attention_head_dim or channels < 4 for channels in self.block_out_channels):
+            heads = f"attention_head_dim = {self.attention_head_dim}"
+            raise ValueError(f"block_out_channels = {self.block_out_channels}; expected multiples of {heads}")
         for key, kinds in (
             ("down_block_types", ("CrossAttnDownBlock2D", "DownBlock2D")),
             ("up_block_types", ("CrossAttnUpBlock2D", "UpBlock2D")),
         ):
             value = getattr(self, key)
-            if len(value) != len(self.block_out_channels) or any(kind not in kinds for kind in value):
-                raise ValueError(f"unet config: {key} = {value!r}; expected {len(self.block_out_channels)} of {kinds}")
-        for key in ("sample_size", "layers_per_block", "attention_head_dim", "cross_attention_dim"):
-            if not isinstance(getattr(self, key), int):
-                raise ValueError(
-                    f"unet config: {key} = {getattr(self, key)!r}; minti supports one number for all levels"
-                )
+            if len(value) != levels or any(kind not in kinds for kind in value):
+                raise ValueError(f"{key} = {shown(value)}; expected {levels} of {kinds}")
 
 
 class UNetBlock(nn.Module):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minti.config import Config
+from minti.config import Config, check_range, check_types
 from minti.networks.layers import Downsample, ResnetBlock, SpatialAttention, Upsample
 from minti.noise import Generators, randn
 
@@ -43,6 +43,16 @@ class VAEConfig(Config):
         "force_upcast": (True, False),
     }
     IGNORED = ("sample_size", "down_block_types", "up_block_types")
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range(
+            self, 1, 2**16, "in_channels", "out_channels", "latent_channels", "block_out_channels", "norm_num_groups"
+        )
+        check_range(self, 1, 16, "layers_per_block")
+        check_range(self, 1e-6, 1e6, "scaling_factor")
+        if not 1 <= len(self.block_out_channels) <= 8:
+            raise ValueError(f"block_out_channels has {len(self.block_out_channels)} levels; expected 1 to 8")
 
     @property
     def factor(self) -> int:

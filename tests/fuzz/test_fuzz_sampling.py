@@ -1,0 +1,59 @@
+"""Drawing with numbers from minus to plus infinity."""
+
+from __future__ import annotations
+
+import pytest
+from fuzzing import NUMBERS, inputs, refusal
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import minti
+
+STEPS = st.one_of(st.integers(-2, 5), st.sampled_from([1001, 2**63, -(2**63), 10**400]))
+OPTIONS = st.fixed_dictionaries(
+    {"num_inference_steps": STEPS},
+    optional={
+        "guidance_scale": NUMBERS,
+        "sampler": st.one_of(st.sampled_from(("ddpm", "ddim", "pndm", "dpm-solver++")), st.text(max_size=5)),
+        "height": st.one_of(st.integers(-20, 40), st.just(16)),
+        "width": st.one_of(st.integers(-20, 40), st.just(2)),
+        "refresh_every": st.integers(-1, 3),
+        "guidance_interval": st.tuples(st.integers(-9, 2000), st.integers(-9, 2000)),
+        "share_unconditional": st.booleans(),
+        "also": st.lists(st.tuples(st.just("a dog"), NUMBERS), max_size=2),
+        "negative_prompt": st.one_of(st.text(max_size=5), st.lists(st.text(max_size=3), max_size=2)),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def painter(fresh):
+    return fresh()
+
+
+@inputs(4)
+@given(OPTIONS)
+@example({"num_inference_steps": 2, "guidance_scale": float("nan")})
+@example({"num_inference_steps": 2, "guidance_scale": 1e300})
+@example({"num_inference_steps": 2, "guidance_scale": 10**400})
+@example({"num_inference_steps": 2, "also": [("a dog", float("inf"))]})
+@example({"num_inference_steps": 10**400})
+@example({"num_inference_steps": 3, "sampler": "a\nb"})
+def test_a_picture_is_drawn_or_refused(painter, options):
+    with refusal():
+        assert minti.sample(painter, "a cat", output="pixels", **options).isfinite().all()
+
+
+@inputs(3)
+@given(st.sampled_from(("ddim", "ddpm", "dpm-solver++")), NUMBERS, NUMBERS)
+@example("ddim", float("nan"), 0.5)
+@example("ddim", 10**400, 0.5)
+def test_eta_and_strength_are_used_or_refused(painter, sampler, eta, strength):
+    options = {"eta": eta} if sampler == "ddim" else {}
+    with refusal("eta", "strength"):
+        start = minti.sample(painter, "a cat", output="latents", num_inference_steps=2)
+        pictures = minti.sample(
+            painter, "a dog", output="pixels", num_inference_steps=3, sampler=sampler, init_latents=start,
+            strength=strength, **options
+        )  # fmt: skip
+        assert pictures.isfinite().all()

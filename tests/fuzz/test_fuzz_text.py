@@ -1,0 +1,122 @@
+"""Prompts, placeholders, initializers and templates of any characters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fuzzing import CHARACTERS, TEXT, inputs, refusal
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import minti
+from minti import text
+
+WORDS = ("<one>", "<two>", "<two>s", "<two>_1", "<É>")
+PROMPTS = st.one_of(
+    TEXT,
+    st.lists(st.one_of(st.sampled_from(("a", "cat", " ", "\t", "_1", *WORDS)), TEXT), max_size=30).map("".join),
+    st.builds(
+        lambda word, n: f"{word} " * n, st.sampled_from(("cat", "<two>", "zebra,", "🐈", "<")), st.integers(1, 5000)
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def speaker(fresh):
+    """A model with words of one vector and of several, some the beginnings of others."""
+    model = fresh()
+    for i, word in enumerate(WORDS):
+        rows = torch.randn(1 + i % 3, 48, generator=torch.Generator().manual_seed(i))
+        tokens = text.placeholder_tokens(word, len(rows))
+        if not set(tokens) & set(model.tokenizer.get_vocab()):
+            text.add_tokens(model.tokenizer, model.text_encoder, tokens, rows)
+    return model
+
+
+@inputs(8)
+@given(PROMPTS)
+@example("\udc80")
+@example("\ud83d\ude00 two halves that are no pair")
+@example("\x00")
+@example("")
+@example("<two>" * 3000)
+@example("<two>" + " " * 100_000)
+@example("a\u0301 " * 5000)
+def test_a_prompt_becomes_a_finite_context(speaker, prompt):
+    with refusal("prompt"):
+        context = speaker.encode_prompt(prompt)
+        assert context.shape == (1, 16, 48)
+        assert context.isfinite().all()
+        expanded = text.expand_placeholders(prompt, speaker.tokenizer)
+        assert text.expand_placeholders(expanded, speaker.tokenizer) == expanded
+
+
+def state(model):
+    weight = model.text_encoder.get_input_embeddings().weight
+    return len(model.tokenizer), weight.shape, weight.requires_grad
+
+
+PLACEHOLDERS = st.one_of(
+    TEXT,
+    st.builds("<{}>".format, st.text(CHARACTERS, max_size=6)),
+    st.sampled_from(
+        ("<İ>", "<ﬁ>", "<ß>", "<Σς>", "_1", "{}", "<a>{}", "../../x", "<a/b>", "<|endoftext|>", "</w>", "Cat")
+    ),
+)
+
+
+@inputs(8)
+@given(PLACEHOLDERS, st.integers(1, 4), st.sampled_from(("new_rows", "restore")))
+@example("<İ>", 2, "new_rows")
+@example("\udc80", 1, "new_rows")
+@example("<e\u0301>", 1, "restore")
+def test_a_placeholder_is_learned_or_refused_without_a_trace(fresh, placeholder, vectors, row_update):
+    model = fresh()
+    before = state(model)
+    with refusal(repr(placeholder), "placeholder"):
+        config = minti.TextualInversionConfig(
+            placeholder_token=placeholder,
+            initializer_token="cat",
+            num_vectors=vectors,
+            row_update=row_update,
+            templates=["a {} photo", "{}"],
+        )
+        wrapper = minti.TrainingWrapper(model, config)
+        try:
+            minti.prepare_for_textual_inversion(wrapper)
+        except ValueError:
+            assert state(model) == before
+            raise
+        assert set(wrapper.placeholder_ids) <= set(text.tokenize([f"a {placeholder}"], model.tokenizer)[0].tolist())
+        assert model.encode_prompt(f"the {placeholder}").isfinite().all()
+
+
+TEMPLATES = st.one_of(
+    TEXT,
+    st.builds("{}{{}}{}".format, TEXT, TEXT),
+    st.builds(lambda n: "a " * n + "{}", st.integers(0, 3000)),
+)
+
+
+@inputs(6)
+@given(st.one_of(TEXT, st.lists(TEMPLATES, max_size=4)), TEXT)
+@example(["{}"], "\udc80")
+@example(["\udc80 {}"], "cat")
+@example(["{}\u0301"], "cat")
+@example(["<conc{}ept>"], "cat")
+@example(["{}{}"], "cat")
+@example(["a " * 15 + "{}"], "cat")
+@example(["{} {0} {x} {"], "cat")
+def test_templates_and_initializers_are_used_or_refused_without_a_trace(fresh, templates, initializer):
+    model = fresh()
+    before = state(model)
+    with refusal("template", "initializer", "prompt"):
+        try:
+            config = minti.TextualInversionConfig(templates=templates, initializer_token=initializer)
+            wrapper = minti.TrainingWrapper(model, config)
+            minti.prepare_for_textual_inversion(wrapper)
+        except ValueError:
+            assert state(model) == before
+            raise
+        for prompt in wrapper.prompts:
+            assert wrapper.placeholder_ids[0] in text.tokenize([prompt], model.tokenizer)[0]
