@@ -113,7 +113,8 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeh
                 f"{path} holds {len(embeddings)} words ({shortened(', '.join(embeddings))}); one name cannot serve all"
             )
         embeddings = {placeholder: next(iter(embeddings.values()))}
-    width = model.text_encoder.get_input_embeddings().embedding_dim
+    weight = model.text_encoder.get_input_embeddings().weight
+    width = weight.shape[1]
     tokens = {token: placeholder_tokens(token, len(rows)) for token, rows in embeddings.items()}
     for token, rows in embeddings.items():  # all are looked at before the first is added
         if rows.shape[1] != width:
@@ -123,6 +124,8 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeh
             )
         if len(rows) > model.tokenizer.model_max_length - 2:
             raise ValueError(f"{path}: {shortened(token)} has {len(rows)} vectors, more than a prompt can hold")
+        if not rows.to(weight).isfinite().all():
+            raise ValueError(f"{path}: {shortened(token)} has numbers too large for this model's {weight.dtype}")
         try:
             tried_tokens(model.tokenizer, tokens[token])
         except ValueError as error:

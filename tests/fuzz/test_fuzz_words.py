@@ -88,6 +88,7 @@ def check_load(model: minti.StableDiffusion, path: Path) -> None:
 @example({"<a>": ODD["meta"]()}, False, "word.bin")
 @example({"<a>": ODD["repeated"]()}, False, "word.bin")
 @example({"<a>": torch.ones(1, 48), "<A>": torch.ones(1, 48)}, True, "word.bin")
+@example({"<a>": torch.full((1, 48), 1e300, dtype=torch.float64)}, False, "word.bin")
 @example({3: torch.ones(1, 48), "3": torch.ones(1, 48)}, True, "word.bin")
 def test_any_container_is_read_or_refused(fresh, folder, content, old, name):
     path = folder / name
