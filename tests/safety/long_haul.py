@@ -34,6 +34,7 @@ def main(steps):
             if state.step % (steps // 10) == 0:
                 memory.append(round(resident(), 1))
                 seconds.append(round(time.perf_counter() - began, 1))
+                print(f"step {state.step}: {memory[-1]} MiB, {seconds[-1]} s", file=sys.stderr)
     weight = model.text_encoder.get_input_embeddings().weight
     unchanged = torch.equal(weight[: len(before)], before)
     print(json.dumps({"steps": state.step, "memory": memory, "seconds": seconds, "unchanged": unchanged}))
