@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minti.files import replacing
+from minti.config import fits
+from minti.files import replacing, shortened, shown
 
 DAMAGE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 NAME = re.compile(r"step-(\d+)\.safetensors")
@@ -50,7 +51,8 @@ class RunState:
         """
         was = self.facts["identity"]
         keys = sorted((was.keys() | now) - set(may_differ))
-        differences = [f"{k} was {was.get(k)} and is {now.get(k)}" for k in keys if was.get(k) != now.get(k)]
+        pairs = [(k, shortened(str(was.get(k))), shortened(str(now.get(k)))) for k in keys if was.get(k) != now.get(k)]
+        differences = [f"{key} was {before} and is {after}" for key, before, after in pairs[:20]]
         if differences:
             raise ValueError(
                 f"the checkpoint is of another run: {'; '.join(differences)}. Go on with the same, or begin anew"
@@ -65,6 +67,16 @@ class RunState:
         for name in names:
             if self.tensors[name].shape != shape or not self.tensors[name].isfinite().all():
                 raise RuntimeError(f"{name} is not {tuple(shape)} finite numbers")
+
+    def check_facts(self, own: dict[str, Any]) -> None:
+        """Looks whether the facts have the keys and types of a run's own.
+
+        Raises:
+            KeyError, RuntimeError: they have not; names the first.
+        """
+        for name, value in own.items():
+            if name != "identity" and not _alike(self.facts[name], value):
+                raise RuntimeError(f"{name} is {shown(self.facts[name])}")
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -129,6 +141,15 @@ def _read(path: Path) -> RunState:
         raise ValueError("its content is not what was written")
     facts = json.loads(metadata["facts"])
     return RunState(int(facts.pop("step")), tensors, facts)
+
+
+def _alike(value: Any, own: Any) -> bool:
+    """Whether a value from JSON has the keys and types of another; counts are at least zero, lists not empty."""
+    if isinstance(own, dict):
+        return isinstance(value, dict) and value.keys() == own.keys() and all(_alike(value[k], own[k]) for k in own)
+    if isinstance(own, list):
+        return isinstance(value, list) and len(value) > 0 and all(_alike(item, own[0]) for item in value)
+    return fits(value, type(own)) and (not isinstance(own, int) or 0 <= value <= 10**9)
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minti.checkpoints.run_state import RunState
 from minti.distributed import world_size
+from minti.files import shown
 from minti.learning.pictures import Concept
 from minti.learning.precision import GradientScale
 from minti.learning.preparation import learning_rates, prepare_for_textual_inversion
@@ -92,9 +93,12 @@ class Run:
             state.compare(self.identity(), MAY_DIFFER)
             if state.step > (wanted := self.wrapper.config.last_step):
                 raise ValueError(f"the checkpoint is of step {state.step}, beyond the {wanted} wanted")
-            rows, moments = self.wrapper.rows, ()
-            if isinstance(self.optimizer, torch.optim.AdamW) and state.step > state.facts["scale"]["lost"]:
+            state.check_facts(self.state().facts)
+            rows, moments, taken = self.wrapper.rows, (), state.step - state.facts["scale"]["lost"]
+            if isinstance(self.optimizer, torch.optim.AdamW) and taken > 0:
                 moments = ("optimizer.0.exp_avg", "optimizer.0.exp_avg_sq")
+                if not torch.equal(count := state.tensors["optimizer.0.step"], torch.tensor(float(taken))):
+                    raise RuntimeError(f"the optimizer has taken {shown(count)} of {taken} steps")
             state.check(("rows", "best_rows", *moments), rows.values.shape)
             optimizer = self.optimizer.state_dict() | {"state": {}}
             for name, value in state.tensors.items():
