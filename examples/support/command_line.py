@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
 import signal
@@ -99,7 +100,8 @@ def run(main: Callable[[], None]) -> None:
     """Calls a script's main function; a bad input ends it with one line instead of a traceback."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.showwarning = lambda message, *_: print(f"warning: {shortened(str(message), LONGEST)}", file=sys.stderr)
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be UTF-8
     transformers_logging.set_verbosity_error()
     try:
         main()

@@ -12,7 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import minti
 from minti.checkpoints import hub
-from minti.checkpoints.single_file import SCHEDULER_CONFIG, TEXT_CONFIG
+from minti.checkpoints.single_file import SCHEDULER_CONFIG
+from minti.checkpoints.text_encoder import TextConfig
 from minti.checkpoints.weights import ModelCheckpoint
 from minti.networks.unet import UNetConfig
 from minti.networks.vae import VAEConfig
@@ -89,14 +90,14 @@ def write_configs(folder: Path) -> None:
         "model_index.json": {"_class_name": "StableDiffusionPipeline"} | parts,
         "unet/config.json": asdict(UNetConfig()),
         "vae/config.json": asdict(VAEConfig()) | blocks | {"sample_size": 512},
-        "text_encoder/config.json": TEXT_CONFIG | {"model_type": "clip_text_model"},
+        "text_encoder/config.json": asdict(TextConfig()) | {"model_type": "clip_text_model"},
         "scheduler/scheduler_config.json": scheduler | {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
     }
     for name, config in configs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(config))
     words = ["".join(BYTES[byte] for byte in word.encode()) for word in LONGER_WORDS]
-    write_tokenizer(folder / "tokenizer", 77, [*BYTES.values()], words, size=TEXT_CONFIG["vocab_size"])
+    write_tokenizer(folder / "tokenizer", 77, [*BYTES.values()], words, size=TextConfig().vocab_size)
 
 
 def write_weights(folder: Path) -> None:

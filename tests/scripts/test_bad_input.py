@@ -107,7 +107,7 @@ def test_devices_that_are_not_there(call, unloaded, tmp_path, device):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ("--max-row-norm -1", "max_row_norm = -1.0; expected a number above 0"),
+        ("--max-row-norm -1", "max_row_norm = -1.0; expected at least 1e-12"),
         ("--learning-rate -1", "learning_rate = -1.0"),
         ("--lr-schedule cosine", "say with `steps` which that is"),
     ],
