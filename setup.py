@@ -32,6 +32,7 @@ setup(
             "nbclient>=0.10",
             "nbformat>=5.9",
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "ruff>=0.8",
         ],
     },

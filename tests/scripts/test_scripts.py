@@ -107,11 +107,9 @@ def test_a_second_prompt_pulls_with_its_weight_where_its_mask_says(tmp_path):
         assert (np.abs(drawn - expected).max() <= 1) == same
 
 
-@INSIDE_AND_ALONE
 @pytest.mark.parametrize(
     ("name", "args", "message"),
     [
-        ("train.py", ("--images", "nowhere"), "nowhere: no such folder"),
         ("train.py", ("--placeholder", "star"), "in the vocabulary already"),
         ("train.py", ("--initializer", "zebra"), "is not a single token"),
         ("train.py", ("--model", "nowhere"), "nowhere is neither a folder, nor a file, nor an id on the hub"),
@@ -122,13 +120,20 @@ def test_a_second_prompt_pulls_with_its_weight_where_its_mask_says(tmp_path):
         ("sample.py", ("a", "--embedding", "none.safetensors"), "none.safetensors: no such file of learned words"),
     ],
 )
-def test_bad_input_gets_one_line(tmp_path, run, name, args, message):
+def test_bad_input_gets_one_line(tmp_path, name, args, message):
     output = () if "--output" in args else ("--output", tmp_path)
-    done = run(name, *args, *output, check=False)
+    done = script_inside(name, *args, *output, check=False)
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+@INSIDE_AND_ALONE
+def test_pictures_that_are_not_there_get_one_line(tmp_path, run):
+    done = run("train.py", "--images", "nowhere", "--output", tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: nowhere: no such folder; expected a folder with a few pictures\n"
 
 
 @INSIDE_AND_ALONE
