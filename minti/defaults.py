@@ -15,12 +15,15 @@ class ModelDefaults(Config):
     """The keys of a model folder's `defaults.json`, which only minti reads; the defaults are SD v1's.
 
     Attributes:
+        half_precision: whether bfloat16 may be taken where a machine is fast at it; a model as small as the toybox is
+            no faster.
         guidance_scale: for drawing.
         batch_size: pictures per forward pass in training.
         templates: training prompts: a name of `text.TEMPLATES`, or prompts with `{}` where the word goes.
         prompts: what a new word is tried on, with `{}` where the word goes.
     """
 
+    half_precision: bool = True
     guidance_scale: float = 7.5
     batch_size: int = 1
     templates: str | tuple[str, ...] = "object"

@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 import minti
 from minti import distributed
+from minti.checkpoints.weights import load_defaults
 from minti.files import one_line, quoted, shortened
 
 LONGEST = 1000  # characters of a message
@@ -59,7 +60,10 @@ def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--seed", help="of everything random; picture i is drawn with seed + i", **seed)
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default_device, help="cpu, cuda, cuda:1, mps ...")
-    dtype_help = "number format of the networks; auto: bfloat16 on a GPU that has it, float16 on another, else float32"
+    dtype_help = (
+        "number format of the networks; auto: bfloat16 on a GPU or CPU that multiplies it, float16 on another GPU, "
+        "else, and for the toybox, float32"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help=dtype_help)
     guidance_help = "1 switches guidance off; default: the model's own, 7.5 on SD v1.4, 5 on the toybox"
     parser.add_argument("--guidance-scale", type=finite, help=guidance_help)
@@ -128,7 +132,10 @@ def load(args: argparse.Namespace) -> minti.StableDiffusion:
     check_device(args.device)
     args.device = distributed.start(args.device)
     args.quiet = args.quiet or distributed.rank() > 0
-    dtype = DTYPES[args.dtype] or automatic_dtype(args.device)
+    dtype = DTYPES[args.dtype]
+    if dtype is None:
+        half = load_defaults(Path(args.model)).half_precision
+        dtype = automatic_dtype(args.device) if half else torch.float32
     model = minti.StableDiffusion.from_pretrained(args.model, args.device, dtype)
     if args.guidance_scale is None:
         args.guidance_scale = model.defaults.guidance_scale
@@ -149,10 +156,12 @@ def check_device(name: str) -> None:
 
 
 def automatic_dtype(device: str) -> torch.dtype:
-    """Half precision where a GPU is fast at it; on other devices the exact float32."""
-    if not device.startswith("cuda"):
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    """Half precision where the machine multiplies it; elsewhere float32."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    # Emulated, as older torch may do without a word, bfloat16 would be slower: what torch does not tell is no.
+    able = getattr(torch.cpu, "get_capabilities", dict)() if device.startswith("cpu") else {}
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 
 
 def make_output(folder: Path) -> Path:

@@ -60,7 +60,9 @@ class Learning:
         quiet = True if self.args.quiet else None
         done = self.checkpoint.step if self.checkpoint else 0
         steps = minti.textual_inversion(self.wrapper, pictures, checkpoint=self.checkpoint)
-        bar = tqdm(total=self.wrapper.config.last_step, initial=done, desc="learning", disable=quiet)
+        # smoothing 0: an estimate from all steps so far counts the evaluations of the fixed loss between them.
+        total = self.wrapper.config.last_step
+        bar = tqdm(total=total, initial=done, desc="learning", disable=quiet, smoothing=0)
         with Interruption() as interruption, bar, self.keeping_the_word(), closing(steps):
             for state in steps:
                 self.states.append(state)

@@ -67,6 +67,7 @@ UNET_CONFIG = {
 }
 # The toybox knows few words; its templates are true of any picture of a toy.
 DEFAULTS = {
+    "half_precision": False,
     "guidance_scale": 5.0,
     "batch_size": 8,
     "templates": ["a photo of a {}", "a {}", "{}"],

@@ -61,7 +61,7 @@ FILES = {
     "scheduler/scheduler_config.json": """num_train_timesteps beta_start beta_end beta_schedule prediction_type
         timestep_spacing steps_offset set_alpha_to_one rescale_betas_zero_snr""",
     "tokenizer/tokenizer_config.json": "model_max_length pad_token tokenizer_class auto_map added_tokens_decoder",
-    "defaults.json": "guidance_scale batch_size templates prompts",
+    "defaults.json": "half_precision guidance_scale batch_size templates prompts",
 }
 VALUES = st.one_of(
     JSON, st.lists(st.integers(-1, 70), min_size=1, max_size=4), st.sampled_from([2**20, 64, 16, 8, "gelu"])
