@@ -47,6 +47,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(versions_in_play())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes (`-n 2 --dist loadgroup`) one takes a whole file, or all of `full_size/`, whose model exists
+    once."""
+    for item in items:
+        path = item.path
+        item.add_marker(pytest.mark.xdist_group(path.parent.name if path.parent.name == "full_size" else path.name))
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder in the layout of SD v1.4, small and random."""

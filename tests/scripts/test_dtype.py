@@ -1,10 +1,11 @@
 """`--dtype auto`: half precision where the machine multiplies it and the model is large enough to be faster for it."""
 
+from support.command_line import automatic_dtype, load
+
 import argparse
 
 import pytest
 import torch
-from support.command_line import automatic_dtype, load
 
 import minti
 
