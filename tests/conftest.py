@@ -47,12 +47,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(versions_in_play())
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes (`-n 2 --dist loadgroup`) one takes a whole file, or all of `full_size/`, whose model exists
-    once."""
-    for item in items:
-        path = item.path
-        item.add_marker(pytest.mark.xdist_group(path.parent.name if path.parent.name == "full_size" else path.name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Of several processes (`-n 2`) one takes a whole file, or all of `full_size/`, whose model is there once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "full_size" if "full_size" in file else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
