@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.curves import plot
-from support.learning import Learning
+from support.learning import Learning, say
 from support.pages import page
 
 import argparse
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tqdm import tqdm
 import minti
 from minti import distributed
 from minti.evaluation.words import learned_rows
+from minti.growing import Growing
 from minti.images import grid, open_folder, save_png
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import LR_SCHEDULES
@@ -47,7 +49,8 @@ def parse() -> argparse.Namespace:
     known_help = "a known word that says roughly what they show; 'random' begins with a random row"
     what.add_argument("--initializer", default="toy", help=known_help, **known)
     rows = {"dest": "num_vectors", "metavar": "N"}
-    what.add_argument("--vectors", type=whole(1), default=1, help="embedding rows of the new word", **rows)
+    rows_help = "embedding rows of the new word; 'auto' adds one after another, as long as it pays"
+    what.add_argument("--vectors", type=number_or_auto, default=1, help=rows_help, **rows)
     what.add_argument("--templates", choices=TEMPLATES, help="training prompts; default: the model's own")
     what.add_argument("--flip", action="store_true", dest="horizontal_flip", help="also learn from mirror images")
     how = parser.add_argument_group("how to learn it")
@@ -76,10 +79,17 @@ def parse() -> argparse.Namespace:
     show.add_argument("--sample-steps", type=whole(1), default=50, help="denoising steps per picture")
     show.add_argument("--validate-every", type=whole(0), default=0, help="draw the word every so many steps; 0: never")
     args = parser.parse_args()
+    args.grow = args.num_vectors == "auto"
+    args.num_vectors = 1 if args.grow else args.num_vectors
     args.initializer_token = None if args.initializer_token == "random" else args.initializer_token
     if wrong := [prompt for prompt in args.prompts or () if "{}" not in prompt]:
         parser.error(f"the prompt {wrong[0]!r} has no {{}} where the word goes")
     return args
+
+
+def number_or_auto(text: str) -> int | str:
+    """The type of `--vectors`."""
+    return text if text == "auto" else whole(1)(text)
 
 
 def configured(args: argparse.Namespace) -> minti.TextualInversionConfig:
@@ -111,6 +121,39 @@ def draw_page(args: argparse.Namespace, model: minti.StableDiffusion, pictures: 
     return page(rows)
 
 
+def learn(
+    args: argparse.Namespace,
+    model: minti.StableDiffusion,
+    config: minti.TextualInversionConfig,
+    pictures: list[Image.Image],
+    folder: Path,
+    validate: Callable[[Path], None],
+) -> tuple[Learning, dict[str, list[minti.TrainingState]]]:
+    """Learns the word, with as many rows as the arguments say, or as many as pay; saves it.
+
+    Returns:
+        The run whose rows were kept, and the steps of the others by what they were.
+    """
+    if not args.grow:
+        learning = Learning(args, minti.TrainingWrapper(model, config), folder, validate)
+        learning.run(pictures)
+        learning.save_word()
+        return learning, {}
+    word, runs = Growing(model, config, pictures), []
+    for wrapper in word:
+        rows = wrapper.config.num_vectors
+        runs.append(Learning(args, wrapper, folder, validate, f"-{rows}-rows" if rows > 1 else ""))
+        runs[-1].run(pictures)
+        if rows == 1:
+            runs[-1].save_word()
+    for decision in word.decisions:
+        say(str(decision))
+    (learning,) = (run for run in runs if run.wrapper is word.best)
+    if distributed.rank() == 0:
+        minti.save_embeddings(word.best, folder / "learned_embeds.safetensors")
+    return learning, {f"{run.wrapper.config.num_vectors} rows": run.states for run in runs if run is not learning}
+
+
 def main() -> None:
     """Pictures to a word to a page."""
     args = parse()
@@ -128,18 +171,16 @@ def main() -> None:
         warnings.warn(text, stacklevel=2)
     model = load(args)
     model.scheduler.timesteps(args.sample_steps)  # if so many are not possible, then now
-    wrapper = minti.TrainingWrapper(model, config)
 
     def validate(path: Path) -> None:
-        save_png(grid(draw(args, model, [wrapper.prompt("{}")] * args.columns), args.columns), path)
+        prompt = config.placeholder_token
+        save_png(grid(draw(args, model, [prompt] * args.columns), args.columns), path)
 
-    learning = Learning(args, wrapper, folder, validate)
-    learning.run(pictures)
-    learning.save_word()
+    learning, others = learn(args, model, config, pictures, folder, validate)
     if distributed.rank() > 0:
         return
     if learning.states:
-        plot(folder / "curves.png", learning.states, wrapper.vocabulary_norm)
+        plot(folder / "curves.png", learning.states, learning.wrapper.vocabulary_norm, others)
     print(learning.summary())
     for row in learned_rows(model, args.placeholder_token):
         nearest = ", ".join(f"{word} ({similarity:.2f})" for word, similarity in row.nearest)

@@ -46,25 +46,32 @@ def read_losses(path: Path, checkpoint: RunState) -> list[minti.TrainingState]:
     return states[: checkpoint.step]
 
 
-def plot(path: Path, states: list[minti.TrainingState], vocabulary_norm: float) -> None:
-    """The training loss, the fixed loss between its two lines, and the length of the rows."""
+def plot(
+    path: Path,
+    states: list[minti.TrainingState],
+    vocabulary_norm: float,
+    others: dict[str, list[minti.TrainingState]] | None = None,
+) -> None:
+    """The training loss, the fixed loss between its two lines, and the length of the rows; of other runs too, by label.
+
+    Args:
+        states: of all steps of the run whose word is kept.
+    """
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    steps = [state.step for state in states]
-    left.plot(steps, [state.loss for state in states], linewidth=0.6)
-    left.set(title="training loss (jumps with the timestep)", xlabel="step")
-    evaluated = [state for state in states if state.fixed_loss is not None]
     first = states[0]
-    middle.plot(
-        [0, *(state.step for state in evaluated)],
-        [first.initializer_loss, *(state.fixed_loss for state in evaluated)],
-        marker=".",
-        label="the learned word",
-    )
+    for label, run in ((others or {}) | {"the learned word": states}).items():
+        steps = [state.step for state in run]
+        left.plot(steps, [state.loss for state in run], linewidth=0.6)
+        evaluated = [state for state in run if state.fixed_loss is not None]
+        losses = [run[0].initializer_loss, *(state.fixed_loss for state in evaluated)]
+        middle.plot([0, *(state.step for state in evaluated)], losses, marker=".", label=label)
+        right.plot(steps, [state.row_norm for state in run], label=label)
+    left.set(title="training loss (jumps with the timestep)", xlabel="step")
     middle.axhline(first.empty_loss, color="grey", linestyle=":", label="the empty prompt")
-    middle.axhline(first.initializer_loss, color="grey", linestyle="--", label="the initializer word")
+    if not others:  # a word that has grown began at the row before
+        middle.axhline(first.initializer_loss, color="grey", linestyle="--", label="the initializer word")
     middle.set(title="loss on fixed pictures, timesteps and noise", xlabel="step")
     middle.legend()
-    right.plot(steps, [state.row_norm for state in states], label="the learned word")
     right.axhline(vocabulary_norm, color="grey", linestyle="--", label="the vocabulary's mean")
     right.set(title="length of the embedding rows", xlabel="step", ylim=(0, None))
     right.legend()

@@ -28,6 +28,7 @@ class Learning:
         args: with `resume`, `checkpoint_every`, `validate_every` and `quiet`.
         folder: for the results.
         validate: draws the word into a file.
+        stage: what the names of a further run's table and checkpoints end in, where a word grows.
 
     Attributes:
         states: of all steps, those before an interruption included.
@@ -39,9 +40,10 @@ class Learning:
         wrapper: minti.TrainingWrapper,
         folder: Path,
         validate: Callable[[Path], None] = lambda path: None,
+        stage: str = "",
     ):
-        self.args, self.wrapper, self.folder, self.validate = args, wrapper, folder, validate
-        self.checkpoints = folder / "checkpoints"
+        self.args, self.wrapper, self.folder, self.validate, self.stage = args, wrapper, folder, validate, stage
+        self.checkpoints, self.losses = folder / f"checkpoints{stage}", folder / f"losses{stage}.csv"
         if distributed.rank() == 0:
             make_writable(self.checkpoints)  # if that fails, then now
             for each in (folder, self.checkpoints):
@@ -49,7 +51,7 @@ class Learning:
         self.checkpoint = minti.load_checkpoint(self.checkpoints) if args.resume else None
         self.states: list[minti.TrainingState] = []
         if self.checkpoint is not None:
-            self.states = read_losses(folder / "losses.csv", self.checkpoint)
+            self.states = read_losses(self.losses, self.checkpoint)
         elif args.resume:
             say(f"there is nothing to resume in {self.checkpoints}; beginning anew")
         if self.checkpoint is None and distributed.rank() == 0:
@@ -71,7 +73,7 @@ class Learning:
                     self.save_state()
                     say(f"stopped at step {state.step} of {self.folder}; the same command with --resume goes on")
                     sys.exit(128 + interruption.number)
-        if not self.improved:
+        if not self.improved and not self.stage:
             raise minti.TrainingError(self.nothing_learned())
 
     @contextmanager
@@ -82,7 +84,8 @@ class Learning:
         except minti.TrainingError:
             raise
         except BaseException:
-            self.save_word()
+            if not self.stage:  # whether another row pays is not known before its run has ended
+                self.save_word()
             raise
 
     def look(self, state: minti.TrainingState, bar: tqdm) -> None:
@@ -95,12 +98,12 @@ class Learning:
             self.save_state()
         every = self.args.validate_every
         if every and distributed.rank() == 0 and state.step % every == 0:
-            self.validate(self.folder / f"validation-{state.step:05}.png")
+            self.validate(self.folder / f"validation{self.stage}-{state.step:05}.png")
 
     def save_state(self) -> None:
         """What `--resume` needs; of several processes, which all have the same, the first writes."""
         if distributed.rank() == 0:
-            write_losses(self.folder / "losses.csv", self.states)
+            write_losses(self.losses, self.states)
             minti.save_checkpoint(self.wrapper, self.checkpoints)
 
     @property
@@ -139,7 +142,7 @@ class Learning:
 def put_aside(checkpoints: Path) -> None:
     """Moves an earlier run's checkpoints out of a new run's way; they are not lost."""
     if checkpoints.is_dir() and any(checkpoints.iterdir()):
-        aside = checkpoints.with_name("checkpoints-before")
+        aside = checkpoints.with_name(f"{checkpoints.name}-before")
         shutil.rmtree(aside, ignore_errors=True)
         checkpoints.rename(aside)
         say(f"the checkpoints of the run before are in {aside} now (--resume would have gone on with it)")

@@ -1,0 +1,167 @@
+"""How many rows does a word need? One more, as long as it lowers the fixed loss by more than chance does.
+
+One token can be too little for what a text encoder and a UNet have never seen as one (limits of a single row: arXiv
+2208.01618, section 6; more rows: arXiv 2305.16225). More rows than needed obey the rest of a prompt less (arXiv
+2512.13672). So a word begins with few, is learned, gets another row, is learned again, and keeps it only if that paid.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minti.learning.loss import diffusion_loss
+from minti.learning.pictures import Concept
+from minti.learning.progress import FixedSet
+from minti.learning.settings import TextualInversionConfig, TrainingWrapper
+from minti.model import StableDiffusion
+from minti.text import add_tokens, initial_rows, placeholder_tokens
+
+MOST = 4
+SIZE = 64  # pictures that decide; other draws than those by which a run chooses its best rows
+
+
+class Decision(NamedTuple):
+    """What one more row was worth.
+
+    Attributes:
+        rows: how many there were then.
+        loss: mean over the pictures that decide.
+        gain, error: how much lower that is than with a row less, and the standard error of this difference; NaN for the
+            first.
+        kept: whether the gain was more than two standard errors.
+    """
+
+    rows: int
+    loss: float
+    gain: float
+    error: float
+    kept: bool
+
+    def __str__(self) -> str:
+        loss = f"{self.rows} {'row' if self.rows == 1 else 'rows'}: loss {self.loss:.4f}"
+        if math.isnan(self.gain):
+            return loss
+        return f"{loss}, lower by {self.gain:.4f} +- {self.error:.4f}: {'kept' if self.kept else 'not kept'}"
+
+
+class Growing:
+    """A word that grows until it suffices. Iterating gives wrappers to train, each with a row more than the last.
+
+        for wrapper in (word := Growing(model, config, pictures)):
+            for state in minti.textual_inversion(wrapper, pictures):
+                ...
+        minti.save_embeddings(word.best, path)
+
+    After the last the model knows the word with the rows that were kept, and no more. Until then its tokenizer is a
+    copy, since a tokenizer cannot forget, and no other word may be added.
+
+    Args:
+        config: `num_vectors` is how many rows the word begins with.
+        images: as for `textual_inversion`.
+        most: how many rows it may have at most.
+        size: how many pictures decide, each with its own timestep and noise.
+
+    Attributes:
+        decisions: one for each wrapper that was trained.
+        best: the wrapper whose rows were kept.
+
+    Raises:
+        ValueError: `most` is less than `config.num_vectors`; there are no pictures.
+    """
+
+    def __init__(
+        self,
+        model: StableDiffusion,
+        config: TextualInversionConfig,
+        images: Sequence[Image.Image] | Tensor,
+        most: int = MOST,
+        size: int = SIZE,
+    ):
+        if most < config.num_vectors:
+            raise ValueError(f"the word begins with {config.num_vectors} rows, and {most} are the most; raise `most`")
+        self.model, self.config, self.images, self.most, self.size = model, config, images, most, size
+        self.decisions: list[Decision] = []
+        self.best: TrainingWrapper | None = None
+        self._tokenizer = model.tokenizer  # which learns the word in the end
+        self._known = model.text_encoder.get_input_embeddings().num_embeddings
+
+    def __iter__(self) -> Iterator[TrainingWrapper]:
+        fixed, before, rows = None, None, None
+        for count in range(self.config.num_vectors, self.most + 1):
+            self.model.tokenizer = copy.deepcopy(self._tokenizer)
+            wrapper = TrainingWrapper(self.model, replace(self.config, num_vectors=count))
+            if rows is not None:
+                wrapper.first_rows = self._one_more(rows)
+            yield wrapper
+            fixed = fixed or self._fixed_set(wrapper)
+            losses = losses_of(fixed, wrapper.prompts)
+            gain, error = paired(before, losses)
+            kept = before is None or gain > 2 * error
+            self.decisions.append(Decision(count, losses.mean().item(), gain, error, kept))
+            learned = wrapper.rows.values.detach().clone()
+            self._forget(count)
+            if not kept:
+                break
+            self.best, before, rows = wrapper, losses, learned
+        self._remember(rows)
+
+    def _fixed_set(self, wrapper: TrainingWrapper) -> FixedSet:
+        concept = Concept(self.model, self.images, self.config.horizontal_flip)
+        return FixedSet(wrapper, concept, self.size, torch.Generator().manual_seed(self.config.seed + 1))
+
+    def _one_more(self, rows: Tensor) -> Tensor:
+        """(k, d) -> (k + 1, d): the new row begins as the first one did, at the initializer word."""
+        word, model = self.config.initializer_token, self.model
+        more = initial_rows(model.tokenizer, model.text_encoder, word, len(rows) + 1, self.config.seed)[-1:]
+        return torch.cat([rows, more.to(rows)])
+
+    def _forget(self, count: int) -> None:
+        """Takes the word's `count` rows out of the vocabulary.
+
+        Raises:
+            ValueError: another word was added behind it.
+        """
+        last = self.model.text_encoder.get_input_embeddings().num_embeddings
+        if last != self._known + count:
+            raise ValueError(
+                f"the vocabulary has grown by {last - self._known} rows instead of {count}: no word can be added while "
+                f"{self.config.placeholder_token} grows"
+            )
+        self.model.text_encoder.resize_token_embeddings(self._known, mean_resizing=False)
+
+    def _remember(self, rows: Tensor) -> None:
+        """Puts the word back with the rows that were kept, (k, d)."""
+        tokens = placeholder_tokens(self.config.placeholder_token, len(rows))
+        self.best.tokenizer = self.model.tokenizer = self._tokenizer
+        add_tokens(self.model.tokenizer, self.model.text_encoder, tokens, rows)
+
+
+@torch.no_grad()
+def losses_of(fixed: FixedSet, prompts: Sequence[str]) -> Tensor:
+    """The loss of every picture of a fixed set by itself, (n,) float32; picture i with prompt i, and again from 0."""
+    contexts = [fixed.wrapper.model.encode_prompt(prompt) for prompt in prompts]  # 1 m d each
+    losses = []
+    for i in range(len(fixed.latents)):
+        one = slice(i, i + 1)
+        context = contexts[i % len(contexts)]
+        losses.append(
+            diffusion_loss(fixed.wrapper, fixed.latents[one], fixed.timesteps[one], context, fixed.noise[one])
+        )
+    return torch.stack(losses)
+
+
+def paired(before: Tensor | None, after: Tensor) -> tuple[float, float]:
+    """The mean of `before` - `after`, (n,) each, and its standard error: two means of the same pictures, timesteps and
+    noise differ by far less than either varies."""
+    if before is None:
+        return math.nan, math.nan
+    difference = before - after
+    return difference.mean().item(), (difference.std() / len(difference) ** 0.5).item()

@@ -1,0 +1,108 @@
+"""A word that grows: a row is kept if it pays by more than chance, and is forgotten without a trace if not."""
+
+import math
+
+import pytest
+import torch
+from helpers import pictures, seeded
+
+import minti
+from minti.growing import Growing, losses_of, paired
+from minti.learning.pictures import Concept
+from minti.learning.progress import FixedSet
+
+CONFIG = {"placeholder_token": "<cat>", "initializer_token": "toy", "learning_rate": 0.1, "steps": 12, "batch_size": 4}
+
+
+def learn(word):
+    for _ in minti.textual_inversion(word, pictures()):
+        pass
+
+
+def spoil(wrapper):
+    """Rows that no training would end with."""
+    minti.prepare_for_textual_inversion(wrapper)
+    wrapper.rows.write(50 * torch.randn(wrapper.rows.values.shape, generator=seeded(3)))
+    wrapper.rows.detach()
+
+
+def grown(model, *trainings, **options):
+    word = Growing(model, minti.TextualInversionConfig(**CONFIG | options), pictures(), most=len(trainings), size=16)
+    for wrapper, training in zip(word, trainings, strict=True):
+        training(wrapper)
+    return word
+
+
+def test_a_difference_of_pairs_and_its_standard_error():
+    before, after = torch.tensor([1.0, 2, 3, 4]), torch.tensor([0.0, 2, 2, 4])
+    gain, error = paired(before, after)  # differences 1, 0, 1, 0: mean 1/2, variance 1/3
+    assert gain == 0.5
+    assert error == pytest.approx(math.sqrt(1 / 3 / 4))
+    assert all(math.isnan(value) for value in paired(None, after))
+
+
+def test_the_losses_of_the_pictures_have_the_loss_of_the_set_for_their_mean(tiny):
+    wrapper = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(**CONFIG | {"steps": 1}))
+    learn(wrapper)
+    fixed = FixedSet(wrapper, Concept(tiny, pictures()), 7, seeded())
+    losses = losses_of(fixed, wrapper.prompts)
+    assert losses.shape == (7,)
+    assert len(set(losses.tolist())) == 7
+    assert losses.mean().item() == pytest.approx(fixed.loss(wrapper.prompts), rel=1e-5)
+
+
+def test_a_row_that_pays_is_kept(tiny):
+    word = grown(tiny, spoil, learn)
+    first, second = word.decisions
+    assert (first.rows, first.kept, second.rows, second.kept) == (1, True, 2, True)
+    assert second.gain > 2 * second.error > 0
+    assert second.gain == pytest.approx(first.loss - second.loss, rel=1e-4)
+    assert word.best.config.num_vectors == 2
+
+
+def test_a_row_that_does_not_pay_is_forgotten(tiny):
+    word = grown(tiny, learn, spoil)
+    assert [decision.kept for decision in word.decisions] == [True, False]
+    assert word.decisions[1].gain < 0
+    assert word.best.config.num_vectors == 1
+
+
+@pytest.mark.parametrize("trainings", [(learn, spoil), (spoil, learn)])
+@pytest.mark.parametrize("row_update", ["new_rows", "restore"])
+def test_the_model_ends_with_what_was_kept_and_nothing_else(tiny, tiny_folder, tmp_path, trainings, row_update):
+    """As if a fresh model had loaded the word from its file; and the model's own words are untouched."""
+    tokenizer, embedding = tiny.tokenizer, tiny.text_encoder.get_input_embeddings()
+    old = embedding.weight.clone()
+    word = grown(tiny, *trainings, row_update=row_update)
+    minti.save_embeddings(word.best, tmp_path / "cat.safetensors")
+    fresh = minti.StableDiffusion.from_pretrained(tiny_folder)
+    minti.load_embeddings(fresh, tmp_path / "cat.safetensors")
+    assert tiny.tokenizer is tokenizer is word.best.tokenizer
+    assert len(tokenizer) == len(fresh.tokenizer) == len(old) + word.best.config.num_vectors
+    assert torch.equal(tiny.encode_prompt("a <cat>"), fresh.encode_prompt("a <cat>"))
+    assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[: len(old)], old)
+    assert not embedding._forward_hooks
+
+
+def test_another_row_begins_where_the_first_did(tiny):
+    (toy,) = tiny.tokenizer("toy", add_special_tokens=False).input_ids
+    row = tiny.text_encoder.get_input_embeddings().weight[[toy]].clone()
+    word = iter(Growing(tiny, minti.TextualInversionConfig(**CONFIG), pictures(), size=16))
+    first = next(word)
+    learn(first)
+    learned = first.rows.values.detach().clone()
+    assert torch.equal(next(word).first_rows, torch.cat([learned, row]))
+
+
+def test_no_other_word_meanwhile(tiny, tmp_path):
+    minti.words.write_embeddings(tmp_path / "dog.safetensors", {"<dog>": torch.randn(1, 48)})
+    word = iter(Growing(tiny, minti.TextualInversionConfig(**CONFIG | {"steps": 1}), pictures(), size=2))
+    learn(next(word))
+    minti.load_embeddings(tiny, tmp_path / "dog.safetensors")
+    with pytest.raises(ValueError, match="no word can be added while <cat> grows"):
+        next(word)
+
+
+def test_fewer_at_most_than_to_begin_with(tiny):
+    with pytest.raises(ValueError, match="begins with 3 rows, and 2 are the most"):
+        Growing(tiny, minti.TextualInversionConfig(**CONFIG, num_vectors=3), pictures(), most=2)
