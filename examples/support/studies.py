@@ -92,9 +92,11 @@ def learning(artist: Artist, subjects: Sequence[Subject], folder: Path) -> list[
         }
         drawn.append(chart(f"{subject.word}: loss, less that without a prompt", "timestep", lines))
         if subject.growth:
-            strip = [html.picture(p, f"step {step}") for step, pictures in subject.growth for p in pictures[:1]]
-            second = [html.picture(pictures[1], "") for _, pictures in subject.growth]
-            blocks.append(html.card(f"a photo of a {subject.word}", html.pictures(strip), html.pictures(second)))
+            strips = [
+                html.pictures([html.picture(pictures[i], f"step {step}") for step, pictures in subject.growth])
+                for i in range(2)
+            ]
+            blocks.append(html.card(f"a photo of a {subject.word}", *strips))
             rows = [(f"{subject.word}\nstep {step}", pictures) for step, pictures in subject.growth]
             page(rows).save(folder / f"growth-{subjects.index(subject)}.png")
         else:
@@ -190,11 +192,11 @@ def together(artist: Artist, rows: Sequence[Row], toybox: Any, folder: Path) -> 
         count, two, three = len(row.pictures), 0.7 * scale, 0.5 * scale
         also = [(first, three), (second, three)]
         ways = {
-            f"as one prompt, {scale:.2g}": row.pictures,
-            f"as two, “{first}” and “{second}”, {two:.2g} each": artist.draw(
+            f"as one prompt, guidance {scale:.2g}": row.pictures,
+            f"as two, “{first}” and “{second}”, guidance {two:.2g} each": artist.draw(
                 [first], count, guidance_scale=two, also=[(second, two)]
             ),
-            f"as all three, {three:.2g} each": artist.draw([row.prompt], count, guidance_scale=three, also=also),
+            f"as all three, guidance {three:.2g} each": artist.draw([row.prompt], count, guidance_scale=three, also=also),
         }
         page([(name, pictures) for name, pictures in ways.items()]).save(folder / f"together-{len(blocks)}.png")
         shown = []
