@@ -196,7 +196,9 @@ def together(artist: Artist, rows: Sequence[Row], toybox: Any, folder: Path) -> 
             f"as two, “{first}” and “{second}”, guidance {two:.2g} each": artist.draw(
                 [first], count, guidance_scale=two, also=[(second, two)]
             ),
-            f"as all three, guidance {three:.2g} each": artist.draw([row.prompt], count, guidance_scale=three, also=also),
+            f"as all three, guidance {three:.2g} each": artist.draw(
+                [row.prompt], count, guidance_scale=three, also=also
+            ),
         }
         page([(name, pictures) for name, pictures in ways.items()]).save(folder / f"together-{len(blocks)}.png")
         shown = []
