@@ -11,6 +11,7 @@ from support.subjects import Subject
 
 import csv
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,10 @@ def attention(artist: Artist, rows: Sequence[Row], toybox: Any, subjects: Sequen
         count = min(2, len(row.pictures), artist.args.batch_size)  # in one batch, which the maps follow
         with AttentionMaps(model, [row.prompt] * count) as maps:
             pictures = artist.draw([row.prompt], count)
-        names = list(dict.fromkeys(row.prompt.split()))
-        overlays = {name: [overlay(p, m) for p, m in zip(pictures, maps.of(name))] for name in names}
+        overlays = {}
+        for name in dict.fromkeys(row.prompt.split()):
+            with suppress(ValueError):  # of a long prompt's end, which the model does not read
+                overlays[name] = [overlay(p, m) for p, m in zip(pictures, maps.of(name))]
         page([(row.prompt, pictures), *overlays.items()]).save(folder / f"attention-{len(row.subjects)}.png")
         lines = []
         for i in range(count):
