@@ -149,7 +149,8 @@ def main() -> None:
         print(f"{row.prompt}: {row.sentence}" if row.sentence else row.prompt)
 
     report = html.Report(f"{' and '.join(subject.word for subject in subjects)}, evaluated", introduction(args, clip))
-    report.section("The pictures, and what they show", html.paragraph(BOUNDS, "soft"), *rows.cards(planned))
+    bounds = html.paragraph(BOUNDS, "soft") if clip else ""
+    report.section("The pictures, and what they show", bounds, *rows.cards(planned))
     made = {
         "words": ("What was learned, as rows of numbers", lambda: studies.words(model, toybox, subjects, folder)),
         "learning": ("While it was learned", lambda: studies.learning(artist, subjects, folder)),
