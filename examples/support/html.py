@@ -54,7 +54,7 @@ th:first-child, td:first-child, .words th, .words td { text-align: left; vertica
   background: var(--s0); }
 .meter .ends { display: flex; justify-content: space-between; color: var(--soft); font-size: .8rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
-.chart svg { width: 100%; max-width: 30rem; height: auto; display: block; }
+.chart svg { width: 100%; max-width: 30rem; height: auto; display: block; overflow: visible; }
 .chart text { fill: var(--soft); font: 12px ui-sans-serif, system-ui, sans-serif; }
 .chart .grid { stroke: var(--line); }
 .legend span { margin-right: 1rem; white-space: nowrap; }
