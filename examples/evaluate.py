@@ -12,7 +12,7 @@ from __future__ import annotations
 from support import html, rows, studies
 from support.command_line import arguments, load, make_output, run, whole
 from support.drawing import Artist
-from support.subjects import acquire, open_subjects
+from support.subjects import learn, open_subjects
 
 import argparse
 import sys
@@ -35,6 +35,7 @@ TEMPLATES = (
     "a comic book illustration of a {} and a {} on the beach",
 )
 SECTIONS = ("words", "learning", "guidance", "attention", "together")
+NEEDED = {"guidance": 1, "together": 2}  # words in a prompt; the other sections take any prompt
 
 
 def parse() -> argparse.Namespace:
@@ -130,12 +131,14 @@ def main() -> None:
     model = load(args)
     subjects = open_subjects(args, model, CONCEPTS)
     toybox = open_toybox(model, args.model)
-    planned = rows.plan(args.templates or (TEMPLATES if toybox is None else toybox.templates), subjects)
-    if len(subjects) == 1:
+    templates = args.templates or (TEMPLATES if toybox is None else toybox.templates)
+    planned = rows.plan(templates, subjects)
+    if len(subjects) == 1 and len(planned) < len(templates):
         warnings.warn(f"prompts for two words need a second one; {subjects[0].word} is evaluated alone", stacklevel=2)
     clip, artist = find_clip(args, toybox), Artist(args, model)
-    acquire(args, artist, subjects, folder)
-    for subject in subjects:
+    for i, subject in enumerate(subjects):
+        if not args.embedding:
+            learn(args, artist, subject, folder / f"word-{i}")
         print(subject.summary)
 
     rows.draw(planned, artist, args.samples)
@@ -143,10 +146,11 @@ def main() -> None:
     rows.write_pictures(planned, folder).save(folder / "page.png")
     studies.write_table(folder / "scores.csv", rows.records(planned))
     for row in planned:
-        print(f"{row.prompt}: {row.sentence}")
+        print(f"{row.prompt}: {row.sentence}" if row.sentence else row.prompt)
 
     report = html.Report(f"{' and '.join(subject.word for subject in subjects)}, evaluated", introduction(args, clip))
-    report.section("The pictures, and what they show", html.paragraph(BOUNDS, "soft"), *rows.cards(planned))
+    bounds = html.paragraph(BOUNDS, "soft") if clip else ""
+    report.section("The pictures, and what they show", bounds, *rows.cards(planned))
     made = {
         "words": ("What was learned, as rows of numbers", lambda: studies.words(model, toybox, subjects, folder)),
         "learning": ("While it was learned", lambda: studies.learning(artist, subjects, folder)),
@@ -154,8 +158,9 @@ def main() -> None:
         "attention": ("Where the word looks", lambda: studies.attention(artist, planned, toybox, subjects, folder)),
         "together": ("Both in one picture", lambda: studies.together(artist, planned, toybox, folder)),
     }
+    counts = {len(row.subjects) for row in planned}
     for name, (title, study) in made.items():
-        if name in args.sections and (name != "together" or len(subjects) == 2):
+        if name in args.sections and NEEDED.get(name, min(counts)) in counts:
             report.section(title, *study())
     minutes = (time.perf_counter() - begun) / 60
     report.introduction += html.paragraph(f"{artist.drawn} pictures in {minutes:.1f} minutes on {args.device}.", "soft")

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import minti
 from minti import distributed
+from minti.diffusion.samplers import SAMPLERS
 from minti.evaluation.words import learned_rows
 from minti.growing import Growing
 from minti.images import grid, open_folder, save_png
@@ -76,7 +77,8 @@ def parse() -> argparse.Namespace:
     show = parser.add_argument_group("what to draw")
     show.add_argument("--prompts", nargs="+", metavar="PROMPT", help="prompts of the page, with {} for the word")
     show.add_argument("--columns", type=whole(1), default=5, help="pictures per row of the page")
-    show.add_argument("--sample-steps", type=whole(1), default=50, help="denoising steps per picture")
+    show.add_argument("--sampler", choices=SAMPLERS, default="dpm-solver++")
+    show.add_argument("--sample-steps", type=whole(1), default=15, help="denoising steps per picture")
     show.add_argument("--validate-every", type=whole(0), default=0, help="draw the word every so many steps; 0: never")
     args = parser.parse_args()
     args.grow = args.num_vectors == "auto"
@@ -103,6 +105,7 @@ def draw(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[s
     return minti.sample(
         model,
         prompts,
+        sampler=args.sampler,
         num_inference_steps=args.sample_steps,
         guidance_scale=args.guidance_scale,
         generator=generators(args.seed, len(prompts)),

@@ -23,6 +23,7 @@ except ImportError:  # Windows has none
 from support.host_memory import keep_freed_memory
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 import minti
@@ -107,6 +108,7 @@ def run(main: Callable[[], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be UTF-8
     transformers_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()  # it would announce every one of its attempts
     try:
         main()
     except (ValueError, OSError, minti.TrainingError) as error:

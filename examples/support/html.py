@@ -28,11 +28,11 @@ code { font: .92em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anyw
 .soft, figcaption, .legend, th { color: var(--soft); font-size: .85rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .9rem 1rem;
   margin: .9rem 0; break-inside: avoid; }
-.said { margin: .5rem 0 0; }
+.said, .card .soft { margin: .5rem 0 0; }
 .pictures { display: flex; flex-wrap: wrap; gap: .5rem; margin: .4rem 0; }
 .pictures .pictures { margin: 0; }
 figure { margin: 0; width: 8rem; }
-.small figure { width: 5.2rem; }
+.small figure { width: 4.9rem; }
 figcaption { line-height: 1.25; margin-top: .15rem; overflow-wrap: anywhere; }
 figure button { display: block; width: 100%; padding: 0; border: 0; background: none; cursor: zoom-in; }
 figure img { display: block; width: 100%; border-radius: .2rem; }
@@ -54,19 +54,21 @@ th:first-child, td:first-child, .words th, .words td { text-align: left; vertica
   background: var(--s0); }
 .meter .ends { display: flex; justify-content: space-between; color: var(--soft); font-size: .8rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
-.chart svg { width: 100%; max-width: 30rem; height: auto; display: block; }
+.chart svg { width: 100%; max-width: 30rem; height: auto; display: block; overflow: visible; }
 .chart text { fill: var(--soft); font: 12px ui-sans-serif, system-ui, sans-serif; }
 .chart .grid { stroke: var(--line); }
 .legend span { margin-right: 1rem; white-space: nowrap; }
 .legend i { display: inline-block; width: 1.1rem; height: 0; border-top: 3px solid; vertical-align: middle;
   margin-right: .3rem; }
-@media (max-width: 40rem) { figure { width: calc(25% - .4rem); } .small figure { width: calc(20% - .4rem); }
+@media (max-width: 40rem) { figure, .small figure { width: calc(25% - .4rem); }
   .first { width: 100%; border: 0; padding: 0; } .first figure { width: calc(40% - .4rem); } h1 { font-size: 1.5rem; } }
 @media print { :root { --page: #fff; --ink: #000; --soft: #444; --line: #bbb; --card: #fff; --s0: #1f6fb4;
   --s1: #c2570c; --s2: #6d6a66; --s3: #3b8447; }
-  body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
-  h2 { break-after: avoid; } .chart { break-inside: avoid; } .meter { print-color-adjust: exact; }
-  figure { width: 5.2rem; } .small figure { width: 4rem; } }
+  body { max-width: none; padding: 0; font-size: 10pt; line-height: 1.4; } nav { display: none; }
+  h2 { break-after: avoid; margin-top: 1.5rem; } .charts { grid-template-columns: 1fr 1fr; }
+  .chart, .scroll { break-inside: avoid; } .meter { print-color-adjust: exact; }
+  .card { padding: .5rem .8rem; margin: .5rem 0; } h3 { margin-bottom: .2rem; } .meters { margin: .3rem 0; }
+  figure { width: 5.2rem; } .small figure { width: 4rem; } .small figcaption { font-size: .75rem; } }
 """
 SCRIPT = """
 const dialog = document.querySelector("dialog"), large = dialog.querySelector("img");

@@ -61,7 +61,7 @@ def plan(templates: Sequence[str], subjects: Sequence[Subject]) -> list[Row]:
     """Templates with one {} for each word, then those with two for both, if there are two.
 
     Raises:
-        ValueError: a template with no {} or more than two.
+        ValueError: a template with no {} or more than two; one word, and only templates for two.
     """
     for template in templates:
         if not 1 <= template.count("{}") <= 2:
@@ -70,6 +70,11 @@ def plan(templates: Sequence[str], subjects: Sequence[Subject]) -> list[Row]:
             )
     single = [template for template in templates if template.count("{}") == 1]
     double = [template for template in templates if template.count("{}") == 2] if len(subjects) == 2 else []
+    if not single and not double:
+        raise ValueError(
+            f"the templates have two {{}} each, and {subjects[0].word} is the only word; give a second one, or a "
+            "template with one {}"
+        )
     rows = [Row(template, [subject]) for subject in subjects for template in single]
     return rows + [Row(template, list(subjects)) for template in double]
 

@@ -11,6 +11,7 @@ from support.subjects import Subject
 
 import csv
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,11 @@ def learning(artist: Artist, subjects: Sequence[Subject], folder: Path) -> list[
         }
         drawn.append(chart(f"{subject.word}: loss, less that without a prompt", "timestep", lines))
         if subject.growth:
-            strip = [html.picture(p, f"step {step}") for step, pictures in subject.growth for p in pictures[:1]]
-            second = [html.picture(pictures[1], "") for _, pictures in subject.growth]
-            blocks.append(html.card(f"a photo of a {subject.word}", html.pictures(strip), html.pictures(second)))
+            strips = [
+                html.pictures([html.picture(pictures[i], f"step {step}") for step, pictures in subject.growth])
+                for i in range(2)
+            ]
+            blocks.append(html.card(f"a photo of a {subject.word}", *strips))
             rows = [(f"{subject.word}\nstep {step}", pictures) for step, pictures in subject.growth]
             page(rows).save(folder / f"growth-{subjects.index(subject)}.png")
         else:
@@ -141,8 +144,10 @@ def attention(artist: Artist, rows: Sequence[Row], toybox: Any, subjects: Sequen
         count = min(2, len(row.pictures), artist.args.batch_size)  # in one batch, which the maps follow
         with AttentionMaps(model, [row.prompt] * count) as maps:
             pictures = artist.draw([row.prompt], count)
-        names = list(dict.fromkeys(row.prompt.split()))
-        overlays = {name: [overlay(p, m) for p, m in zip(pictures, maps.of(name))] for name in names}
+        overlays = {}
+        for name in dict.fromkeys(row.prompt.split()):
+            with suppress(ValueError):  # of a long prompt's end, which the model does not read
+                overlays[name] = [overlay(p, m) for p, m in zip(pictures, maps.of(name))]
         page([(row.prompt, pictures), *overlays.items()]).save(folder / f"attention-{len(row.subjects)}.png")
         lines = []
         for i in range(count):
@@ -190,11 +195,13 @@ def together(artist: Artist, rows: Sequence[Row], toybox: Any, folder: Path) -> 
         count, two, three = len(row.pictures), 0.7 * scale, 0.5 * scale
         also = [(first, three), (second, three)]
         ways = {
-            f"as one prompt, {scale:.2g}": row.pictures,
-            f"as two, “{first}” and “{second}”, {two:.2g} each": artist.draw(
+            f"as one prompt, guidance {scale:.2g}": row.pictures,
+            f"as two, “{first}” and “{second}”, guidance {two:.2g} each": artist.draw(
                 [first], count, guidance_scale=two, also=[(second, two)]
             ),
-            f"as all three, {three:.2g} each": artist.draw([row.prompt], count, guidance_scale=three, also=also),
+            f"as all three, guidance {three:.2g} each": artist.draw(
+                [row.prompt], count, guidance_scale=three, also=also
+            ),
         }
         page([(name, pictures) for name, pictures in ways.items()]).save(folder / f"together-{len(blocks)}.png")
         shown = []

@@ -55,25 +55,30 @@ def named(text: str) -> tuple[Path, str | None]:
 
 
 def open_subjects(args: argparse.Namespace, model: minti.StableDiffusion, concepts: Path) -> list[Subject]:
-    """The words with their pictures, before anything is learned or loaded, so that bad input ends the run at once.
+    """The words with their pictures, those of files in the model, all before anything is learned or drawn.
 
     Raises:
-        ValueError, OSError: a folder without pictures, two words of one name, an initializer that is no word.
+        ValueError, OSError: a folder without pictures, two words of one name, an initializer that is no word, a word
+            of another model.
     """
     folders = [named(text) for text in args.images] or [(concepts / name, None) for name in args.concept]
     names = [name or default for (_, name), default in zip(folders, ("<first>", "<second>"))]
-    if args.embedding:
-        files = [named(text) for text in args.embedding]
+    files = [named(text) for text in args.embedding]
+    if files:
         names = [name or _only_word(path) for path, name in files]
     initializers = (args.initializer * 2)[: len(folders)] if len(args.initializer) == 1 else args.initializer
     if len(set(names)) < len(names):
         raise ValueError(f"both words are called {names[0]}; name one: --embedding FILE='<name>'")
     for initializer in initializers:
         single_token_id(model.tokenizer, initializer)
-    return [
+    subjects = [
         Subject(name, initializer, folder, open_folder(folder))
         for name, initializer, (folder, _) in zip(names, initializers, folders)
     ]
+    for subject, (path, _) in zip(subjects, files):
+        minti.load_embeddings(model, path, placeholder=subject.word)
+        subject.summary = f"{subject.word} was read from {path.name}."
+    return subjects
 
 
 def _only_word(path: Path) -> str:
@@ -83,17 +88,6 @@ def _only_word(path: Path) -> str:
             f"{path} holds {len(words)} words ({', '.join(words)}); evaluate one that is in a file of its own"
         )
     return words[0]
-
-
-def acquire(args: argparse.Namespace, artist: Artist, subjects: list[Subject], folder: Path) -> None:
-    """Loads the words into the model, or learns them, one after the other."""
-    for i, subject in enumerate(subjects):
-        if args.embedding:
-            path = named(args.embedding[i])[0]
-            minti.load_embeddings(artist.model, path, placeholder=subject.word)
-            subject.summary = f"{subject.word} was read from {path.name}."
-        else:
-            learn(args, artist, subject, folder / f"word-{i}")
 
 
 def learn(args: argparse.Namespace, artist: Artist, subject: Subject, folder: Path) -> None:

@@ -85,7 +85,7 @@ class AttentionMaps:
         """The weight of a word's tokens, (b, h, w) in [0, 1]; of a word that stands several times, of all of them.
 
         Raises:
-            ValueError: the word is not in one of the prompts.
+            ValueError: the word is not in one of the prompts, or where that was cut off.
         """
         special = self.model.tokenizer.all_special_ids
         ids = [i for i in tokenize([word], self.model.tokenizer)[0].tolist() if i not in special]
@@ -93,7 +93,7 @@ class AttentionMaps:
         for prompt, row, found in zip(self.prompts, self.input_ids.tolist(), places):
             starts = [i for i in range(len(row)) if ids and row[i : i + len(ids)] == ids]
             if not starts:
-                raise ValueError(f"{word!r} is not in the prompt {prompt!r}")
+                raise ValueError(f"{word!r} is not in the prompt {prompt!r}, or at its end that was cut off")
             for start in starts:
                 found[start : start + len(ids)] = True
         return (self.maps * places[:, :, None, None].to(self.maps)).sum(dim=1)

@@ -23,6 +23,7 @@ from minti.words import write_embeddings
 
 ROOT = Path(__file__).parents[2]
 NAME = next(iter(world.NAMED))
+END = " in a comic book illustration"  # which the small model does not read to its end
 CONCEPTS = sorted((ROOT / "examples" / "concepts").iterdir())
 
 
@@ -104,15 +105,15 @@ def test_two_words_from_files(monkeypatch, tmp_path, words, capsys):
 
 @pytest.mark.slow
 def test_another_model_and_its_clip(monkeypatch, tmp_path, tiny_folder, clip_folder, capsys):
-    """All sections on a model that is not the toybox, measured by transformers' CLIP."""
+    """All sections on a model that is not the toybox, measured by transformers' CLIP; a prompt is too long for it."""
     options = ["--model", tiny_folder, "--clip", clip_folder, "--samples", 2, "--steps", 1, "--sampler", "ddim"]
     for i, name in enumerate(("one", "two")):
         rows = {"<concept>": torch.randn(2, 48, generator=torch.Generator().manual_seed(i)) / 7}
         write_embeddings(tmp_path / f"{i}.safetensors", rows)
         options += ["--embedding", f"{tmp_path}/{i}.safetensors=<{name}>", "--images", CONCEPTS[i]]
-    call(monkeypatch, *options, "--templates", "a red {}", "a {} in a {}", "--output", tmp_path / "out")
+    call(monkeypatch, *options, "--templates", f"a red {{}}{END}", "a {} in a {}", "--output", tmp_path / "out")
     scores = list(csv.DictReader((tmp_path / "out/scores.csv").open()))
-    assert [row["prompt"] for row in scores] == ["a red <one>", "a red <two>", "a <one> in a <two>"]
+    assert [row["prompt"] for row in scores] == [f"a red <one>{END}", f"a red <two>{END}", "a <one> in a <two>"]
     for row in scores:
         assert float(row["obedience_ceiling"]) != float(row["obedience_floor"])
         assert re.search("<(one|two)>|whether", row["in_words"])
@@ -165,6 +166,17 @@ def test_one_word_and_no_clip(monkeypatch, tmp_path, words, capsys):
     assert "No CLIP could be reached" in (tmp_path / "out/report.html").read_text()
 
 
+def test_a_section_without_its_prompts_is_left_out(monkeypatch, tmp_path, words):
+    pairs = [("--embedding", f"{words}/{i}.safetensors=<{i}>", "--images", CONCEPTS[i]) for i in range(2)]
+    options = ("--samples", 1, "--steps", 1, "--sections", "guidance", "together")
+    for prompt, made, left in (("a {}", "guidance-0.png", "together"), ("a {} by a {}", "together.csv", "guidance")):
+        folder = tmp_path / left
+        call(monkeypatch, *pairs[0], *pairs[1], *options, "--templates", prompt, "--output", folder)
+        files = {path.name for path in folder.iterdir()}
+        assert made in files
+        assert not [name for name in files if name.startswith(left)]
+
+
 def test_bad_input_gets_one_line(monkeypatch, tmp_path, words, capsys):
     (tmp_path / "empty").mkdir()
     both = ("--images", CONCEPTS[0], "--images", CONCEPTS[1])
@@ -174,6 +186,7 @@ def test_bad_input_gets_one_line(monkeypatch, tmp_path, words, capsys):
         ((*concept[0], *concept[1], *both), "both words are called <concept>; name one: --embedding FILE='<name>'"),
         ((*concept[2], "--images", CONCEPTS[0]), "128 numbers wide; it was learned on another model"),
         (("--templates", "a sketch"), "the template 'a sketch' has 0 {}"),
+        (("--concept", CONCEPTS[0].name, "--templates", "{} by {}"), "<first> is the only word; give a second one"),
         (("--images", tmp_path / "empty"), "empty holds no picture"),
         (("--images", tmp_path / "nowhere"), "nowhere: no such folder"),
         (("--initializer", "zebra"), "'zebra' is not a single token"),
