@@ -18,7 +18,7 @@ from support.pages import page
 import argparse
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -32,6 +32,7 @@ from minti.growing import Growing
 from minti.images import grid, open_folder, save_png
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import LR_SCHEDULES
+from minti.starting import choose_initializer
 from minti.text import TEMPLATES
 
 CONCEPTS = Path(__file__).parent / "concepts"
@@ -47,7 +48,10 @@ def parse() -> argparse.Namespace:
     word = {"dest": "placeholder_token", "metavar": "WORD"}
     what.add_argument("--placeholder", default="<concept>", help="the new word", **word)
     known = {"dest": "initializer_token", "metavar": "WORD"}
-    known_help = "a known word that says roughly what they show; 'random' begins with a random row"
+    known_help = (
+        "a known word that says roughly what they show; 'auto' finds the one that fits the pictures best (some 300 "
+        "forward passes), 'random' begins with a random row"
+    )
     what.add_argument("--initializer", default="toy", help=known_help, **known)
     rows = {"dest": "num_vectors", "metavar": "N"}
     rows_help = "embedding rows of the new word; 'auto' adds one after another, as long as it pays"
@@ -124,6 +128,20 @@ def draw_page(args: argparse.Namespace, model: minti.StableDiffusion, pictures: 
     return page(rows)
 
 
+def find_initializer(
+    args: argparse.Namespace,
+    model: minti.StableDiffusion,
+    config: minti.TextualInversionConfig,
+    pictures: list[Image.Image],
+) -> str:
+    """The known word that fits the pictures best; says how well, and what came next."""
+    found = choose_initializer(model, config, pictures)
+    listed = ", ".join(f"{word} ({loss:.4f})" for word, loss in found[:5])
+    say(f"begins as {found[0][0]}; the best words by the loss over fixed pictures: {listed}")
+    args.initializer_token = found[0][0]
+    return args.initializer_token
+
+
 def learn(
     args: argparse.Namespace,
     model: minti.StableDiffusion,
@@ -179,6 +197,8 @@ def main() -> None:
         prompt = config.placeholder_token
         save_png(grid(draw(args, model, [prompt] * args.columns), args.columns), path)
 
+    if args.initializer_token == "auto":
+        config = replace(config, initializer_token=find_initializer(args, model, config, pictures))
     learning, others = learn(args, model, config, pictures, folder, validate)
     if distributed.rank() > 0:
         return
