@@ -10,7 +10,7 @@ and checkpoints/, from which --resume goes on after an interruption.
 
 from __future__ import annotations
 
-from support.command_line import arguments, finite, generators, load, make_output, run, whole
+from support.command_line import arguments, finite, generators, load, make_output, run, whole, whole_or_auto
 from support.curves import plot
 from support.learning import Learning, say
 from support.pages import page
@@ -55,7 +55,7 @@ def parse() -> argparse.Namespace:
     what.add_argument("--initializer", default="toy", help=known_help, **known)
     rows = {"dest": "num_vectors", "metavar": "N"}
     rows_help = "embedding rows of the new word; 'auto' adds one after another, as long as it pays"
-    what.add_argument("--vectors", type=number_or_auto, default=1, help=rows_help, **rows)
+    what.add_argument("--vectors", type=whole_or_auto(1), default=1, help=rows_help, **rows)
     what.add_argument("--templates", choices=TEMPLATES, help="training prompts; default: the model's own")
     what.add_argument("--flip", action="store_true", dest="horizontal_flip", help="also learn from mirror images")
     how = parser.add_argument_group("how to learn it")
@@ -91,11 +91,6 @@ def parse() -> argparse.Namespace:
     if wrong := [prompt for prompt in args.prompts or () if "{}" not in prompt]:
         parser.error(f"the prompt {wrong[0]!r} has no {{}} where the word goes")
     return args
-
-
-def number_or_auto(text: str) -> int | str:
-    """The type of `--vectors`."""
-    return text if text == "auto" else whole(1)(text)
 
 
 def configured(args: argparse.Namespace) -> minti.TextualInversionConfig:

@@ -90,6 +90,11 @@ def whole(least: int, most: int = 2**31) -> Callable[[str], int]:
     return parse
 
 
+def whole_or_auto(least: int) -> Callable[[str], int | str]:
+    """The type of an option that takes a whole number from `least`, or "auto"."""
+    return lambda text: text if text == "auto" else whole(least)(text)
+
+
 def finite(text: str) -> float:
     """The type of an option that takes a number, but neither infinity nor NaN."""
     try:

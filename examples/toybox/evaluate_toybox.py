@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, generators, load, make_output, run
+from support.command_line import arguments, generators, load, make_output, run, whole_or_auto
 
 import argparse
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,8 +27,11 @@ import minti
 import world
 from draw_concepts import concept_pictures
 from measure import TOY, load_judge, rates, recognised, table, toy_truth, verdicts
+from minti.diffusion.samplers import SAMPLERS
 from minti.files import replacing
+from minti.growing import Growing
 from minti.images import from_bytes
+from minti.starting import choose_initializer
 from networks import Judge
 
 SCENE = ("size", "place", "background", "style")
@@ -66,6 +70,7 @@ class Evaluation:
                     model,
                     part,
                     generator=generators(self.args.seed + start, len(part)),
+                    sampler=self.args.sampler,
                     num_inference_steps=self.args.steps,
                     guidance_scale=self.args.guidance_scale,
                     output="pixels",
@@ -111,18 +116,25 @@ class Evaluation:
             rows.append((name, rates(zip(seen, (answers for _, answers in jobs)))))
         return rows
 
+    def learn(self, model: minti.StableDiffusion, name: str, images: torch.Tensor) -> tuple[minti.TrainingWrapper, int]:
+        """Learns a word with the arguments' settings; the wrapper that has it, and how many steps that took."""
+        grow, word = self.args.vectors == "auto", self.args.initializer
+        config = minti.TextualInversionConfig(name, word, 1 if grow else self.args.vectors, seed=self.args.seed)
+        if word == "auto":
+            config = replace(config, initializer_token=choose_initializer(model, config, images)[0][0])
+        wrappers = Growing(model, config, images) if grow else [minti.TrainingWrapper(model, config)]
+        steps = sum(1 for wrapper in wrappers for _ in minti.textual_inversion(wrapper, images))
+        return (wrappers.best if grow else wrappers[0]), steps
+
     def inversion(self, toys: list[world.Toy], per_prompt: int) -> tuple[list[tuple[str, dict[str, float]]], dict]:
-        """Learns each toy from five pictures with the default settings, then draws it alone, in styles and in pairs."""
+        """Learns each toy from five pictures, then draws it alone, in styles and in pairs."""
         folder, names = self.args.output, [f"<toy-{i}>" for i in range(len(toys))]
         seconds, steps, alone, styled = [], [], [], []
         for name, toy in zip(tqdm(names, desc="learning", disable=self.quiet), toys):
             model, begin = load(self.args), time.perf_counter()
-            config = minti.TextualInversionConfig(placeholder_token=name, seed=self.args.seed)
-            wrapper = minti.TrainingWrapper(model, config)
-            for state in minti.textual_inversion(wrapper, to_pixels(concept_pictures(toy))):
-                pass
+            wrapper, taken = self.learn(model, name, to_pixels(concept_pictures(toy)))
             seconds.append(time.perf_counter() - begin)
-            steps.append(state.step)
+            steps.append(taken)
             minti.save_embeddings(wrapper, folder / f"{name[1:-1]}.safetensors")
             seen = self.draw(model, [f"a photo of a {name}"] * per_prompt)
             alone += [(verdict, toy_truth(toy)) for verdict in seen]
@@ -189,11 +201,15 @@ def main() -> None:
     """All measures, as tables and as JSON."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/evaluation")
     parser.add_argument("--only", choices=("reconstruction", "prompts", "inversion", "guidance"), help="one part only")
+    parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
     parser.add_argument("--steps", type=int, default=50, help="denoising steps")
     parser.add_argument(
         "--count", type=int, default=160, help="prompts of each kind; six times as many reconstructions"
     )
-    parser.add_argument("--toys", choices=("test", "tuning"), default="test", help="which held-out toys to learn")
+    toys = {"test": world.TEST_TOYS, "tuning": world.TUNING_TOYS, "all": world.HELD_OUT}
+    parser.add_argument("--toys", choices=toys, default="test", help="which held-out toys to learn")
+    parser.add_argument("--vectors", type=whole_or_auto(1), default=1, help="rows of a learned word, or 'auto'")
+    parser.add_argument("--initializer", default="toy", help="the word that it begins as, or 'auto'")
     args = parser.parse_args()
     folder = make_output(args.output)
     model = load(args)
@@ -209,8 +225,7 @@ def main() -> None:
         results["prompts"] = dict(rows)
         print(table(rows, (*TOY, *SCENE)), end="\n\n")
     if args.only in (None, "inversion"):
-        toys = world.TEST_TOYS if args.toys == "test" else world.TUNING_TOYS
-        rows, details = evaluation.inversion(toys, per_prompt=16)
+        rows, details = evaluation.inversion(toys[args.toys], per_prompt=16)
         results["inversion"] = dict(rows) | details
         print(table(rows, (*TOY, "style", "recognised")))
         print(f"\nsteps: {details['steps']}; seconds: {[round(s, 1) for s in details['seconds']]}")
