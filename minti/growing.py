@@ -2,7 +2,8 @@
 
 One token can be too little for what a text encoder and a UNet have never seen as one (limits of a single row: arXiv
 2208.01618, section 6; more rows: arXiv 2305.16225). More rows than needed obey the rest of a prompt less (arXiv
-2512.13672). So a word begins with few, is learned, gets another row, is learned again, and keeps it only if that paid.
+2512.13672). So a word begins with few, is learned, is learned anew with another row, and keeps it only if that paid.
+Anew: rows that have settled on a wrong neighbour pull a further one after them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from minti.learning.pictures import Concept
 from minti.learning.progress import FixedSet
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.model import StableDiffusion
-from minti.text import add_tokens, initial_rows, placeholder_tokens
+from minti.text import add_tokens, placeholder_tokens
 
 MOST = 4
-SIZE = 64  # pictures that decide; other draws than those by which a run chooses its best rows
+SIZE = 128  # pictures that decide; other draws than those by which a run chooses its best rows
 
 
 class Decision(NamedTuple):
@@ -98,8 +99,6 @@ class Growing:
         for count in range(self.config.num_vectors, self.most + 1):
             self.model.tokenizer = copy.deepcopy(self._tokenizer)
             wrapper = TrainingWrapper(self.model, replace(self.config, num_vectors=count))
-            if rows is not None:
-                wrapper.first_rows = self._one_more(rows)
             yield wrapper
             fixed = fixed or self._fixed_set(wrapper)
             losses = losses_of(fixed, wrapper.prompts)
@@ -116,12 +115,6 @@ class Growing:
     def _fixed_set(self, wrapper: TrainingWrapper) -> FixedSet:
         concept = Concept(self.model, self.images, self.config.horizontal_flip)
         return FixedSet(wrapper, concept, self.size, torch.Generator().manual_seed(self.config.seed + 1))
-
-    def _one_more(self, rows: Tensor) -> Tensor:
-        """(k, d) -> (k + 1, d): the new row begins as the first one did, at the initializer word."""
-        word, model = self.config.initializer_token, self.model
-        more = initial_rows(model.tokenizer, model.text_encoder, word, len(rows) + 1, self.config.seed)[-1:]
-        return torch.cat([rows, more.to(rows)])
 
     def _forget(self, count: int) -> None:
         """Takes the word's `count` rows out of the vocabulary.

@@ -68,8 +68,7 @@ def plot(
         right.plot(steps, [state.row_norm for state in run], label=label)
     left.set(title="training loss (jumps with the timestep)", xlabel="step")
     middle.axhline(first.empty_loss, color="grey", linestyle=":", label="the empty prompt")
-    if not others:  # a word that has grown began at the row before
-        middle.axhline(first.initializer_loss, color="grey", linestyle="--", label="the initializer word")
+    middle.axhline(first.initializer_loss, color="grey", linestyle="--", label="the initializer word")
     middle.set(title="loss on fixed pictures, timesteps and noise", xlabel="step")
     middle.legend()
     right.axhline(vocabulary_norm, color="grey", linestyle="--", label="the vocabulary's mean")

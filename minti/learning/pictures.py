@@ -37,7 +37,7 @@ class Concept:
             images = torch.stack([to_pixels(image, model.resolution) for image in images])
         if flip:
             images = torch.cat([images, images.flip(-1)])
-        self.fingerprint = fingerprint(images)
+        self.fingerprint = hashlib.sha256(images.float().cpu().numpy().tobytes()).hexdigest()[:16]
         encoded = [model.encode(pixels) for pixels in images.split(1)]
         self.mean = torch.cat([gaussian.mean for gaussian in encoded])  # n c h w
         self.logvar = torch.cat([gaussian.logvar for gaussian in encoded])
@@ -50,8 +50,3 @@ class Concept:
         """Fresh scaled latents of some of the pictures, (b, c, h, w)."""
         indices = indices.to(self.mean.device)
         return self._scale(DiagonalGaussian(self.mean[indices], self.logvar[indices]).sample(generator))
-
-
-def fingerprint(tensor: Tensor) -> str:
-    """Tells tensors with other numbers apart."""
-    return hashlib.sha256(tensor.detach().float().cpu().numpy().tobytes()).hexdigest()[:16]

@@ -27,9 +27,7 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
             "model in float32, or use row_update='new_rows', whose rows are float32 in any model"
         )
     begin, count = config.initializer_token, config.num_vectors
-    rows = wrapper.first_rows  # k d
-    if rows is None:
-        rows = initial_rows(wrapper.tokenizer, wrapper.text_encoder, begin, count, config.seed)
+    rows = initial_rows(wrapper.tokenizer, wrapper.text_encoder, begin, count, config.seed)  # k d
     tokens = placeholder_tokens(config.placeholder_token, count)
     _check_prompts(wrapper, tokens)
     for part in (wrapper.unet, wrapper.vae, wrapper.text_encoder):

@@ -13,7 +13,7 @@ from torch import Tensor
 from minti.checkpoints.run_state import RunState
 from minti.distributed import world_size
 from minti.files import shown
-from minti.learning.pictures import Concept, fingerprint
+from minti.learning.pictures import Concept
 from minti.learning.precision import GradientScale
 from minti.learning.preparation import learning_rates, prepare_for_textual_inversion
 from minti.learning.progress import Progress
@@ -60,7 +60,6 @@ class Run:
             "model": self.wrapper.model.fingerprint,
             "dtype": str(self.wrapper.model.dtype),
             "pictures": self.concept.fingerprint,
-            "first_rows": fingerprint(self.progress.first_rows),
             "optimizer": type(self.optimizer).__name__,
             "processes": world_size(),
         }

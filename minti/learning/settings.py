@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from minti.config import check_range, check_types
 from minti.files import quoted
 from minti.learning.rows import ROW_UPDATES, TrainableRows
@@ -87,7 +85,6 @@ class TrainingWrapper:
     Attributes:
         unet, vae, text_encoder, tokenizer, scheduler: the model's parts, under E4's names.
         vocabulary_norm, vocabulary_rms: mean length of the model's own rows, and root mean square of their numbers.
-        first_rows: (num_vectors, d), what they begin as instead of the initializer word.
         rows: the trainable rows, once `prepare_for_textual_inversion` has run.
         placeholder_ids: their token ids.
         run: the run that learns them, a `minti.learning.run.Run`, once `textual_inversion` has begun.
@@ -101,7 +98,6 @@ class TrainingWrapper:
         vocabulary = model.text_encoder.get_input_embeddings().weight.detach()[: model.tokenizer.vocab_size].float()
         self.vocabulary_norm = vocabulary.norm(dim=1).mean().item()
         self.vocabulary_rms = vocabulary.square().mean().sqrt().item()
-        self.first_rows: Tensor | None = None
         self.rows: TrainableRows | None = None
         self.run: Any = None
         self.placeholder_ids: list[int] = []

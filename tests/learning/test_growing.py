@@ -84,14 +84,14 @@ def test_the_model_ends_with_what_was_kept_and_nothing_else(tiny, tiny_folder, t
     assert not embedding._forward_hooks
 
 
-def test_another_row_begins_where_the_first_did(tiny):
-    (toy,) = tiny.tokenizer("toy", add_special_tokens=False).input_ids
-    row = tiny.text_encoder.get_input_embeddings().weight[[toy]].clone()
-    word = iter(Growing(tiny, minti.TextualInversionConfig(**CONFIG), pictures(), size=16))
-    first = next(word)
-    learn(first)
-    learned = first.rows.values.detach().clone()
-    assert torch.equal(next(word).first_rows, torch.cat([learned, row]))
+def test_every_run_is_that_of_a_word_with_so_many_rows(tiny, tiny_folder):
+    """To the last bit: nothing of the runs before is left."""
+    word = grown(tiny, spoil, learn)
+    alone = minti.TrainingWrapper(
+        minti.StableDiffusion.from_pretrained(tiny_folder), minti.TextualInversionConfig(**CONFIG, num_vectors=2)
+    )
+    learn(alone)
+    assert torch.equal(word.best.rows.values, alone.rows.values)
 
 
 def test_no_other_word_meanwhile(tiny, tmp_path):
