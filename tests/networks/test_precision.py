@@ -6,10 +6,11 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import pictures
+from helpers import NarrowScaler, pictures, train, wrapper
 from torch import nn
 
 import minti
+from minti.learning import precision
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.networks import kernels
 from minti.networks.layers import Attention
@@ -169,6 +170,26 @@ def test_float16_finds_its_scale(tiny_folder, monkeypatch):
     assert not moved[0]
     assert moved[-2]  # the last yield may have gone back to the best rows
     assert [not math.isnan(norm) for norm in norms[:-1]] == moved[:-1]
+
+
+def test_a_scale_that_is_not_found(tiny, monkeypatch):
+    """Twenty steps in a row may be lost; the one after them says why."""
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0**127, growth_interval=1))
+    learned = wrapper(tiny, steps=30)
+    begin = tiny.text_encoder.get_input_embeddings().weight[tiny.tokenizer.convert_tokens_to_ids("toy</w>")].clone()
+    with pytest.raises(minti.TrainingError, match="the gradient is not finite at step 21"):
+        list(minti.textual_inversion(learned, pictures()))
+    assert torch.equal(learned.rows.values.detach()[0], begin)
+    assert learned.run.scale.lost == 20
+
+
+def test_lost_steps_between_good_ones(tiny, monkeypatch):
+    """As many as there may be in a row, and more than that in all."""
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0**17, growth_interval=1))
+    monkeypatch.setattr(precision, "MAX_LOST", 2)
+    learned, states = train(tiny, steps=7)
+    assert [math.isnan(state.gradient_norm) for state in states] == [True, True, False, True, False, True, False]
+    assert learned.run.scale.lost == 4
 
 
 def test_the_recipe_that_trains_the_matrix_needs_float32(tiny_folder):

@@ -1,8 +1,11 @@
 """A run that goes on from a checkpoint ends byte for byte where it would have ended (float32, on the CPU)."""
 
+import itertools
+import math
+
 import pytest
 import torch
-from helpers import pictures
+from helpers import NarrowScaler, pictures
 
 import minti
 from minti.learning import progress
@@ -48,11 +51,29 @@ def interrupted_at_every_step(tiny_folder, tmp_path, options, steps):
         assert learned(again, tmp_path / "again.safetensors") == expected
         assert again.run.progress.best_step == whole.run.progress.best_step
         assert again.run.progress.losses == whole.run.progress.losses
+        assert again.run.scale.state_dict() == whole.run.scale.state_dict()
     return states
 
 
-def test_interrupted_at_one_step(tiny_folder, tmp_path, often):
-    interrupted_at_every_step(tiny_folder, tmp_path, CONFIGS["many"], (3,))
+@pytest.mark.parametrize("name", ["many", "cosine"])
+def test_interrupted_at_one_step(tiny_folder, tmp_path, often, name):
+    interrupted_at_every_step(tiny_folder, tmp_path, CONFIGS[name], (3,))
+
+
+@pytest.mark.parametrize("form", ["new_rows", "restore"])
+def test_interrupted_while_a_scale_is_looked_for(tiny_folder, tmp_path, often, monkeypatch, form):
+    """As in float16: the scale halves where the gradient overflows, and grows after every second good step.
+
+    Interrupted within the lost steps, within the good ones, and at the end.
+    """
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0**17, growth_interval=2))
+    run = {"row_update": form, "lr_schedule": "cosine", "steps": 8}
+    states = interrupted_at_every_step(tiny_folder, tmp_path, run, (1, 4, 8))
+    lost = [math.isnan(state.gradient_norm) for state in states]
+    assert lost == [True, True, False, False, True, False, False, True]
+    falling = itertools.accumulate(lost, lambda count, was_lost: count + (not was_lost), initial=0)
+    expected = [3e-2 * 0.5 * (1 + math.cos(math.pi * count / 8)) for count in falling]
+    assert [state.learning_rate for state in states] == pytest.approx(expected[:-1])
 
 
 @pytest.mark.slow
