@@ -192,6 +192,23 @@ def test_lost_steps_between_good_ones(tiny, monkeypatch):
     assert learned.run.scale.lost == 4
 
 
+@pytest.mark.parametrize(("row", "lost"), [(0, True), (-1, True), (None, False)])
+def test_a_row_that_overflows_in_the_matrix(tiny, monkeypatch, row, lost):
+    """torch's scaler leaves the step out whichever row it is, so that it is lost."""
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0, growth_interval=1))
+    learned = wrapper(tiny, row_update="restore")
+    optimizer = minti.prepare_for_textual_inversion(learned)
+    scale, (weight,) = precision.GradientScale(tiny, learned.rows, optimizer), learned.rows.parameters
+    scale.backward(weight.sum())
+    assert not weight.grad.eq(1).any()  # scaled by two
+    if row is not None:
+        weight.grad[row] = math.inf
+    assert scale.unscale() == (not lost)
+    scale.step()
+    assert scale.lost == lost
+    assert len(optimizer.state) == (not lost)
+
+
 def test_the_recipe_that_trains_the_matrix_needs_float32(tiny_folder):
     model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=torch.bfloat16)
     wrapper = TrainingWrapper(model, TextualInversionConfig(row_update="restore", templates=("a {}",)))
