@@ -14,6 +14,7 @@ from minti.learning import precision
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.networks import kernels
 from minti.networks.layers import Attention
+from minti.words import write_embeddings
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -152,6 +153,18 @@ def test_what_learns_is_float32(tiny_folder, dtype):
     assert all(value.dtype == torch.float32 for value in optimizer.state[wrapper.rows.values].values())
     assert states[-1].fixed_loss < states[-1].initializer_loss
     assert {parameter.dtype for parameter in model.unet.parameters()} == {dtype}
+
+
+def test_words_of_float32_in_a_model_of_half_precision(tiny_folder, tmp_path):
+    """Random rows and loaded ones are float32, the model's embedding is not."""
+    model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    wrapper = TrainingWrapper(model, TextualInversionConfig(initializer_token=None, steps=1, templates=("a {}",)))
+    next(minti.textual_inversion(wrapper, pictures()))
+    assert wrapper.rows.values.dtype == wrapper.run.progress.best_rows.dtype == torch.float32
+    rows = torch.randn(2, 48, generator=torch.Generator().manual_seed(0))
+    write_embeddings(tmp_path / "word.safetensors", {"<new>": rows})
+    minti.load_embeddings(model, tmp_path / "word.safetensors")
+    assert torch.equal(model.text_encoder.get_input_embeddings().weight[-2:], rows.bfloat16())
 
 
 @pytest.mark.slow
