@@ -10,6 +10,7 @@ from helpers import NarrowScaler, pictures
 import minti
 from minti.learning import progress
 from minti.learning.run import Run
+from minti.words import write_embeddings
 
 CONFIGS = {
     "plain": {},
@@ -112,6 +113,32 @@ def test_a_state_taken_after_the_loop_was_left_is_that_of_the_last_step(tiny_fol
     assert left.run.progress.best_step < 3  # what was left in the model is not what the run goes on with
     assert torch.equal(again.run.last_rows, whole.run.last_rows)
     assert learned(again, tmp_path / "a.safetensors") == learned(whole, tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("form", ["new_rows", "restore"])
+def test_another_word_that_was_loaded_since_is_no_part_of_the_state(tiny_folder, tmp_path, often, form):
+    """The embedding has grown behind the word that learns; the run goes on where it has not."""
+    whole = wrapper(tiny_folder, row_update=form)
+    for state in minti.textual_inversion(whole, pictures()):
+        if state.step == 2:
+            write_embeddings(tmp_path / "other.safetensors", {"<other>": torch.ones(3, 48)})
+            minti.load_embeddings(whole.model, tmp_path / "other.safetensors")
+        if state.step == 3:
+            minti.save_checkpoint(whole, tmp_path / "at 3")
+    again = wrapper(tiny_folder, row_update=form)
+    list(minti.textual_inversion(again, pictures(), checkpoint=minti.load_checkpoint(tmp_path / "at 3")))
+    assert learned(again, tmp_path / "a.safetensors") == learned(whole, tmp_path / "b.safetensors")
+
+
+def test_an_optimizer_that_was_in_use_takes_the_state_alone(tiny_folder, checkpoint):
+    """Also one that kept more than what the checkpoint has."""
+    word = wrapper(tiny_folder)
+    optimizer = minti.prepare_for_textual_inversion(word)
+    optimizer.state[word.rows.parameters[0]] = {"step": torch.tensor(9.0), "more": torch.ones(1, 48)}
+    run = Run(word, pictures(), optimizer)
+    run.restore(checkpoint)
+    assert run.state().tensors.keys() == checkpoint.tensors.keys()
+    assert all(torch.equal(value, checkpoint.tensors[key]) for key, value in run.state().tensors.items())
 
 
 def test_there_is_no_state_in_the_middle_of_a_step(tiny, tmp_path, monkeypatch):
