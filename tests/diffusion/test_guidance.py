@@ -66,11 +66,14 @@ def test_one_unconditional_trajectory_for_all(tiny, sampler):
     torch.testing.assert_close(shared.latents[2:], exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
 
 
-def test_an_unconditional_trajectory_for_one_picture_alone(tiny):
-    noise = torch.randn(1, 4, 8, 8, generator=seeded())
-    options = {"num_inference_steps": 6, "sampler": "ddpm", "latents": noise}
+@pytest.mark.parametrize(("sampler", "picture"), [("ddpm", False), ("ddim", True)])
+def test_an_unconditional_trajectory_for_one_picture_alone(tiny, sampler, picture):
+    """It takes the picture's own generator, and begins as late where the run begins with a picture."""
+    noise, clean = torch.randn(2, 1, 4, 8, 8, generator=seeded())
+    options = {"sampler": sampler, "num_inference_steps": 6, "latents": noise}
+    options |= {"init_latents": clean, "strength": 0.5} if picture else {}
     *_, shared = minti.sample_steps(tiny, "", share_unconditional=True, generator=[seeded(5)], **options)
-    assert shared.evaluations == 6 * 2
+    assert shared.evaluations == (3 if picture else 6) * 2
     exact = minti.sample(tiny, "", guidance_scale=1, output="latents", generator=[seeded(5)], **options)
     torch.testing.assert_close(shared.latents, exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
 

@@ -108,5 +108,5 @@ def test_a_word_without_gradient(tiny):
 
 
 def test_rows_that_do_not_move(tiny):
-    with pytest.raises(minti.TrainingError, match="have not moved"):
+    with pytest.raises(minti.TrainingError, match="after 5 steps the rows of <concept> have not moved"):
         train(tiny, learning_rate=0.0, steps=10)
