@@ -141,3 +141,13 @@ def train(model, images=None, **options):
     """Trains to the end; returns the wrapper and all states."""
     trained = wrapper(model, **options)
     return trained, list(minti.textual_inversion(trained, pictures() if images is None else images))
+
+
+class NarrowScaler(torch.amp.GradScaler):
+    """torch's, for a loss whose gradient goes through float16: where the scale is beyond its numbers, it overflows."""
+
+    def __init__(self, scale: float, growth_interval: int):
+        super().__init__("cpu", init_scale=scale, growth_interval=growth_interval)
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        return super().scale(loss.half().float())

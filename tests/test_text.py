@@ -1,5 +1,7 @@
 """Placeholders, their expansion, and the encoded prompts."""
 
+import logging
+import re
 import warnings
 
 import pytest
@@ -53,9 +55,9 @@ def test_expansion_is_idempotent_and_ignores_case(tiny):
 @pytest.mark.parametrize(
     ("placeholder", "message"),
     [
-        ("cat", "in the vocabulary already"),
+        ("cat", r"in the vocabulary already \(case does not count\); choose"),
         ("CAT", "in the vocabulary already as 'cat'"),
-        ("<thing>", "in the vocabulary already"),
+        ("<thing>", r"in the vocabulary already \(case"),
         ("<THING>", "already as '<thing>'"),
         ("two words", "one word without spaces"),
         ("", "one word without spaces"),
@@ -69,10 +71,24 @@ def test_placeholders_that_cannot_be_new(tiny, placeholder, message):
     assert len(tiny.tokenizer) == size
 
 
-@pytest.mark.parametrize("word", ["zebra", "red cat", "", "<|endoftext|>"])
-def test_initializers_that_are_no_single_token(tiny, word):
-    with pytest.raises(ValueError, match="is not a single token"):
+@pytest.mark.parametrize(
+    ("word", "pieces"),
+    [
+        ("zyx", "z + y + x</w>"),  # the small tokenizer knows letters and a few words
+        ("red cat", "red</w> + cat</w>"),
+        ("", "nothing"),
+        ("<|endoftext|>", "<|endoftext|>"),
+        ("z" * 300, "z + " * 25 + " ..."),
+    ],
+)
+def test_initializers_that_are_no_single_token(tiny, caplog, word, pieces):
+    """The message says what becomes of the word, and is the only one: not also that it is too long for a prompt."""
+    caplog.set_level("WARNING", logger="transformers")
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    with pytest.raises(ValueError, match=rf"is not a single token .* \(it becomes {re.escape(pieces)}\)"):
         text.single_token_id(tiny.tokenizer, word)
+    logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert not caplog.records
     assert tiny.tokenizer.decode(text.single_token_id(tiny.tokenizer, "cat")).strip() == "cat"
 
 

@@ -9,8 +9,14 @@ Prints in per cent how often both toys are right in everything, and each of them
 from __future__ import annotations
 
 import sys
-from itertools import combinations
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support.command_line import arguments, load, make_output, run, whole
+from support.drawing import Artist
+from support.studies import write_table
+
+from itertools import combinations
 
 from tqdm import tqdm
 
@@ -18,11 +24,6 @@ import minti
 import world
 from attributes import tally
 from measure import load_judge
-
-sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, load, make_output, run, whole
-from support.drawing import Artist
-from support.studies import write_table
 
 PLAIN, FIRST, SECOND = "a photo of a {} next to a {}", "a photo of a {} next to a toy", "a photo of a toy next to a {}"
 

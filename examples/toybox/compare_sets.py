@@ -9,8 +9,14 @@ come the checks of the lecture notes (`002`, chapter 15): true pictures against 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support.command_line import arguments, load, make_output, run, whole
+from support.drawing import Artist
+from support.studies import write_table
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,11 +29,6 @@ import world
 from minti.evaluation.clip_scores import Clip
 from minti.evaluation.distribution import fit_gaussian, frechet_distance, precision_and_recall
 from toy_clip import load_toy_clip
-
-sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, load, make_output, run, whole
-from support.drawing import Artist
-from support.studies import write_table
 
 
 def true_pictures(count: int, seed: int) -> tuple[list[Image.Image], list[str]]:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +37,11 @@ def train_stage(
         ema_decay: the decay of a running average of the parameters, which the module holds in the end; 0 for none.
         look: draws sample pictures; called with the module while it holds the averaged parameters.
         save_every, look_every: seconds between checkpoints, and between looks.
+
+    Raises:
+        ValueError: the checkpoint is of a stage of other steps or another learning rate, such as a trial run's.
     """
-    path = folder / f"{name}.pt"
+    path, stage = folder / f"{name}.pt", {"steps": steps, "learning_rate": learning_rate}
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=1e-4, fused=True)
 
     def rate(step: int) -> float:
@@ -47,6 +51,7 @@ def train_stage(
     start = 0
     if path.exists():
         saved = torch.load(path, weights_only=True, map_location=next(module.parameters()).device)
+        check_stage(path, saved, stage)
         module.load_state_dict(saved["module"])
         average, start = saved["average"], saved["step"]
         if start < steps:
@@ -84,12 +89,26 @@ def train_stage(
         if last or now - saved_at > save_every:
             saved_at = now
             state = {"module": module.state_dict(), "average": average, "optimizer": optimizer.state_dict()}
-            save_atomically(state | {"step": step + 1}, path)
+            save_atomically(state | {"step": step + 1, "stage": stage}, path)
         if last or now - shown_at > look_every:
             shown_at = now
             show()
     module.load_state_dict(average)
     module.eval()
+
+
+def check_stage(path: Path, saved: dict[str, Any], stage: dict[str, float]) -> None:
+    """Refuses another stage's checkpoint: its cosine has ended elsewhere, and a finished one would pass for trained.
+
+    Raises:
+        ValueError: it is another's, or does not say whose; names both.
+    """
+    told = "{steps} steps at learning rate {learning_rate}".format_map
+    if (was := saved.get("stage")) != stage:
+        raise ValueError(
+            f"{path} is the checkpoint of another run, of {told(was) if was else 'unknown length'}; this one is of "
+            f"{told(stage)}. Give another --work folder, or delete the file"
+        )
 
 
 def save_atomically(content: object, path: Path) -> None:

@@ -8,8 +8,13 @@ decoder on whole pictures, the UNet on the VAE's latents, and the judge, a class
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support.command_line import run
+
+import argparse
 
 import torch
 
@@ -48,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from minti.checkpoints.finite import check_tensor
 from minti.checkpoints.text_encoder import TextConfig, fill_text_encoder
 from minti.checkpoints.weights import build, fill, read_pickle, read_tensors
 from minti.diffusion.scheduler import SchedulerConfig
@@ -126,7 +127,8 @@ def load_single_file(
         configs: SD v1's when absent.
 
     Raises:
-        ValueError: the file is damaged, a part is missing, or of another architecture; names the file and the tensor.
+        ValueError: the file is damaged, a part is missing, of another architecture, or not finite; names the file and
+            the tensor.
     """
     unet_config, vae_config, text_config = configs or (UNetConfig(), VAEConfig(), TextConfig().hugging_face())
     tensors = read_file(path)
@@ -150,5 +152,7 @@ def load_single_file(
         # The VAE's attention was made of 1 x 1 convolutions.
         found = {key: t[..., 0, 0] if t.ndim == expected[key].ndim + 2 else t for key, t in found.items()}
         (fill_text_encoder if part == "text encoder" else fill)(network, found, path, dtype, device, name_of)
+        for key, tensor in network.state_dict().items():
+            check_tensor(tensor, path, name_of(key))
     unet, vae, text_encoder = (network for network, _ in parts.values())
     return unet, vae, text_encoder

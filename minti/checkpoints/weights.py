@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from minti.checkpoints.finite import check_file
 from minti.config import Config
 from minti.defaults import FILE as DEFAULTS
 from minti.defaults import ModelDefaults
@@ -123,6 +124,9 @@ def read_part(
 
     Returns:
         The file that an error message should name, and all tensors.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, damaged, or holds numbers that are not finite; names it.
     """
     suffix = f".{variant}" if variant else ""
     path, index = folder / f"{stem}{suffix}.safetensors", folder / f"{stem}.safetensors.index{suffix}.json"
@@ -130,14 +134,22 @@ def read_part(
         others = sorted(file.name for file in folder.glob(f"{stem}*.safetensors"))
         if others and not path.is_file():
             raise FileNotFoundError(f"{path} is missing; the folder has {', '.join(others)} (variant={variant!r})")
-        return path, read_tensors(path, dtype)
+        return path, _read_weights(path, dtype)
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"{index} has no weight_map; expected the file of every tensor by its name")
     shards = set(places.values())
     if wrong := sorted(name for name in shards if Path(name).name != name or not name.isprintable()):
         raise ValueError(f"{index} lists {quoted(wrong[0])}, which is not a file beside it")
-    return index, {key: tensor for name in sorted(shards) for key, tensor in read_tensors(folder / name, dtype).items()}
+    return index, {
+        key: tensor for name in sorted(shards) for key, tensor in _read_weights(folder / name, dtype).items()
+    }
+
+
+def _read_weights(path: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    tensors = read_tensors(path, dtype)
+    check_file(path)
+    return tensors
 
 
 # --- names in older files ---------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class GuidedPrediction:
             uncond, cond = output.split([len(chosen), len(latents)])
             if len(chosen) < len(latents):
                 uncond = uncond[[chosen.index(i) for i in which]]
-            self._kept = uncond if self.refresh_every > 1 else None
+            self._kept = uncond
         self._calls += 1
         return uncond + self.guidance_scale * (cond - uncond)
 

@@ -49,8 +49,8 @@ class NoiseScheduler:
             self.betas = rescale_to_zero_snr(self.betas)
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
         noisiest = 0.0 if c.rescale_betas_zero_snr else torch.finfo(torch.float32).tiny
-        if not (self.alphas_cumprod[0] < 1 and self.alphas_cumprod[-1] >= noisiest):  # nor NaN
-            raise ValueError(f"the schedule of {c} has timesteps without noise, or without signal")
+        if not self.alphas_cumprod[-1] >= noisiest:  # nor NaN
+            raise ValueError(f"the schedule of {c} has timesteps without signal")
 
     # --- which timesteps a run visits ---------------------------------------------------------------------------------
 

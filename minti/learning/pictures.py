@@ -48,5 +48,4 @@ class Concept:
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> Tensor:
         """Fresh scaled latents of some of the pictures, (b, c, h, w)."""
-        indices = indices.to(self.mean.device)
         return self._scale(DiagonalGaussian(self.mean[indices], self.logvar[indices]).sample(generator))

@@ -51,7 +51,10 @@ class GradientScale:
         if not self.scaler.is_enabled():
             return True
         self.scaler.unscale_(self.optimizer)
-        overflow = self.rows.gradient is not None and not self.rows.gradient.isfinite().all()
+        gradients = [parameter.grad for parameter in self.rows.parameters if parameter.grad is not None]
+        overflow = any(
+            not gradient.isfinite().all() for gradient in gradients
+        )  # as the scaler sees it: the whole matrix
         self._in_a_row = self._in_a_row + 1 if overflow and self._in_a_row < MAX_LOST else 0
         self.lost += self._in_a_row > 0
         return self._in_a_row == 0

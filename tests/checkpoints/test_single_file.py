@@ -139,6 +139,33 @@ def test_single_file(tiny, checkpoint, configs, form):
     assert torch.equal(averaged.conv_in.weight, tiny.unet.conv_in.weight + 1)
 
 
+@pytest.mark.parametrize("form", ["ckpt", "safetensors"])
+def test_a_weight_that_is_not_finite(checkpoint, configs, form):
+    """It is named as the file names it; what else the file holds may be as it likes."""
+    state, path = minti.checkpoints.single_file.read_file(checkpoint), checkpoint.with_suffix(f".{form}")
+    state = {key: value.clone() for key, value in state.items()}
+    save = save_file if form == "safetensors" else torch.save
+    state["loss.logvar"].fill_(torch.nan)
+    state["model_ema.diffusion_modelinput_blocks00weight"].view(-1)[-1] = torch.nan
+    save(state, path)
+    load_single_file(path, None, torch.device("cpu"), configs=configs)
+    for name in (
+        "model.diffusion_model.input_blocks.0.0.weight",
+        "first_stage_model.quant_conv.bias",
+        "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+    ):
+        was, state[name] = state[name], state[name].clone()
+        state[name].view(-1)[-1] = torch.inf
+        save(state, path)
+        with pytest.raises(ValueError, match=re.escape(f"{path}: {name} has numbers that are not finite; ")):
+            load_single_file(path, None, torch.device("cpu"), configs=configs)
+        state[name] = was
+    with pytest.raises(
+        ValueError, match=r"model_ema\.diffusion_modelinput_blocks00weight has numbers that are not finite"
+    ):
+        load_single_file(path, None, torch.device("cpu"), ema=True, configs=configs)
+
+
 def test_a_single_file_whose_text_encoder_lost_a_level(tiny, checkpoint, configs, tmp_path):
     """Some merged files name it without `text_model.`."""
     state = minti.checkpoints.single_file.read_file(checkpoint)

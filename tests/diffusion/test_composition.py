@@ -16,13 +16,13 @@ def seeded(seed=1):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("shared_noise", [False, True])
-def test_one_prompt_alone_is_plain_guidance_bit_for_bit(tiny, shared_noise):
-    """Also in the first step, where pictures that begin alike share the unconditional prediction."""
+@pytest.mark.parametrize(("prompts", "shared_noise"), [(PROMPTS, False), (PROMPTS, True), (PROMPTS[:1] * 2, True)])
+def test_one_prompt_alone_is_plain_guidance_bit_for_bit(tiny, prompts, shared_noise):
+    """Also in the first step, where pictures that begin alike share the unconditional prediction, and in no other."""
     noise = torch.randn(2, 4, 8, 8, generator=seeded())
     noise = noise[:1].expand(2, -1, -1, -1) if shared_noise else noise
     with torch.no_grad():
-        context, negative = tiny.encode_prompt(PROMPTS), tiny.encode_prompt(["", ""])
+        context, negative = tiny.encode_prompt(prompts), tiny.encode_prompt(["", ""])
         ends, counts = [], []
         for kind in (GuidedPrediction, ComposedPrediction):
             guided = kind(tiny.unet, context, negative, 7.5)

@@ -82,6 +82,8 @@ def test_eta_is_from_0_to_1(eta):
     [
         (diffusers.PNDMScheduler, {"skip_prk_steps": False}, "skip_prk_steps = False"),
         (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, "use_karras_sigmas = True"),
+        (diffusers.DPMSolverMultistepScheduler, {"use_exponential_sigmas": True}, "use_exponential_sigmas = True"),
+        (diffusers.DPMSolverMultistepScheduler, {"use_flow_sigmas": True}, "use_flow_sigmas = True"),
         (diffusers.DPMSolverMultistepScheduler, {"use_lu_lambdas": True}, "use_lu_lambdas = True"),
         (diffusers.DDPMScheduler, {"clip_sample": False, "variance_type": "fixed_large"}, "variance_type = 'fixed_la"),
         (diffusers.DDPMScheduler, {"clip_sample": False, "thresholding": True}, "thresholding = True"),

@@ -1,11 +1,13 @@
 """Guidance: what it costs, and what can be computed once."""
 
+import math
+
 import pytest
 import torch
 from helpers import PROMPTS, seeded
 
 import minti
-from minti.diffusion.guidance import GuidedPrediction
+from minti.diffusion.guidance import GuidedPrediction, check_scale
 from minti.diffusion.samplers import SAMPLERS, run_timesteps
 
 
@@ -41,6 +43,9 @@ def test_the_first_unconditional_prediction_serves_all_from_shared_noise(tiny):
     for i, prompt in enumerate(prompts):
         alone = minti.sample(tiny, prompt, latents=noise, output="latents", **options)
         torch.testing.assert_close(last.latents[i : i + 1], alone, rtol=1e-4, atol=1e-4 * alone.abs().max().item())
+    # In the first step alone, also where pictures stay alike.
+    *_, last = minti.sample_steps(tiny, ["a cat"] * 3, latents=noise.expand(3, -1, -1, -1), **options)
+    assert last.evaluations == 2 * 3 * 5 - 2
     # Where the negative prompts differ, nothing can be shared.
     *_, last = minti.sample_steps(tiny, PROMPTS, ["a", "b"], latents=noise.expand(2, -1, -1, -1), **options)
     assert last.evaluations == 2 * 2 * 5
@@ -59,6 +64,25 @@ def test_one_unconditional_trajectory_for_all(tiny, sampler):
     options["generator"] = [seeded(5)]
     exact = minti.sample(tiny, "", latents=noise[:1], guidance_scale=1, output="latents", **options)
     torch.testing.assert_close(shared.latents[2:], exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
+
+
+@pytest.mark.parametrize(("sampler", "picture"), [("ddpm", False), ("ddim", True)])
+def test_an_unconditional_trajectory_for_one_picture_alone(tiny, sampler, picture):
+    """It takes the picture's own generator, and begins as late where the run begins with a picture."""
+    noise, clean = torch.randn(2, 1, 4, 8, 8, generator=seeded())
+    options = {"sampler": sampler, "num_inference_steps": 6, "latents": noise}
+    options |= {"init_latents": clean, "strength": 0.5} if picture else {}
+    *_, shared = minti.sample_steps(tiny, "", share_unconditional=True, generator=[seeded(5)], **options)
+    assert shared.evaluations == (3 if picture else 6) * 2
+    exact = minti.sample(tiny, "", guidance_scale=1, output="latents", generator=[seeded(5)], **options)
+    torch.testing.assert_close(shared.latents, exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
+
+
+def test_weights_go_up_to_a_million():
+    for weight in (1e6, -1e6):
+        check_scale("weight", weight)
+        with pytest.raises(ValueError, match=r"weight = -?1000000\.0000000001; expected a number"):
+            check_scale("weight", math.nextafter(weight, 2 * weight))
 
 
 def test_refreshing_every_k_steps(tiny):

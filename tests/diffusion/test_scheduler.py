@@ -4,6 +4,7 @@ import diffusers
 import pytest
 import torch
 
+from minti.diffusion.betas import make_betas
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -20,6 +21,18 @@ def test_betas_equal_diffusers(schedule):
     ours, theirs = pair(beta_schedule=schedule)
     assert torch.equal(ours.betas, theirs.betas)
     assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_betas_are_float32_whatever_torch_makes_by_default(schedule):
+    expected = pair(beta_schedule=schedule)[0].betas
+    torch.set_default_dtype(torch.float64)
+    try:
+        betas = make_betas(schedule, 0.00085, 0.012, 1000)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert betas.dtype == torch.float32
+    assert torch.equal(betas, expected)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
@@ -46,6 +59,19 @@ def test_add_noise_equals_diffusers():
     clean, noise = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     timesteps = torch.tensor([0, 3, 500, 999])
     assert torch.equal(ours.add_noise(clean, noise, timesteps), theirs.add_noise(clean, noise, timesteps))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_half_precision(dtype):
+    """Noisy latents and velocities equal diffusers'; every other conversion returns the dtype that it was given."""
+    ours, theirs = pair(prediction_type="v_prediction")
+    clean, noise = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    t = torch.tensor([0, 3, 500, 999])
+    assert torch.equal(ours.add_noise(clean, noise, t), theirs.add_noise(clean, noise, t))
+    assert torch.equal(ours.velocity(clean, noise, t), theirs.get_velocity(clean, noise, t))
+    back = (ours.clean_from_noise, ours.noise_from_clean, ours.clean_from_velocity, ours.noise_from_velocity)
+    assert {convert(clean, noise, t).dtype for convert in back} == {dtype}
+    assert {convert(noise, t).dtype for convert in (ours.score_from_noise, ours.noise_from_score)} == {dtype}
 
 
 def test_add_noise_moments():
@@ -144,5 +170,32 @@ def test_config_errors():
         SchedulerConfig(prediction_type="score")
     with pytest.raises(ValueError, match="unknown beta_schedule 'cubic'"):
         NoiseScheduler(SchedulerConfig(beta_schedule="cubic"))
-    with pytest.raises(ValueError, match="unknown variance"):
+    with pytest.raises(ValueError, match=r"unknown variance 'learned'; expected one of \('posterior', 'beta'\)"):
         NoiseScheduler().posterior(torch.zeros(1), torch.zeros(1), 5, 4, "learned")
+
+
+@pytest.mark.parametrize(("count", "message"), [(0, "expected at least 1"), (100_001, "expected at most 100,000")])
+def test_how_many_timesteps_there_may_be(count, message):
+    with pytest.raises(ValueError, match=f"num_train_timesteps = {count}; {message}"):
+        SchedulerConfig(num_train_timesteps=count)
+    assert SchedulerConfig(num_train_timesteps=1).num_train_timesteps == 1
+    assert SchedulerConfig(num_train_timesteps=100_000).num_train_timesteps == 100_000
+
+
+def test_schedules_that_leave_no_signal():
+    """Where every beta is 1/2, alpha-bar_t = 2^-(t + 1), and 2^-126 is the least normal number of float32."""
+    half = {"beta_schedule": "linear", "beta_start": 0.5, "beta_end": 0.5}
+    assert NoiseScheduler(SchedulerConfig(num_train_timesteps=126, **half)).alphas_cumprod[-1] == 2.0**-126
+    with pytest.raises(ValueError, match="has timesteps without signal"):
+        NoiseScheduler(SchedulerConfig(num_train_timesteps=127, **half))
+
+
+def test_one_timestep_cannot_be_all_noise_and_keep_its_signal():
+    config = SchedulerConfig(num_train_timesteps=1, rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    with pytest.raises(ValueError, match="has timesteps without signal"):
+        NoiseScheduler(config)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_slowest_schedule_begins_with_some_noise(schedule):
+    assert NoiseScheduler(SchedulerConfig(100_000, 1e-7, 1e-7, schedule)).alphas_cumprod[0] < 1

@@ -31,6 +31,13 @@ def test_random_rows_follow_the_seed(tiny):
     assert not torch.allclose(first, other)
 
 
+def test_random_rows_are_made_where_the_embedding_is(tiny):
+    """On torch's device without numbers, which mixes with no other."""
+    tiny.text_encoder.to("meta")
+    rows = initial_rows(tiny.tokenizer, tiny.text_encoder, None, 2)
+    assert (rows.device.type, rows.dtype, rows.shape) == ("meta", torch.float32, (2, 48))
+
+
 def test_a_word_is_learned_from_random_rows(tiny):
     options = {"initializer_token": None, "num_vectors": 2, "steps": 6, "batch_size": 2, "learning_rate": 0.01}
     w = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(templates=("a {}",), **options))

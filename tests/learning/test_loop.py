@@ -9,6 +9,7 @@ from helpers import pictures, train, wrapper
 
 import minti
 from minti import text
+from minti.learning import textual_inversion
 
 FORMS = ("new_rows", "restore")
 SEVERAL = {"num_vectors": 3, "gradient_accumulation": 2, "max_gradient_norm": 0.01}
@@ -58,6 +59,19 @@ def test_one_step_is_adamw_on_the_rows_gradient(tiny):
     # |g| / (|g| + 1e-8) is 1 wherever the gradient is not tiny
     assert moved.abs().max() == pytest.approx(0.01, rel=1e-3)
     assert moved.abs().median() == pytest.approx(0.01, rel=1e-2)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_batches(tiny, monkeypatch):
+    of_batches = []
+
+    def noted(*args):
+        of_batches.append(minti.diffusion_loss(*args))
+        return of_batches[-1]
+
+    monkeypatch.setattr(textual_inversion, "diffusion_loss", noted)
+    state = next(minti.textual_inversion(wrapper(tiny, gradient_accumulation=3), pictures()))
+    assert len({loss.item() for loss in of_batches}) == 3
+    assert state.loss == pytest.approx(np.mean([loss.item() for loss in of_batches]), rel=1e-6)
 
 
 def test_same_seed_same_word(tiny_folder):

@@ -79,6 +79,27 @@ def test_flipping_adds_mirror_images(tiny):
     assert not torch.equal(draws[0], draws[2])
 
 
+def test_a_prompt_that_just_holds_the_word(tiny):
+    """Of the small model's 16 places the first and the last are the beginning and the end."""
+    minti.prepare_for_textual_inversion(wrapper(tiny, templates=("a " * 12 + "{}",), num_vectors=2))
+    ids = tiny.tokenizer("a " * 12 + "<concept> <concept>_1").input_ids
+    assert len(ids) == tiny.tokenizer.model_max_length == 16
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_row_is_kept_below_the_limit_by_itself(tiny, form):
+    """Three times the limit and half of it, in a step that moves nothing; as torch's, it returns the closure's loss."""
+    w = wrapper(tiny, row_update=form, num_vectors=2, max_row_norm=2.0, learning_rate=0.0)
+    optimizer = minti.prepare_for_textual_inversion(w)
+    rows = torch.nn.functional.normalize(torch.randn(2, 48, generator=torch.Generator().manual_seed(0)), dim=1)
+    limit = 2.0 * w.vocabulary_norm
+    w.rows.write(rows * limit * torch.tensor([[3.0], [0.5]]))
+    assert optimizer.step(lambda: 7.0) == 7.0
+    torch.testing.assert_close(w.rows.values.detach(), rows * limit * torch.tensor([[1.0], [0.5]]))
+    weight = tiny.text_encoder.get_input_embeddings().weight
+    assert torch.equal(weight[w.placeholder_ids], w.rows.values)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -23,6 +23,29 @@ def test_the_best_rows_are_kept(tiny):
     assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[w.placeholder_ids], rows[best])
 
 
+def test_a_run_that_never_got_better_keeps_what_it_began_with(tiny):
+    """Its optimizer goes uphill."""
+    w = wrapper(tiny, steps=2)
+    optimizer = minti.prepare_for_textual_inversion(w)
+    optimizer.param_groups[0]["maximize"] = True
+    *_, last = minti.textual_inversion(w, pictures(), optimizer)
+    assert last.fixed_loss > last.initializer_loss
+    assert w.run.progress.best_step == 0
+    toy = tiny.tokenizer.convert_tokens_to_ids("toy</w>")
+    assert torch.equal(w.rows.values[0], tiny.text_encoder.get_input_embeddings().weight[toy])
+
+
+def test_a_run_that_is_left_before_it_was_judged_keeps_its_last_rows(tiny):
+    w = wrapper(tiny, steps=50)
+    for state in minti.textual_inversion(w, pictures()):
+        last = w.rows.values.detach().clone()
+        if state.step == 2:
+            break
+    assert state.fixed_loss is None
+    assert torch.equal(w.rows.values, last)
+    assert not torch.equal(last, w.run.progress.best_rows)
+
+
 def test_levelling_off():
     steps = np.arange(60)
     falling, levelling = 1.0 - 0.01 * steps, np.exp(-steps / 5)
@@ -33,6 +56,23 @@ def test_levelling_off():
     # All of the fall in one evaluation, and noise from there on.
     sudden = [1.0, *(0.8 + 0.02 * np.random.default_rng(0).standard_normal(60))]
     assert 12 <= next(n for n in range(61) if has_levelled_off(sudden[:n])) <= 40
+
+
+def test_levelling_off_by_variance():
+    """Losses on a line: the variance of n neighbours is (n^2 - 1) / 12, and 99 / (n^2 - 1) < 0.02 from n = 71 on.
+
+    The last ten then still bring a seventh of the whole fall.
+    """
+    line = list(1.0 - np.arange(71) / 128)
+    assert not has_levelled_off(line[:70])
+    assert has_levelled_off(line)
+
+
+def test_levelling_off_by_gain():
+    """Twelve losses that vary to the end: better by a quarter of the whole fall, and by a little less."""
+    jitter = [1.75, 1.5, 1.0, *[1.75, 1.5] * 3, 1.75]
+    assert not has_levelled_off([2.0, 1.25, *jitter], gain=0.25)
+    assert has_levelled_off([2.0, 1.25 - 2**-10, *jitter], gain=0.25)
 
 
 @pytest.mark.parametrize(("size", "batch"), [(16, 8), (8, 1), (8, 4)])
@@ -68,5 +108,5 @@ def test_a_word_without_gradient(tiny):
 
 
 def test_rows_that_do_not_move(tiny):
-    with pytest.raises(minti.TrainingError, match="have not moved"):
+    with pytest.raises(minti.TrainingError, match="after 5 steps the rows of <concept> have not moved"):
         train(tiny, learning_rate=0.0, steps=10)

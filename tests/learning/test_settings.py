@@ -20,7 +20,9 @@ from minti.learning.progress import FixedSet
         *(({"weight_decay": value}, "weight_decay = ") for value in (-0.1, math.nan)),
         ({"warmup_steps": -1}, "warmup_steps = -1"),
         ({"seed": -1}, "seed = -1"),
-        ({"seed": 2**64}, "seed = 18446744073709551616"),
+        ({"seed": 2**63}, "seed = 9223372036854775808; expected at most 9,223,372,036,854,775,807"),
+        ({"num_vectors": 0}, "num_vectors = 0; expected at least 1"),
+        ({"num_vectors": 1001}, "num_vectors = 1001; expected at most 1,000"),
         ({"templates": ()}, "templates is empty"),
         ({"lr_schedule": "cosine"}, "say with `steps` which that is"),
         ({"lr_schedule": "cosine", "max_steps": 100}, "say with `steps` which that is"),
@@ -29,6 +31,10 @@ from minti.learning.progress import FixedSet
 def test_settings_that_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         minti.TextualInversionConfig(**options)
+
+
+def test_the_most_that_is_allowed():
+    minti.TextualInversionConfig(num_vectors=1000, seed=2**63 - 1)
 
 
 def test_a_cosine_ends_at_zero(tiny):

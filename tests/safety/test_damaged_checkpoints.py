@@ -112,6 +112,16 @@ def test_tensors_that_do_not_fit_are_refused(run, two, name, change):
     refused(run, state.step, tensors, state.facts)
 
 
+@pytest.mark.parametrize("name", ["step", "exp_avg", "exp_avg_sq"])
+def test_the_optimizer_s_numbers_are_there_from_the_first_step_on(run, folder, name):
+    newest(folder).unlink()
+    state = minti.load_checkpoint(folder)
+    tensors = {key: value for key, value in state.tensors.items() if key != f"optimizer.0.{name}"}
+    with pytest.raises(ValueError, match=f"the checkpoint of step 1 .*'optimizer.0.{name}' is missing"):
+        run.restore(RunState(1, tensors, state.facts))
+    run.restore(state)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("identity", None), ("identity", 3), ("rates", "x"), ("rates", None), ("scale", {}), ("scale", 1)]

@@ -1,12 +1,16 @@
 """A run that goes on from a checkpoint ends byte for byte where it would have ended (float32, on the CPU)."""
 
+import itertools
+import math
+
 import pytest
 import torch
-from helpers import pictures
+from helpers import NarrowScaler, pictures
 
 import minti
 from minti.learning import progress
 from minti.learning.run import Run
+from minti.words import write_embeddings
 
 CONFIGS = {
     "plain": {},
@@ -48,11 +52,29 @@ def interrupted_at_every_step(tiny_folder, tmp_path, options, steps):
         assert learned(again, tmp_path / "again.safetensors") == expected
         assert again.run.progress.best_step == whole.run.progress.best_step
         assert again.run.progress.losses == whole.run.progress.losses
+        assert again.run.scale.state_dict() == whole.run.scale.state_dict()
     return states
 
 
-def test_interrupted_at_one_step(tiny_folder, tmp_path, often):
-    interrupted_at_every_step(tiny_folder, tmp_path, CONFIGS["many"], (3,))
+@pytest.mark.parametrize("name", ["many", "cosine"])
+def test_interrupted_at_one_step(tiny_folder, tmp_path, often, name):
+    interrupted_at_every_step(tiny_folder, tmp_path, CONFIGS[name], (3,))
+
+
+@pytest.mark.parametrize("form", ["new_rows", "restore"])
+def test_interrupted_while_a_scale_is_looked_for(tiny_folder, tmp_path, often, monkeypatch, form):
+    """As in float16: the scale halves where the gradient overflows, and grows after every second good step.
+
+    Interrupted within the lost steps, within the good ones, and at the end.
+    """
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0**17, growth_interval=2))
+    run = {"row_update": form, "lr_schedule": "cosine", "steps": 8}
+    states = interrupted_at_every_step(tiny_folder, tmp_path, run, (1, 4, 8))
+    lost = [math.isnan(state.gradient_norm) for state in states]
+    assert lost == [True, True, False, False, True, False, False, True]
+    falling = itertools.accumulate(lost, lambda count, was_lost: count + (not was_lost), initial=0)
+    expected = [3e-2 * 0.5 * (1 + math.cos(math.pi * count / 8)) for count in falling]
+    assert [state.learning_rate for state in states] == pytest.approx(expected[:-1])
 
 
 @pytest.mark.slow
@@ -91,6 +113,32 @@ def test_a_state_taken_after_the_loop_was_left_is_that_of_the_last_step(tiny_fol
     assert left.run.progress.best_step < 3  # what was left in the model is not what the run goes on with
     assert torch.equal(again.run.last_rows, whole.run.last_rows)
     assert learned(again, tmp_path / "a.safetensors") == learned(whole, tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("form", ["new_rows", "restore"])
+def test_another_word_that_was_loaded_since_is_no_part_of_the_state(tiny_folder, tmp_path, often, form):
+    """The embedding has grown behind the word that learns; the run goes on where it has not."""
+    whole = wrapper(tiny_folder, row_update=form)
+    for state in minti.textual_inversion(whole, pictures()):
+        if state.step == 2:
+            write_embeddings(tmp_path / "other.safetensors", {"<other>": torch.ones(3, 48)})
+            minti.load_embeddings(whole.model, tmp_path / "other.safetensors")
+        if state.step == 3:
+            minti.save_checkpoint(whole, tmp_path / "at 3")
+    again = wrapper(tiny_folder, row_update=form)
+    list(minti.textual_inversion(again, pictures(), checkpoint=minti.load_checkpoint(tmp_path / "at 3")))
+    assert learned(again, tmp_path / "a.safetensors") == learned(whole, tmp_path / "b.safetensors")
+
+
+def test_an_optimizer_that_was_in_use_takes_the_state_alone(tiny_folder, checkpoint):
+    """Also one that kept more than what the checkpoint has."""
+    word = wrapper(tiny_folder)
+    optimizer = minti.prepare_for_textual_inversion(word)
+    optimizer.state[word.rows.parameters[0]] = {"step": torch.tensor(9.0), "more": torch.ones(1, 48)}
+    run = Run(word, pictures(), optimizer)
+    run.restore(checkpoint)
+    assert run.state().tensors.keys() == checkpoint.tensors.keys()
+    assert all(torch.equal(value, checkpoint.tensors[key]) for key, value in run.state().tensors.items())
 
 
 def test_there_is_no_state_in_the_middle_of_a_step(tiny, tmp_path, monkeypatch):

@@ -10,7 +10,12 @@ import pytest
 import minti
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SCRIPTS = ["train.py", "sample.py", "benchmark.py", "toybox/evaluate_toybox.py"]
+LIGHT = {"draw_concepts.py"}  # imports nothing that takes a while
+SCRIPTS = [
+    str(path.relative_to(EXAMPLES))
+    for path in sorted([*EXAMPLES.glob("*.py"), *EXAMPLES.glob("toybox/*.py")])
+    if "__main__" in path.read_text() and path.name not in LIGHT
+]
 NOTED = "\nstopping after this step; once more to stop at once\n"
 
 

@@ -181,7 +181,7 @@ def test_prompts_get_what_they_name(toybox):
     pixels = minti.sample(toybox, prompts, generator=generators, output="pixels")
     truths = [measure.toy_truth(toy) | {"background": "teal"} for toy in toys] * 8
     rates = measure.rates(zip(measure.verdicts(judge, pixels), truths))
-    # Nine in ten or more, as measured in the README, with room for 16 pictures.
+    # Nine in ten or more, as measured in examples/toybox/README.md, with room for 16 pictures.
     assert all(rates[name] >= 0.75 for name in (*measure.TOY, "background")), rates
 
 

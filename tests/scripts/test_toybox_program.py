@@ -1,6 +1,7 @@
 """The programs that made and measure the toybox: what they keep from run to run, and on which device they work."""
 
 import copy
+from contextlib import suppress
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from helpers import pictures
 
 import measure
 import minti
+from loop import train_stage
 from minti.images import from_bytes
 from stages import encode_pictures
 
@@ -50,6 +52,56 @@ def test_latents_are_encoded_once(tiny, tmp_path):
     again = encode_pictures(path, tiny.vae, drawn(4), CPU)
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+
+
+def stage(folder, steps=4, learning_rate=0.1, stop_at=None, **options):
+    """A stage that fits a line; Ctrl-C at one of its steps."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(2, 1)
+
+    def loss_fn(step, generator):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        return module(torch.randn(8, 2, generator=generator)).square().mean()
+
+    train_stage("line", folder, module, loss_fn, steps, learning_rate, **options)
+    return module.weight.detach()
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_an_interrupted_stage_ends_where_it_would_have_ended(tmp_path, ema_decay):
+    whole = stage(tmp_path / "whole", ema_decay=ema_decay)
+    for stop_at in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            stage(tmp_path, stop_at=stop_at, ema_decay=ema_decay, save_every=-1)
+    assert torch.equal(stage(tmp_path, ema_decay=ema_decay), whole)
+    assert torch.equal(stage(tmp_path, ema_decay=ema_decay, stop_at=0), whole)  # nothing is left to do
+
+
+@pytest.mark.parametrize("stop_at", [2, None])
+@pytest.mark.parametrize("other", [{"steps": 400}, {"learning_rate": 0.2}])
+def test_a_stage_does_not_go_on_with_another_one_s_checkpoint(tmp_path, stop_at, other):
+    """That of a trial run, finished or not: it would pass for the full run's."""
+    with suppress(KeyboardInterrupt):
+        stage(tmp_path, stop_at=stop_at, save_every=-1)
+    left = (tmp_path / "line.pt").read_bytes()
+    was, now = "of 4 steps at learning rate 0.1", {"steps": 4, "learning_rate": 0.1} | other
+    with pytest.raises(ValueError, match=f"line.pt is the checkpoint of another run, {was}; this one is of ") as caught:
+        stage(tmp_path, **other)
+    expected = (
+        f"{now['steps']} steps at learning rate {now['learning_rate']}. Give another --work folder, or delete the file"
+    )
+    assert str(caught.value).endswith(expected)
+    assert (tmp_path / "line.pt").read_bytes() == left
+
+
+def test_a_checkpoint_that_does_not_say_whose_it_is_is_refused(tmp_path):
+    stage(tmp_path)
+    saved = torch.load(tmp_path / "line.pt", weights_only=True)
+    del saved["stage"]
+    torch.save(saved, tmp_path / "line.pt")
+    with pytest.raises(ValueError, match="of unknown length; this one is of 4 steps"):
+        stage(tmp_path)
 
 
 class Elsewhere(torch.Tensor):
