@@ -27,6 +27,7 @@ if "OMP_NUM_THREADS" not in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the scripts
 
 HELD_AT = {"torch": "2.13.0", "transformers": "5.23.0", "diffusers": "0.42.1"}  # where all equalities were seen to hold
+LONGEST = ("full_size", "test_walkthrough", "scripts/test_toybox.py")
 HERE = {name: version(name).split("+")[0] for name in HELD_AT}
 
 
@@ -57,7 +58,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
             file = nodeid.split("::")[0]
             return "full_size" if "full_size" in file else file
 
+    config.option.loadscopereorder = False
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Several processes begin with what takes minutes, so that none of them is left alone with it in the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,8 @@ def lesson(workshop, tiny_folder):
     def make(*options):
         word = ("--placeholder", "../../<a/b>")  # a name that is a path, if anybody takes it for one
         few = ("--sample-steps", 1, "--columns", 1, "--prompts", "a {}", "--quiet", "--checkpoint-every", 2)
-        return Lesson(workshop, ("--model", tiny_folder, "--steps", 12, "--batch-size", 2, *word, *few, *options))
+        how = ("--model", tiny_folder, "--dtype", "float32", "--steps", 12, "--batch-size", 2)
+        return Lesson(workshop, (*how, *word, *few, *options))
 
     return make
 
