@@ -19,6 +19,7 @@ from minti.learning.preparation import learning_rates, prepare_for_textual_inver
 from minti.learning.progress import Progress
 from minti.learning.settings import TrainingWrapper
 
+ADAM = ("optimizer.0.exp_avg", "optimizer.0.exp_avg_sq")
 MAY_DIFFER = ("steps", "max_steps")  # a run may be made longer
 
 
@@ -95,9 +96,10 @@ class Run:
                 raise ValueError(f"the checkpoint is of step {state.step}, beyond the {wanted} wanted")
             state.check_facts(self.state().facts)
             rows, moments, taken = self.wrapper.rows, (), state.step - state.facts["scale"]["lost"]
-            if isinstance(self.optimizer, torch.optim.AdamW) and taken > 0:
-                moments = ("optimizer.0.exp_avg", "optimizer.0.exp_avg_sq")
-                if not torch.equal(count := state.tensors["optimizer.0.step"], torch.tensor(float(taken))):
+            if isinstance(self.optimizer, torch.optim.AdamW):
+                moments = tuple(name for name in ADAM if taken > 0 or name in state.tensors)
+                count = state.tensors["optimizer.0.step"] if moments else torch.tensor(0.0)
+                if not torch.equal(count, torch.tensor(float(taken))):
                     raise RuntimeError(f"the optimizer has taken {shown(count)} of {taken} steps")
             state.check(("rows", "best_rows", *moments), rows.values.shape)
             optimizer = self.optimizer.state_dict() | {"state": {}}

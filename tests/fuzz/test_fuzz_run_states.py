@@ -113,6 +113,8 @@ FACTS = st.one_of(JSON, st.lists(st.floats(), max_size=3), st.integers(-1, 5))
 @example({}, {"identity/seed": "a\nb" * 1000})
 @example({}, {"step": True})
 @example({}, {"step": 10**400})
+@example({"optimizer.0.exp_avg": torch.zeros(48)}, {"step": 0})
+@example({"optimizer.0.exp_avg_sq": torch.full((1, 48), float("nan"))}, {"step": 0})
 def test_a_made_up_state_goes_on_or_is_refused(fresh, interrupted, tmp_path_factory, tensors, facts):
     _, state = interrupted
     changed, folder = copy.deepcopy(state.facts), tmp_path_factory.mktemp("made-up")
