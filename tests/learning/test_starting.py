@@ -66,6 +66,7 @@ def test_the_losses_are_those_of_the_words_and_the_best_comes_first(tiny):
         assert fixed.loss([f"a photo of a {word}"]) == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_toy_without_a_name_gets_the_name_of_its_like():
     """Of 320 names of 1,200 toys, one whose toy has three of the four attributes of what the pictures show."""
     model, config = minti.StableDiffusion.from_pretrained(), minti.TextualInversionConfig()
