@@ -167,7 +167,8 @@ def learn(
     (learning,) = (run for run in runs if run.wrapper is word.best)
     if distributed.rank() == 0:
         minti.save_embeddings(word.best, folder / "learned_embeds.safetensors")
-    return learning, {f"{run.wrapper.config.num_vectors} rows": run.states for run in runs if run is not learning}
+    labels = ["1 row", *(f"{rows} rows" for rows in range(2, len(runs) + 1))]
+    return learning, {label: run.states for label, run in zip(labels, runs) if run is not learning}
 
 
 def main() -> None:
