@@ -124,17 +124,13 @@ def draw_page(args: argparse.Namespace, model: minti.StableDiffusion, pictures: 
 
 
 def find_initializer(
-    args: argparse.Namespace,
-    model: minti.StableDiffusion,
-    config: minti.TextualInversionConfig,
-    pictures: list[Image.Image],
+    model: minti.StableDiffusion, config: minti.TextualInversionConfig, pictures: list[Image.Image]
 ) -> str:
     """The known word that fits the pictures best; says how well, and what came next."""
     found = choose_initializer(model, config, pictures)
     listed = ", ".join(f"{word} ({loss:.4f})" for word, loss in found[:5])
     say(f"begins as {found[0][0]}; the best words by the loss over fixed pictures: {listed}")
-    args.initializer_token = found[0][0]
-    return args.initializer_token
+    return found[0][0]
 
 
 def learn(
@@ -168,7 +164,7 @@ def learn(
     if distributed.rank() == 0:
         minti.save_embeddings(word.best, folder / "learned_embeds.safetensors")
     labels = ["1 row", *(f"{rows} rows" for rows in range(2, len(runs) + 1))]
-    return learning, {label: run.states for label, run in zip(labels, runs) if run is not learning}
+    return learning, {label: run.states for label, run in zip(labels, runs) if run is not learning and run.states}
 
 
 def main() -> None:
@@ -194,7 +190,8 @@ def main() -> None:
         save_png(grid(draw(args, model, [prompt] * args.columns), args.columns), path)
 
     if args.initializer_token == "auto":
-        config = replace(config, initializer_token=find_initializer(args, model, config, pictures))
+        args.initializer_token = find_initializer(model, config, pictures)
+        config = replace(config, initializer_token=args.initializer_token)
     learning, others = learn(args, model, config, pictures, folder, validate)
     if distributed.rank() > 0:
         return

@@ -1,8 +1,8 @@
 """How many rows does a word need? One more, as long as it lowers the fixed loss by more than chance does.
 
-One token can be too little for what a text encoder and a UNet have never seen as one (limits of a single row: arXiv
-2208.01618, section 6; more rows: arXiv 2305.16225). More rows than needed obey the rest of a prompt less (arXiv
-2512.13672). So a word begins with few, is learned, is learned anew with another row, and keeps it only if that paid.
+One token can be too little for what a text encoder and a UNet have never seen as one; several, and adding them on the
+way, are tried in arXiv 2208.01618, section 5. More than needed obey the rest of a prompt less (arXiv 2512.13672). So a
+word begins with few rows, is learned, is learned anew with another, and keeps that only if it paid.
 Anew: rows that have settled on a wrong neighbour pull a further one after them.
 """
 
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minti.learning.loss import diffusion_loss
+from minti.distributed import add_up
 from minti.learning.pictures import Concept
 from minti.learning.progress import FixedSet
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
@@ -139,16 +139,11 @@ class Growing:
 
 @torch.no_grad()
 def losses_of(fixed: FixedSet, prompts: Sequence[str]) -> Tensor:
-    """The loss of every picture of a fixed set by itself, (n,) float32; picture i with prompt i, and again from 0."""
-    contexts = [fixed.wrapper.model.encode_prompt(prompt) for prompt in prompts]  # 1 m d each
-    losses = []
-    for i in range(len(fixed.latents)):
-        one = slice(i, i + 1)
-        context = contexts[i % len(contexts)]
-        losses.append(
-            diffusion_loss(fixed.wrapper, fixed.latents[one], fixed.timesteps[one], context, fixed.noise[one])
-        )
-    return torch.stack(losses)
+    """The loss of every picture of a fixed set by itself, (n,) float32; the same in every process."""
+    losses = torch.zeros(len(fixed.latents), device=fixed.latents.device)
+    for place, loss in fixed.each(prompts, 1):
+        losses[place] = loss
+    return add_up(losses)
 
 
 def paired(before: Tensor | None, after: Tensor) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Which known word should a new one begin as? All are ranked at once by a gradient, and the best few are tried.
 
 To first order the loss changes by g . (v - v_0) where a row moves from v_0 to v, with g the gradient at v_0: a single
-one ranks a whole vocabulary (HotFlip, arXiv 1712.06751, eq. 1), and forward passes say who is right. The word that they
+one ranks a whole vocabulary (HotFlip, arXiv 1712.06751), and forward passes say who is right. The word that they
 find is the next v_0, since a gradient knows its neighbourhood best.
 """
 
@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minti.distributed import add_up
 from minti.evaluation.words import known_words
-from minti.learning.loss import diffusion_loss
 from minti.learning.pictures import Concept
 from minti.learning.progress import FixedSet
 from minti.learning.rows import NewRows
@@ -82,11 +82,9 @@ def first_order_changes(fixed: FixedSet, words: dict[str, int], start: str | Non
         with torch.no_grad():
             place.values.copy_(here[None])
         prompts = [template.replace("{}", word) for template in wrapper.templates]
-        each = zip(fixed.latents.split(1), fixed.timesteps.split(1), fixed.noise.split(1))
-        for i, (latents, timesteps, noise) in enumerate(each):
-            context = model.encode_prompt(prompts[i % len(prompts)])  # 1 m d
-            loss = diffusion_loss(wrapper, latents, timesteps, context, noise)
+        for _, loss in fixed.each(prompts, 1):
             (loss / len(fixed.latents)).backward()
-        return (vocabulary - here) @ place.gradient[0]
+        gradient = torch.zeros_like(here) if place.gradient is None else place.gradient[0]
+        return (vocabulary - here) @ add_up(gradient)
     finally:
         place.detach()

@@ -56,6 +56,7 @@ def plot(
 
     Args:
         states: of all steps of the run whose word is kept.
+        others: without those whose table was lost.
     """
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
     first = states[0]

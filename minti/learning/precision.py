@@ -51,10 +51,9 @@ class GradientScale:
         if not self.scaler.is_enabled():
             return True
         self.scaler.unscale_(self.optimizer)
+        # As the scaler sees it: with E4's recipe the parameter is the whole matrix.
         gradients = [parameter.grad for parameter in self.rows.parameters if parameter.grad is not None]
-        overflow = any(
-            not gradient.isfinite().all() for gradient in gradients
-        )  # as the scaler sees it: the whole matrix
+        overflow = not all(gradient.isfinite().all() for gradient in gradients)
         self._in_a_row = self._in_a_row + 1 if overflow and self._in_a_row < MAX_LOST else 0
         self.lost += self._in_a_row > 0
         return self._in_a_row == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,18 +68,25 @@ class FixedSet:
         self.timesteps = ((torch.arange(size, device=device) + 0.5) * total / size).long()
         self.noise = randn(self.latents.shape, generator, device, self.latents.dtype)
 
-    @torch.no_grad()
-    def loss(self, prompts: Sequence[str]) -> float:
-        """The mean loss over the set: its first picture with the first prompt, and so on; after the last prompt comes
-        the first again. Several processes share the work."""
-        size, batch_size = len(self.latents), self.wrapper.batch_size
-        total = torch.zeros((), device=self.latents.device)
+    def each(self, prompts: Sequence[str], batch_size: int) -> Iterator[tuple[slice, Tensor]]:
+        """The losses of so many pictures at a time, with their place in the set; several processes share the work.
+
+        The set's first picture goes with the first prompt, and so on; after the last prompt comes the first again.
+        """
+        size = len(self.latents)
         for i in range(rank() * batch_size, size, world_size() * batch_size):
             part = slice(i, i + batch_size)
             context = self.wrapper.model.encode_prompt([prompts[j % len(prompts)] for j in range(size)[part]])
             loss = diffusion_loss(self.wrapper, self.latents[part], self.timesteps[part], context, self.noise[part])
-            total += loss * len(context)
-        return add_up(total).item() / size
+            yield part, loss
+
+    @torch.no_grad()
+    def loss(self, prompts: Sequence[str]) -> float:
+        """The mean loss over the set."""
+        total = torch.zeros((), device=self.latents.device)
+        for part, loss in self.each(prompts, self.wrapper.batch_size):
+            total += loss * len(self.latents[part])
+        return add_up(total).item() / len(self.latents)
 
 
 def evaluation_interval(size: int, batch_size: int, share: float = 0.05) -> int:

@@ -48,6 +48,20 @@ def test_two_processes_learn_what_one_learns_with_accumulation(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_choose_what_one_chooses(tmp_path):
+    """The word to begin with and the number of rows: every rank decides alike, or they would wait for each other."""
+    choices = ("--vectors", "auto", "--initializer", "auto", "--steps", 3, "--columns", 1)
+    together, printed, _ = learn(TORCHRUN, tmp_path / "two", *choices)
+    alone, expected, _ = learn((sys.executable,), tmp_path / "one", *choices, "--gradient-accumulation", 2)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4 * alone.abs().max().item())
+    begun = [text.split("begins as ")[1].split(";")[0] for text in (printed, expected)]
+    assert begun[0] == begun[1]
+    assert [line.split()[-1] for line in printed.splitlines() if "lower by" in line] == [
+        line.split()[-1] for line in expected.splitlines() if "lower by" in line
+    ]
+
+
+@pytest.mark.slow
 def test_two_processes_draw_the_same_pictures(tmp_path):
     args = ("a red star", "a sketch of a heart", "--num-images", 3, "--steps", 3, "--output")
     run(TORCHRUN, "sample.py", *args, tmp_path / "two")
