@@ -178,18 +178,11 @@ def main() -> None:
 
             return measure
 
-        def word(library: str) -> dict:
-            """minti comes first, and sets the goal for the recipe."""
-            result = job("word", 8, 1, goal=levels.get("minti"))(library)
-            levels[library] = result["level"]
-            return result
-
         def code(texts: dict[str, str]) -> Callable[[str], dict]:
             return lambda library: {
                 "seconds": [worker(texts[library].replace("{model!r}", repr(str(minti.TOYBOX))))[1]]
             }
 
-        levels: dict[str, float] = {}
         steps = 5 if args.toybox else 2
         cases: list[tuple[str, Callable[[str], dict]]] = [
             ("training step, batch 1", job("train", 1, steps)),
@@ -208,13 +201,8 @@ def main() -> None:
             for batch in batches:
                 cases.append((f"training step, batch {batch}", job("train", batch, steps)))
                 cases.append((f"picture of 20 steps, batch {batch}", job("picture", batch, 1)))
-        if args.toybox and not args.quick:
-            cases += [
-                ("learned word, recipe until it gets there", word),
-                ("learned word, recipe of 3,000 steps", job("word", 8, 1)),
-            ]
         rows = [
-            compare(name, 1 if "word" in name else repeats, measure)
+            compare(name, repeats, measure)
             for name, measure in cases
             if not args.only or any(word in name for word in args.only)
         ]

@@ -143,55 +143,6 @@ class Diffusers:
         )
 
 
-def learn_word(engine: Minti | Diffusers, goal: float | None) -> dict:
-    """Seconds from five pictures of a held-out toy to a word that the judge recognises, drawing and judging aside.
-
-    minti: with its defaults, until it stops. The recipe: batches of one, four accumulated, learning rate 5e-4 times
-    four, until as large a share of its drawings is recognised as of minti's, the goal; without one, for its customary
-    3,000 steps, timed over 100.
-    """
-    sys.path.append(str(Path(__file__).parents[1] / "toybox"))
-    import minti
-    import world
-    from draw_concepts import concept_pictures
-    from measure import load_judge, recognised, verdicts
-
-    toy = world.TUNING_TOYS[1]  # one that the default settings learn: without a word there is no time to compare
-    pictures = torch.stack([torch.from_numpy(p).permute(2, 0, 1) * 2 - 1 for p in concept_pictures(toy)])
-    judge = load_judge(minti.TOYBOX)
-
-    def level(draw: Callable[[list[str]], torch.Tensor]) -> float:
-        seen = verdicts(judge, draw([PROMPT] * 16).cpu())
-        return sum(recognised(verdict, toy) for verdict in seen) / len(seen)
-
-    options = {"num_inference_steps": 25, "guidance_scale": 5.0}
-    if isinstance(engine, Minti):
-        start = time.perf_counter()
-        wrapper = minti.TrainingWrapper(engine.model, minti.TextualInversionConfig())
-        for _ in minti.textual_inversion(wrapper, pictures):
-            pass
-        seconds = time.perf_counter() - start
-        draw = lambda prompts: minti.sample(engine.model, prompts, sampler="ddim", output="pixels", **options)  # noqa: E731
-        return {"seconds": [seconds], "level": level(draw)}
-
-    engine.batch = 1
-    engine.prepare_training(pictures)
-    engine.optimizer = torch.optim.AdamW([engine.weight], lr=4 * 5e-4)
-    engine.accumulation = 4
-    seconds = 0.0
-    draw = lambda prompts: engine.pipe(prompts, output_type="pt", **options).images * 2 - 1  # noqa: E731
-    for done in range(0, 3000, 100):
-        seconds += timed(lambda: [engine.train_step() for _ in range(100)], engine.device)
-        if goal is None:
-            return {"seconds": [seconds * 30]}
-        with torch.no_grad():
-            reached = level(draw)
-        print(f"after {done + 100} steps {reached:.2f} of {goal:.2f}", file=sys.stderr)
-        if reached >= goal:
-            break
-    return {"seconds": [seconds], "level": reached}
-
-
 def timed(action: Callable[[], object], device: str) -> float:
     """Seconds of a call; waits for the device before and after."""
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
@@ -211,7 +162,6 @@ def run_case(
     batch: int,
     count: int,
     checkpointing: bool = False,
-    goal: float | None = None,
 ) -> dict:
     """Times a case `count` times after a warm-up; with the process's peak memory."""
     started = time.perf_counter()
@@ -222,8 +172,6 @@ def run_case(
                 parameter.sum()
         loaded = time.perf_counter() - started
         return {"seconds": [loaded], "memory": peak_memory(device)}
-    if case == "word":
-        return learn_word(engine, goal)
     if case in ("train", "run"):
         noise = torch.rand(5, 3, engine.resolution, engine.resolution, generator=torch.Generator().manual_seed(0))
         engine.prepare_training(noise * 2 - 1, checkpointing)

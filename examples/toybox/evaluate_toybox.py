@@ -17,7 +17,6 @@ from support.command_line import arguments, generators, load, make_output, run, 
 import argparse
 import json
 import time
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,13 +24,11 @@ from tqdm import tqdm
 
 import minti
 import world
-from draw_concepts import concept_pictures
+from held_out import TOYS, pixels_of, to_pixels, wrappers_to_train
 from measure import TOY, load_judge, rates, recognised, table, toy_truth, verdicts
 from minti.diffusion.samplers import SAMPLERS
 from minti.files import replacing
 from minti.growing import Growing
-from minti.images import from_bytes
-from minti.starting import choose_initializer
 from networks import Judge
 
 SCENE = ("size", "place", "background", "style")
@@ -41,11 +38,6 @@ def scenes(count: int, seed: int) -> tuple[list[world.Scene], torch.Tensor]:
     """Scenes that training has not drawn, with their pixels."""
     drawn = [world.random_scene(np.random.default_rng((seed, 9, i))) for i in range(count)]
     return drawn, to_pixels([world.draw(scene, np.random.default_rng((seed, 10, i))) for i, scene in enumerate(drawn)])
-
-
-def to_pixels(pictures: list[np.ndarray]) -> torch.Tensor:
-    """The world's pictures, rounded to 8 bits as a file would be, as pixels in [-1, 1]."""
-    return from_bytes(torch.from_numpy(np.stack(pictures)).mul(255).round()).permute(0, 3, 1, 2)
 
 
 def truth(judge: Judge, scene: world.Scene) -> dict[str, str]:
@@ -116,25 +108,18 @@ class Evaluation:
             rows.append((name, rates(zip(seen, (answers for _, answers in jobs)))))
         return rows
 
-    def learn(self, model: minti.StableDiffusion, name: str, images: torch.Tensor) -> tuple[minti.TrainingWrapper, int]:
-        """Learns a word with the arguments' settings; the wrapper that has it, and how many steps that took."""
-        grow, word = self.args.vectors == "auto", self.args.initializer
-        config = minti.TextualInversionConfig(name, word, 1 if grow else self.args.vectors, seed=self.args.seed)
-        if word == "auto":
-            config = replace(config, initializer_token=choose_initializer(model, config, images)[0][0])
-        wrappers = Growing(model, config, images) if grow else [minti.TrainingWrapper(model, config)]
-        steps = sum(1 for wrapper in wrappers for _ in minti.textual_inversion(wrapper, images))
-        return (wrappers.best if grow else wrappers[0]), steps
-
     def inversion(self, toys: list[world.Toy], per_prompt: int) -> tuple[list[tuple[str, dict[str, float]]], dict]:
         """Learns each toy from five pictures, then draws it alone, in styles and in pairs."""
         folder, names = self.args.output, [f"<toy-{i}>" for i in range(len(toys))]
         seconds, steps, alone, styled = [], [], [], []
         for name, toy in zip(tqdm(names, desc="learning", disable=self.quiet), toys):
             model, begin = load(self.args), time.perf_counter()
-            wrapper, taken = self.learn(model, name, to_pixels(concept_pictures(toy)))
+            wrappers = wrappers_to_train(
+                model, name, pixels_of(toy), self.args.vectors, self.args.initializer, self.args.seed
+            )
+            steps.append(sum(1 for wrapper in wrappers for _ in minti.textual_inversion(wrapper, pixels_of(toy))))
+            wrapper = wrappers.best if isinstance(wrappers, Growing) else wrappers[0]
             seconds.append(time.perf_counter() - begin)
-            steps.append(taken)
             minti.save_embeddings(wrapper, folder / f"{name[1:-1]}.safetensors")
             seen = self.draw(model, [f"a photo of a {name}"] * per_prompt)
             alone += [(verdict, toy_truth(toy)) for verdict in seen]
@@ -206,8 +191,7 @@ def main() -> None:
     parser.add_argument(
         "--count", type=int, default=160, help="prompts of each kind; six times as many reconstructions"
     )
-    toys = {"test": world.TEST_TOYS, "tuning": world.TUNING_TOYS, "all": world.HELD_OUT}
-    parser.add_argument("--toys", choices=toys, default="test", help="which held-out toys to learn")
+    parser.add_argument("--toys", choices=TOYS, default="test", help="which held-out toys to learn")
     parser.add_argument("--vectors", type=whole_or_auto(1), default=1, help="rows of a learned word, or 'auto'")
     parser.add_argument("--initializer", default="toy", help="the word that it begins as, or 'auto'")
     args = parser.parse_args()
@@ -225,7 +209,7 @@ def main() -> None:
         results["prompts"] = dict(rows)
         print(table(rows, (*TOY, *SCENE)), end="\n\n")
     if args.only in (None, "inversion"):
-        rows, details = evaluation.inversion(toys[args.toys], per_prompt=16)
+        rows, details = evaluation.inversion(TOYS[args.toys], per_prompt=16)
         results["inversion"] = dict(rows) | details
         print(table(rows, (*TOY, "style", "recognised")))
         print(f"\nsteps: {details['steps']}; seconds: {[round(s, 1) for s in details['seconds']]}")
