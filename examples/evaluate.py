@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
     what.add_argument("--embedding", action="append", default=[], metavar="FILE=<name>", help=embedding_help)
     images_help = "training pictures, to learn from or of --embedding; twice"
     what.add_argument("--images", action="append", default=[], metavar="FOLDER", help=images_help)
-    known = "known word that says roughly what the pictures show; one for both, or two"
+    known = "known word or phrase that says roughly what the pictures show; one for both, or two"
     what.add_argument("--initializer", nargs="+", default=["toy"], metavar="WORD", help=known)
     what.add_argument("--vectors", type=whole(1), default=1, help="embedding rows of each word that is learned here")
     what.add_argument(

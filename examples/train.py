@@ -49,8 +49,8 @@ def parse() -> argparse.Namespace:
     what.add_argument("--placeholder", default="<concept>", help="the new word", **word)
     known = {"dest": "initializer_token", "metavar": "WORD"}
     known_help = (
-        "a known word that says roughly what they show; 'auto' finds the one that fits the pictures best (some 300 "
-        "forward passes), 'random' begins with a random row"
+        "a known word or phrase ('yellow moon') that says roughly what they show; 'auto' finds the word that fits the "
+        "pictures best (some 300 forward passes), 'random' begins with a random row"
     )
     what.add_argument("--initializer", default="toy", help=known_help, **known)
     rows = {"dest": "num_vectors", "metavar": "N"}

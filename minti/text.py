@@ -20,7 +20,6 @@ from torch import Tensor
 from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 
 from minti.files import quoted, shortened, shown
-from minti.noise import randn
 
 
 def _templates(listed: str) -> tuple[str, ...]:
@@ -110,7 +109,7 @@ def single_token_id(tokenizer: CLIPTokenizer, word: str) -> int:
         pieces = shortened(" + ".join(tokenizer.convert_ids_to_tokens(ids))) or "nothing"
         raise ValueError(
             f"initializer token {quoted(word)} is not a single token of this vocabulary (it becomes {pieces}); "
-            "choose a plain word that says roughly what the pictures show"
+            "choose a plain word, or several, that say roughly what the pictures show"
         )
     return ids[0]
 
@@ -138,28 +137,6 @@ def tried_tokens(tokenizer: CLIPTokenizer, tokens: list[str]) -> CLIPTokenizer:
             "letters, such as '<my-concept>'"
         )
     return tried
-
-
-@torch.no_grad()
-def initial_rows(
-    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, word: str | None, count: int, seed: int = 0
-) -> Tensor:
-    """What a new word begins as, (count, d): copies of a known word's row, or random rows (lecture notes `002`, 16).
-
-    Args:
-        word: the known one. None: normal numbers, in every dimension with the vocabulary's mean and spread, float32.
-        seed: of the random rows.
-
-    Raises:
-        ValueError: the word is not a single token.
-    """
-    weight = text_encoder.get_input_embeddings().weight
-    if word is not None:
-        return weight[single_token_id(tokenizer, word)].repeat(count, 1)
-    vocabulary = weight[: tokenizer.vocab_size].float()
-    generator = torch.Generator().manual_seed(seed)
-    noise = randn((count, weight.shape[1]), generator, weight.device, torch.float32)
-    return vocabulary.mean(dim=0) + vocabulary.std(dim=0) * noise
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import minti
 from minti.images import grid, open_folder
-from minti.text import single_token_id
+from minti.initial_rows import known_ids
 from minti.words import read_embeddings
 
 NAMED = re.compile(r"(.*)=(<[^<>=]+>)")
@@ -27,7 +27,7 @@ class Subject:
 
     Attributes:
         word: its placeholder.
-        initializer: the known word that says roughly what it is.
+        initializer: the known word or phrase that says roughly what it is.
         folder: where its training pictures are.
         pictures: these.
         growth: (step, pictures) along the training, at fixed noise; empty for a word that was read from a file.
@@ -70,7 +70,7 @@ def open_subjects(args: argparse.Namespace, model: minti.StableDiffusion, concep
     if len(set(names)) < len(names):
         raise ValueError(f"both words are called {names[0]}; name one: --embedding FILE='<name>'")
     for initializer in initializers:
-        single_token_id(model.tokenizer, initializer)
+        known_ids(model.tokenizer, initializer)
     subjects = [
         Subject(name, initializer, folder, open_folder(folder))
         for name, initializer, (folder, _) in zip(names, initializers, folders)

@@ -8,17 +8,18 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from minti.files import quoted
+from minti.initial_rows import initial_rows
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import TrainingWrapper
-from minti.text import add_tokens, expand_placeholders, initial_rows, placeholder_tokens, tried_tokens
+from minti.text import add_tokens, expand_placeholders, placeholder_tokens, tried_tokens
 
 
 def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optimizer:
     """Adds the placeholder's tokens, makes their rows (and nothing else) trainable, and returns the optimizer.
 
     Raises:
-        ValueError: the placeholder is a word already, the initializer is not a single token, a template is too long for
-            the word to fit, or E4's recipe would have to train a matrix in half precision.
+        ValueError: the placeholder is a word already, the initializer is neither a single token nor a phrase, a
+            template is too long for the word to fit, or E4's recipe would have to train a matrix in half precision.
     """
     config, embedding = wrapper.config, wrapper.text_encoder.get_input_embeddings()
     if config.row_update == "restore" and embedding.weight.dtype != torch.float32:
@@ -26,15 +27,15 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
             f"row_update='restore' trains the embedding matrix itself, which is {embedding.weight.dtype}; load the "
             "model in float32, or use row_update='new_rows', whose rows are float32 in any model"
         )
-    begin, count = config.initializer_token, config.num_vectors
-    rows = initial_rows(wrapper.tokenizer, wrapper.text_encoder, begin, count, config.seed)  # k d
-    tokens = placeholder_tokens(config.placeholder_token, count)
+    begin, word, count = config.initializer_token, config.placeholder_token, config.num_vectors
+    tokens, parts = placeholder_tokens(word, count), (wrapper.tokenizer, wrapper.text_encoder)
     _check_prompts(wrapper, tokens)
+    rows = initial_rows(*parts, begin, count, config.seed, wrapper.templates, word)  # k d
     for part in (wrapper.unet, wrapper.vae, wrapper.text_encoder):
         part.requires_grad_(False)
     wrapper.unet.set_checkpointing(config.gradient_checkpointing)
 
-    wrapper.placeholder_ids = add_tokens(wrapper.tokenizer, wrapper.text_encoder, tokens, rows)
+    wrapper.placeholder_ids = add_tokens(*parts, tokens, rows)
 
     embedding = wrapper.text_encoder.get_input_embeddings()
     first, last = wrapper.placeholder_ids[0], wrapper.placeholder_ids[-1]

@@ -21,7 +21,8 @@ class TextualInversionConfig:
 
     Attributes:
         placeholder_token: the new word.
-        initializer_token: a known word, roughly what the pictures show, whose row training starts from; None: random.
+        initializer_token: a known word or phrase, roughly what the pictures show, from which training starts; None:
+            random.
         num_vectors: how many rows the word has.
         row_update: "new_rows" (lean) or "restore" (E4's recipe); both learn the same.
         templates: "object", "style", or prompts with `{}` where the word goes; None: the model's own.

@@ -97,10 +97,14 @@ TEMPLATES = st.one_of(
     st.builds(lambda n: "a " * n + "{}", st.integers(0, 3000)),
 )
 
+PHRASES = st.lists(st.one_of(TEXT, st.sampled_from(["red", "cat", "a", "zebra"])), min_size=2).map(" ".join)
+
 
 @inputs(6)
-@given(st.one_of(TEXT, st.lists(TEMPLATES, max_size=4)), TEXT)
+@given(st.one_of(TEXT, st.lists(TEMPLATES, max_size=4)), st.one_of(TEXT, PHRASES))
 @example(["{}"], "\udc80")
+@example(["a {}", "{} {}"], "red cat")
+@example(["a {}", "{} {}"], "red cat " * 20)
 @example(["\udc80 {}"], "cat")
 @example(["{}\u0301"], "cat")
 @example(["<conc{}ept>"], "cat")

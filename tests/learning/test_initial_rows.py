@@ -1,9 +1,14 @@
-"""What a word begins as: a known word's row, or rows drawn at random (lecture notes `002`, 16)."""
+"""What a word begins as: a known word's row, rows drawn at random (lecture notes `002`, 16), or those of a phrase."""
 
+import copy
+
+import pytest
 import torch
 
 import minti
-from minti.text import initial_rows, single_token_id
+from minti.evaluation.words import known_words
+from minti.initial_rows import initial_rows
+from minti.text import add_tokens, placeholder_tokens, single_token_id
 
 
 def test_copies_of_the_initializer(tiny):
@@ -47,3 +52,90 @@ def test_a_word_is_learned_from_random_rows(tiny):
         assert state.gradient_norm > 0
     moved = (w.rows.values.detach() - begin).abs()
     assert 0 < moved.max() < 0.1  # six steps of 0.01 from where it began
+
+
+TEMPLATES = ("a photo of a {}", "{}", "a {} on a {}")
+
+
+def encoded(tiny, begin, count=1, templates=TEMPLATES):
+    """The encoded prompts with a word that begins so, behind their end."""
+    tiny = copy.deepcopy(tiny)
+    rows = initial_rows(tiny.tokenizer, tiny.text_encoder, begin, count, 0, templates, "<new>")
+    add_tokens(tiny.tokenizer, tiny.text_encoder, placeholder_tokens("<new>", count), rows)
+    with torch.no_grad():
+        return tiny.encode_prompt([template.replace("{}", "<new>") for template in templates])[:, END:]
+
+
+END = 12  # behind the end of the longest prompt
+
+
+def test_a_row_says_nearly_what_a_phrase_says(tiny):
+    """Less than half as far from it as any known word."""
+    phrase = "red dog"
+    with torch.no_grad():
+        wanted = tiny.encode_prompt([template.replace("{}", phrase) for template in TEMPLATES])[:, END:]
+    distance = lambda begin: (encoded(tiny, begin) - wanted).norm().item()  # noqa: E731
+    known = [word for word in known_words(tiny) if word.isalpha() and len(word) > 1]
+    assert len(known) >= 10
+    assert distance(phrase) < 0.5 * min(distance(word) for word in known)
+
+
+@pytest.mark.parametrize("templates", [("a photo of a {}",), TEMPLATES])
+def test_as_many_rows_as_the_phrase_has_tokens_are_its_own(tiny, templates):
+    weight = tiny.text_encoder.get_input_embeddings().weight
+    rows = initial_rows(tiny.tokenizer, tiny.text_encoder, "a red dog", 3, 0, templates, "<new>")
+    own = weight[[single_token_id(tiny.tokenizer, word) for word in ("a", "red", "dog")]]
+    torch.testing.assert_close(rows, own, rtol=0, atol=1e-5)
+
+
+def test_more_rows_than_the_phrase_has_tokens(tiny):
+    rows = initial_rows(tiny.tokenizer, tiny.text_encoder, "red dog", 4, 0, TEMPLATES, "<new>")
+    assert rows.shape == (4, 48)
+    assert rows.isfinite().all()
+
+
+def test_a_phrase_is_fitted_without_a_trace(tiny):
+    before = {key: value.clone() for key, value in tiny.text_encoder.state_dict().items()}
+    vocabulary, embedding = tiny.tokenizer.get_vocab(), tiny.text_encoder.get_input_embeddings()
+    first = initial_rows(tiny.tokenizer, tiny.text_encoder, "red dog", 1, 0, TEMPLATES, "<new>")
+    assert all(torch.equal(before[key], value) for key, value in tiny.text_encoder.state_dict().items())
+    assert all(parameter.grad is None for parameter in tiny.text_encoder.parameters())
+    assert tiny.tokenizer.get_vocab() == vocabulary
+    assert not embedding._forward_hooks
+    assert torch.equal(first, initial_rows(tiny.tokenizer, tiny.text_encoder, "red dog", 1, 0, TEMPLATES, "<new>"))
+
+
+def test_a_phrase_may_hold_a_learned_word(tiny):
+    """One of two rows, which count as two tokens."""
+    learned = torch.randn(2, 48, generator=torch.Generator().manual_seed(1))
+    add_tokens(tiny.tokenizer, tiny.text_encoder, placeholder_tokens("<cat>", 2), learned)
+    rows = initial_rows(tiny.tokenizer, tiny.text_encoder, "red <cat>", 3, 0, ("a {}",), "<new>")
+    red = tiny.text_encoder.get_input_embeddings().weight[single_token_id(tiny.tokenizer, "red")]
+    torch.testing.assert_close(rows, torch.stack([red, *learned]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "message"),
+    [
+        ("red zebra", "does not know 'zebra'"),
+        ("red <|endoftext|>", "does not know '<|endoftext|>'"),
+        ("red dog " * 40, "is too long for the .* tokens of the context"),
+    ],
+)
+def test_a_phrase_that_cannot_be_said_is_refused_without_a_trace(tiny, phrase, message):
+    config = minti.TextualInversionConfig(initializer_token=phrase, templates=("a {}",))
+    size = len(tiny.tokenizer)
+    with pytest.raises(ValueError, match=message):
+        minti.prepare_for_textual_inversion(minti.TrainingWrapper(tiny, config))
+    assert len(tiny.tokenizer) == size == tiny.text_encoder.get_input_embeddings().num_embeddings
+
+
+def test_a_word_is_learned_from_a_phrase_in_half_precision(tiny):
+    """The text encoder's rows are bfloat16, the fit is not."""
+    tiny.text_encoder.bfloat16()
+    rows = initial_rows(tiny.tokenizer, tiny.text_encoder, "red dog", 1, 0, TEMPLATES, "<new>")
+    assert rows.dtype == torch.float32
+    exact = copy.deepcopy(tiny)
+    exact.text_encoder.float()
+    fitted = initial_rows(exact.tokenizer, exact.text_encoder, "red dog", 1, 0, TEMPLATES, "<new>")
+    assert (rows - fitted).norm() < 0.2 * fitted.norm()
