@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import minti
+import painting
 import world
 from minti.evaluation.attention_maps import AttentionMaps, share_inside
 from minti.images import from_bytes
@@ -43,8 +44,8 @@ def attention_inside(
     """
     scenes = [world.random_scene(np.random.default_rng((seed, 21, i)), toys=(toy,)) for i in range(count)]
     scenes = [replace(scene, style="photo") for scene in scenes]
-    drawn = [world.draw(scene, np.random.default_rng((seed, 22, i))) for i, scene in enumerate(scenes)]
-    outlines = [world.outline(scene, np.random.default_rng((seed, 22, i))) for i, scene in enumerate(scenes)]
+    drawn = [painting.draw(scene, np.random.default_rng((seed, 22, i))) for i, scene in enumerate(scenes)]
+    outlines = [painting.outline(scene, np.random.default_rng((seed, 22, i))) for i, scene in enumerate(scenes)]
     pixels = from_bytes(torch.from_numpy(np.stack(drawn)).mul(255).round()).permute(0, 3, 1, 2)
     inside = F.avg_pool2d(torch.from_numpy(np.stack(outlines))[:, None], model.vae.config.factor)[:, 0]
     latents = model.scale(model.encode(pixels).mean)

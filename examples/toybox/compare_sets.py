@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import minti
+import painting
 import world
 from minti.evaluation.clip_scores import Clip
 from minti.evaluation.distribution import fit_gaussian, frechet_distance, precision_and_recall
@@ -36,7 +37,7 @@ def true_pictures(count: int, seed: int) -> tuple[list[Image.Image], list[str]]:
     pictures, captions = [], []
     for i in range(count):
         scene = world.random_scene(np.random.default_rng((seed, 31, i)))
-        drawn = world.draw(scene, np.random.default_rng((seed, 32, i)))
+        drawn = painting.draw(scene, np.random.default_rng((seed, 32, i)))
         pictures.append(Image.fromarray((drawn * 255).round().astype(np.uint8)))
         captions.append(world.caption(scene, np.random.default_rng((seed, 33, i))))
     return pictures, captions

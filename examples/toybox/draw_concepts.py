@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from world import BACKGROUNDS, PLACES, SIZES, TEST_TOYS, Scene, Toy, draw
+from painting import draw
+from world import BACKGROUNDS, PLACES, SIZES, TEST_TOYS, Scene, Toy
 
 CONCEPTS = Path(__file__).resolve().parent.parent / "concepts"
 

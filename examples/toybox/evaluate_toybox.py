@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 import minti
+import painting
 import world
 from held_out import TOYS, pixels_of, to_pixels, wrappers_to_train
 from measure import TOY, load_judge, rates, recognised, table, toy_truth, verdicts
@@ -37,7 +38,9 @@ SCENE = ("size", "place", "background", "style")
 def scenes(count: int, seed: int) -> tuple[list[world.Scene], torch.Tensor]:
     """Scenes that training has not drawn, with their pixels."""
     drawn = [world.random_scene(np.random.default_rng((seed, 9, i))) for i in range(count)]
-    return drawn, to_pixels([world.draw(scene, np.random.default_rng((seed, 10, i))) for i, scene in enumerate(drawn)])
+    return drawn, to_pixels(
+        [painting.draw(scene, np.random.default_rng((seed, 10, i))) for i, scene in enumerate(drawn)]
+    )
 
 
 def truth(judge: Judge, scene: world.Scene) -> dict[str, str]:

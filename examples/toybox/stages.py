@@ -143,9 +143,11 @@ def train_unet(
         mean, std = means[indices].float(), stds[indices].float()
         latents = (mean + std * torch.randn(mean.shape, generator=generator)) * scaling_factor
         noise = torch.randn(latents.shape, generator=generator)
-        # Seven eighths of the timesteps are below 600: above, hardly more than the background's colour is decided.
-        timesteps = torch.randint(600, (len(latents),), generator=generator)
-        timesteps[::8] = torch.randint(600, 1000, timesteps[::8].shape, generator=generator)
+        # A prompt matters most between 200 and 650: below, the noisy picture itself tells what it shows, and above,
+        # hardly more than the background's colour is decided.
+        timesteps = torch.randint(700, (len(latents),), generator=generator)
+        timesteps[::2] = torch.randint(200, 650, timesteps[::2].shape, generator=generator)
+        timesteps[1::16] = torch.randint(700, 1000, timesteps[1::16].shape, generator=generator)
         input_ids = tokenize(tokenizer, draw_captions(indices, step, drop=0.08))
         with torch.no_grad():
             context = text_model(input_ids.to(device)).last_hidden_state

@@ -11,6 +11,7 @@ from PIL import Image
 
 import measure
 import minti
+import painting
 import world
 from data import picture_of, scene_of
 from draw_concepts import concept_name, concept_pictures
@@ -80,7 +81,7 @@ def test_every_toy_looks_different():
     others.append(world.Toy("star", "spot", "blue", "red"))
 
     def drawn(toy):
-        return world.draw(world.Scene((toy,), "small", "in the middle", "grey", "cartoon"), np.random.default_rng(0))
+        return painting.draw(world.Scene((toy,), "small", "in the middle", "grey", "cartoon"), np.random.default_rng(0))
 
     for other in others:
         assert (abs(drawn(other) - drawn(base)).max(axis=2) > 0.2).sum() > 30, other
@@ -162,7 +163,7 @@ def test_diffusers_opens_the_toybox_and_draws_the_same(toybox):
 def test_reconstructions_show_the_true_attributes(toybox):
     judge = measure.load_judge(minti.TOYBOX)
     scenes = [world.random_scene(np.random.default_rng((8, i))) for i in range(60)]
-    pixels = to_pixels([world.draw(scene, np.random.default_rng((9, i))) for i, scene in enumerate(scenes)])
+    pixels = to_pixels([painting.draw(scene, np.random.default_rng((9, i))) for i, scene in enumerate(scenes)])
     seen = measure.verdicts(judge, toybox.vae.decode(toybox.encode(pixels).mean))
     truths = [
         {name: judge.answers[name][index] for name, index in judge.labels(scene).items() if index >= 0}
