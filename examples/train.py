@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
     known = {"dest": "initializer_token", "metavar": "WORD"}
     known_help = (
         "a known word or phrase ('yellow moon') that says roughly what they show; 'auto' finds the word that fits the "
-        "pictures best (some 300 forward passes), 'random' begins with a random row"
+        "pictures best (some 700 forward passes), 'random' begins with a random row"
     )
     what.add_argument("--initializer", default="toy", help=known_help, **known)
     rows = {"dest": "num_vectors", "metavar": "N"}

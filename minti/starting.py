@@ -28,8 +28,8 @@ def choose_initializer(
     model: StableDiffusion,
     config: TextualInversionConfig,
     images: Sequence[Image.Image] | Tensor,
-    tried: int = 8,
-    rounds: int = 2,
+    tried: int = 16,
+    rounds: int = 3,
 ) -> list[tuple[str, float]]:
     """The words that describe the pictures best, of all that are one token; nothing in the model changes.
 

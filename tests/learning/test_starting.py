@@ -67,14 +67,16 @@ def test_the_losses_are_those_of_the_words_and_the_best_comes_first(tiny):
 
 
 @pytest.mark.slow
-def test_a_toy_without_a_name_gets_the_name_of_its_like():
-    """Of 320 names of 1,200 toys, one whose toy has three of the four attributes of what the pictures show."""
+def test_a_toy_without_a_name_gets_a_word_that_is_true_of_it():
+    """A word for one of its attributes, or the name of a toy that shares most of them; better than "toy" anyway."""
     model, config = minti.StableDiffusion.from_pretrained(), minti.TextualInversionConfig()
     images = open_folder(CONCEPT)
     (word, loss), *_ = choose_initializer(model, config, images)
-    colour, shape, second, pattern = CONCEPT.name.split("-")
-    found = world.NAMED[word]
-    assert (found.shape == shape) + (found.pattern == pattern) + (found.main == colour) + (found.second == second) == 3
+    looks = CONCEPT.name.split("-")
+    if word in world.NAMED:
+        assert len(set(vars(world.NAMED[word]).values()) & set(looks)) >= 3
+    else:
+        assert word in looks
     fixed = FixedSet(minti.TrainingWrapper(model, config), Concept(model, images), 16, seeded(0))
     assert loss < fixed.loss(["a photo of a toy", "a toy", "toy"])
 
