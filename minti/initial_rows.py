@@ -8,6 +8,7 @@ picture and without the UNet.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from minti.distributed import add_up, world_size
-from minti.files import quoted
+from minti.files import quoted, shortened
 from minti.noise import randn
 from minti.text import (
     check_text,
@@ -127,6 +128,9 @@ def known_ids(tokenizer: CLIPTokenizer, begin: str) -> list[int]:
             raise ValueError(
                 f"initializer {quoted(begin)}: the vocabulary does not know {quoted(word)}; say it in other words"
             )
+        if len(ids) > 1:
+            made_of = shortened(" + ".join(pieces))
+            warnings.warn(f"initializer {quoted(begin)}: {quoted(word)} is no single token but {made_of}", stacklevel=2)
     return tokenizer(expand_placeholders(begin, tokenizer), add_special_tokens=False, verbose=False).input_ids
 
 

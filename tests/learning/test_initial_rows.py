@@ -7,7 +7,7 @@ import torch
 
 import minti
 from minti.evaluation.words import known_words
-from minti.initial_rows import initial_rows
+from minti.initial_rows import initial_rows, known_ids
 from minti.text import add_tokens, placeholder_tokens, single_token_id
 
 
@@ -139,3 +139,10 @@ def test_a_word_is_learned_from_a_phrase_in_half_precision(tiny):
     exact.text_encoder.float()
     fitted = initial_rows(exact.tokenizer, exact.text_encoder, "red dog", 1, 0, TEMPLATES, "<new>")
     assert (rows - fitted).norm() < 0.2 * fitted.norm()
+
+
+def test_a_word_of_several_tokens_in_a_phrase_is_told():
+    """The toybox has no zebra, but pieces of words that are none."""
+    tokenizer = minti.StableDiffusion.from_pretrained().tokenizer
+    with pytest.warns(UserWarning, match="'zebra' is no single token but "):
+        assert len(known_ids(tokenizer, "red zebra")) > 2
