@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="what to compare")
     parser.add_argument("--toys", choices=TOYS, default="all", help="which held-out toys to learn")
     parser.add_argument("--seeds", type=whole(0), nargs="+", default=[0], help="of the learning")
-    parser.add_argument("--every", type=whole(1), default=20, help="steps between two looks; the recipe's take 50")
+    parser.add_argument("--every", type=whole(1), default=10, help="steps between two looks of the judge")
     args = parser.parse_args()
     folder, judge = make_output(args.output), load_judge(args.model)
 
@@ -147,7 +147,7 @@ def main() -> None:
     for toy, seed, way in tqdm(jobs, "words", disable=True if args.quiet else None):
         recipe = way == "recipe"
         learning = by_recipe(args, toy, seed) if recipe else by_minti(args, toy, seed, **WAYS[way])
-        row = follow(learning, right_of(toy), 50 if recipe else args.every, go_on=not recipe)
+        row = follow(learning, right_of(toy), args.every, go_on=not recipe)
         rows.append({"toy": concept_name(toy), "seed": seed, "way": way} | row)
         write_table(folder / "time_to_word.csv", rows)
 
