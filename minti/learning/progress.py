@@ -100,19 +100,21 @@ def evaluation_interval(size: int, batch_size: int, share: float = 0.05) -> int:
     return math.ceil(size / (share * batch_size * STEP_COST))
 
 
-def has_levelled_off(losses: Sequence[float], window: int = 10, variance: float = 0.02, gain: float = 0.05) -> bool:
+def has_levelled_off(
+    losses: Sequence[float], window: int = 10, variance: float = 0.02, patience: int = 4, gain: float = 0.05
+) -> bool:
     """Whether the curve of the fixed loss has come to its end. It has if one of two things is true of it.
 
     1. It hardly varies any more: Var(last `window` losses) < `variance` * Var(all losses). This is DVAR ("Is This Loss
        Informative?", arXiv 2302.04841, section 4), and right for curves that fall slowly. A curve that falls within an
        evaluation or two and then only jitters never fulfils it, because nearly all its losses are jitter.
-    2. It hardly gets better any more: the best of the last `window` losses is better than the best before by less than
-       `gain` times the whole fall so far.
+    2. It hardly gets better any more: the best of the last `patience` losses is better than the best before by less
+       than `gain` times the whole fall so far.
     """
-    if len(losses) < window + 2:
+    if len(losses) < patience + 2:
         return False
-    hardly_varies = np.var(losses[-window:]) < variance * np.var(losses)
-    gained, fallen = min(losses[:-window]) - min(losses[-window:]), losses[0] - min(losses)
+    hardly_varies = len(losses) >= window + 2 and np.var(losses[-window:]) < variance * np.var(losses)
+    gained, fallen = min(losses[:-patience]) - min(losses[-patience:]), losses[0] - min(losses)
     return bool(hardly_varies or gained < gain * fallen)
 
 
