@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -37,21 +39,32 @@ def draw_pictures(count: int) -> Tensor:
         return torch.from_numpy(np.stack(list(pool.map(picture_of, range(count), chunksize=1000))))
 
 
-def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Writes a CLIP tokenizer for the world's words into `folder`: byte pairs merged until every word is one token."""
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    letters = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=10_000, min_frequency=1, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
-    )
-    bpe.train_from_iterator(words(), trainer)
-    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+@cache
+def byte_pairs(words: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Merges that make one token of every word: the most frequent pair first, but none with a word's end while there is
+    another. So whatever ends a word is a letter or a whole word, and no piece ("ze") can be mistaken for one.
 
+    (The tokenizers library's trainer leaves such pieces, and where pairs are equally frequent it chooses by chance:
+    built once more, its vocabulary has the tokens in another order.)
+    """
+    spelled, merges = [[*word[:-1], word[-1] + "</w>"] for word in words], []
+    while pairs := Counter(pair for pieces in spelled for pair in pairwise(pieces)):
+        merges.append(min(pairs, key=lambda pair: (pair[1].endswith("</w>"), -pairs[pair], pair)))
+        left, right = merges[-1]
+        for pieces in (pieces for pieces in spelled if left in pieces):
+            for i in range(len(pieces) - 1, 0, -1):
+                if pieces[i - 1 : i + 1] == [left, right]:
+                    pieces[i - 1 : i + 1] = [left + right]
+        spelled = [pieces for pieces in spelled if len(pieces) > 1]
+    return merges
+
+
+def build_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Writes a CLIP tokenizer for the world's words into `folder`, the same every time; each word is one token."""
+    merges = byte_pairs(tuple(words()))
     # The order of CLIP's vocabulary: bytes, bytes that end a word, merges, the two special tokens.
-    ordered = sorted(letters)
-    vocab = ordered + [letter + "</w>" for letter in ordered] + ["".join(pair) for pair in merges]
+    ordered = sorted(ByteLevel.alphabet())
+    vocab = ordered + [letter + "</w>" for letter in ordered] + list(dict.fromkeys("".join(pair) for pair in merges))
     vocab += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocab)}, ensure_ascii=False))

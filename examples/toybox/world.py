@@ -180,7 +180,7 @@ def describe_toy(toy: Toy, rng: np.random.Generator) -> str:
 
     Each colour stands beside the word for what has it, so that a text encoder need not count words to tell them apart.
     """
-    if toy in NAME_OF and rng.random() < 0.65:
+    if toy in NAME_OF and rng.random() < 0.75:
         return NAME_OF[toy]
     if rng.random() < 0.5:
         return f"{toy.main} {toy.shape} with a {toy.second} {toy.pattern}"

@@ -142,7 +142,7 @@ def test_a_word_is_learned_from_a_phrase_in_half_precision(tiny):
 
 
 def test_a_word_of_several_tokens_in_a_phrase_is_told():
-    """The toybox has no zebra, but pieces of words that are none."""
+    """The toybox has no zebra, but pieces of other words."""
     tokenizer = minti.StableDiffusion.from_pretrained().tokenizer
     with pytest.warns(UserWarning, match="'zebra' is no single token but "):
         assert len(known_ids(tokenizer, "red zebra")) > 2

@@ -13,10 +13,11 @@ import measure
 import minti
 import painting
 import world
-from data import picture_of, scene_of
+from data import build_tokenizer, byte_pairs, picture_of, scene_of
 from draw_concepts import concept_name, concept_pictures
 from loop import batches, train_stage
 from minti import text
+from minti.evaluation.words import known_words
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,6 +144,25 @@ def test_the_model_is_small():
 
 def test_every_word_of_the_world_is_one_token(toybox):
     assert all(text.single_token_id(toybox.tokenizer, word) for word in world.words())
+
+
+def test_the_tokenizer_is_built_the_same_every_time(tmp_path):
+    """Training builds it for the text encoder, and the export once more: another order would swap words."""
+    build_tokenizer(tmp_path)
+    for name in ("vocab.json", "merges.txt"):
+        assert (tmp_path / name).read_bytes() == (minti.TOYBOX / "tokenizer" / name).read_bytes()
+
+
+def test_no_piece_of_a_word_passes_for_a_word(toybox):
+    assert {word for word in known_words(toybox) if len(word) > 1} == {word for word in world.words() if len(word) > 1}
+
+
+def test_byte_pairs():
+    """The most frequent pair first; a word's end only once there is no other pair; what is alike alphabetically."""
+    assert byte_pairs(("bade", "made", "mad")) == [
+        *[("a", "d"), ("b", "ad"), ("m", "a"), ("m", "ad")],
+        *[("bad", "e</w>"), ("ma", "d</w>"), ("mad", "e</w>")],
+    ]
 
 
 def test_diffusers_opens_the_toybox_and_draws_the_same(toybox):
