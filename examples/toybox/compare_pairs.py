@@ -1,6 +1,6 @@
 """Two learned words in one picture: as one prompt, and as two prompts whose scores are added, seen by the judge.
 
-    python examples/toybox/evaluate_toybox.py --only inversion      # learns the words
+    python examples/toybox/evaluate_toybox.py --only inversion --toys all  # learns the words
     python examples/toybox/compare_pairs.py
 
 Prints in per cent how often both toys are right in everything, and each of them; writes pairs.csv.
@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument(
         "--words", type=Path, default=Path("outputs/evaluation"), help="folder of toy-0.safetensors ..."
     )
-    parser.add_argument("--toys", type=int, nargs="+", default=[0, 1, 2, 3], help="which of them")
-    parser.add_argument("--count", type=whole(1), default=16, help="pictures of each pair")
+    parser.add_argument("--toys", type=int, nargs="+", default=list(range(12)), help="which of them")
+    parser.add_argument("--count", type=whole(1), default=4, help="pictures of each pair")
     parser.add_argument("--steps", type=whole(1), default=20, help="denoising steps")
     parser.set_defaults(sampler="dpm-solver++", batch_size=16)
     args = parser.parse_args()
