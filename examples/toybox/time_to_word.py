@@ -5,7 +5,7 @@
 
 A word is there as soon as shape, pattern and both colours are right in 14 of 16 drawings of "a photo of a <word>". The
 clock stands still while the judge looks on. A way then goes on to its own end; the recipe has none, and stops there, or
-after 600 steps. The ways take turns with every toy, so that they share the machine's moods. The recipe needs
+after 300 steps. The ways take turns with every toy, so that they share the machine's moods. The recipe needs
 diffusers (`pip install -e '.[test]'`).
 """
 
@@ -47,7 +47,7 @@ WAYS = {
 }
 LOOKS = 16  # drawings
 ENOUGH = 14  # of them right
-RECIPE_STEPS = 600
+RECIPE_STEPS = 300
 # After every step, the first time before the first: what gives a model that knows the word as it is now.
 Learning = Iterator[Callable[[], minti.StableDiffusion]]
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="what to compare")
     parser.add_argument("--toys", choices=TOYS, default="all", help="which held-out toys to learn")
     parser.add_argument("--seeds", type=whole(0), nargs="+", default=[0], help="of the learning")
-    parser.add_argument("--every", type=whole(1), default=5, help="steps between two looks of the judge")
+    parser.add_argument("--every", type=whole(1), default=10, help="steps between two looks of the judge")
     args = parser.parse_args()
     folder, judge = make_output(args.output), load_judge(args.model)
 
