@@ -18,7 +18,9 @@ def test_the_strip_and_the_animation_end_with_the_picture(tmp_path):
     assert columns == 9  # every third of 27
     left, top = 190 + (columns - 1) * 132, 24
     last = strip.crop((left, top, left + 128, top + 128))
-    assert last.tobytes() == drawn.resize((128, 128), Image.Resampling.NEAREST).tobytes()
+    # To one grey level: decoded in a batch with other steps, here and there the rounding to 8 bits falls elsewhere.
+    enlarged = drawn.resize((128, 128), Image.Resampling.NEAREST)
+    assert max(abs(a - b) for a, b in zip(last.tobytes(), enlarged.tobytes(), strict=True)) <= 1
 
     with Image.open(tmp_path / "01-trajectory.gif") as animation:
         assert animation.info["loop"] == 0
