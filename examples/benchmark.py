@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 import minti
-from minti.files import replacing
+from minti.machine.files import replacing
 
 LIBRARIES = ("minti", "diffusers")
 HERE = Path(__file__).resolve().parent

@@ -21,9 +21,9 @@ from torch import Tensor
 
 import minti
 from minti.diffusion.scheduler import NoiseScheduler
-from minti.files import replacing
 from minti.images import to_pil
-from minti.noise import Generators, randn
+from minti.machine.files import replacing
+from minti.machine.noise import Generators, randn
 
 Score = Callable[[Tensor], Tensor]  # (b, c, h, w) -> (b, c, h, w)
 

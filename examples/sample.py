@@ -21,11 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 import minti
-from minti import distributed
 from minti.diffusion.samplers import SAMPLERS
 from minti.editing import fit_mask, latent_mask, picture_latents
-from minti.files import replacing
 from minti.images import grid, open_image, save_png
+from minti.machine import processes
+from minti.machine.files import replacing
 from minti.text_to_image import SampleStep
 
 
@@ -151,15 +151,15 @@ def main() -> None:
     for given in args.embedding:
         path, name = (given, None) if Path(given).exists() or "=" not in given else given.rsplit("=", 1)
         words = minti.load_embeddings(model, path, name)
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             print(f"{path}: {', '.join(words)}")
 
     # Every prompt gets the same noises, so that the columns of the grid can be compared.
     prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would draw the same pictures again
     jobs = [(prompt, i) for prompt in prompts for i in range(args.num_images)]
-    share = -(-len(jobs) // distributed.world_size())
-    pictures = distributed.gather(draw(args, model, jobs[distributed.rank() * share :][:share]))
-    if distributed.rank() > 0:
+    share = -(-len(jobs) // processes.world_size())
+    pictures = processes.gather(draw(args, model, jobs[processes.rank() * share :][:share]))
+    if processes.rank() > 0:
         return
     for (prompt, i), picture in zip(jobs, pictures):
         save_png(picture, folder / f"{prompts.index(prompt):02}-{i:02}.png")

@@ -25,13 +25,13 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
-from minti import distributed
 from minti.diffusion.samplers import SAMPLERS
-from minti.evaluation.words import learned_rows
+from minti.evaluation.neighbours import learned_rows
 from minti.growing import Growing
 from minti.images import grid, open_folder, save_png
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import LR_SCHEDULES
+from minti.machine import processes
 from minti.starting import choose_initializer
 from minti.text import TEMPLATES
 
@@ -161,7 +161,7 @@ def learn(
     for decision in word.decisions:
         say(str(decision))
     (learning,) = (run for run in runs if run.wrapper is word.best)
-    if distributed.rank() == 0:
+    if processes.rank() == 0:
         minti.save_embeddings(word.best, folder / "learned_embeds.safetensors")
     labels = ["1 row", *(f"{rows} rows" for rows in range(2, len(runs) + 1))]
     return learning, {label: run.states for label, run in zip(labels, runs) if run is not learning and run.states}
@@ -193,7 +193,7 @@ def main() -> None:
         args.initializer_token = find_initializer(model, config, pictures)
         config = replace(config, initializer_token=args.initializer_token)
     learning, others = learn(args, model, config, pictures, folder, validate)
-    if distributed.rank() > 0:
+    if processes.rank() > 0:
         return
     if learning.states:
         plot(folder / "curves.png", learning.states, learning.wrapper.vocabulary_norm, others)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minti.config import Config, check_range, check_types
+from minti.machine.configs import Config, check_range, check_types
 from minti.text import check_templates
 
 FILE = "defaults.json"

@@ -20,8 +20,8 @@ from minti.diffusion.samplers import invert_ddim
 from minti.diffusion.scheduler import Level, NoiseScheduler
 from minti.diffusion.trajectory import Predict, Sampler, SamplerStep
 from minti.images import to_pixels
+from minti.machine.noise import Generators
 from minti.model import StableDiffusion
-from minti.noise import Generators
 
 
 def from_picture(

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minti.distributed import add_up
 from minti.learning.pictures import Concept
 from minti.learning.progress import FixedSet
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
+from minti.machine.processes import add_up
 from minti.model import StableDiffusion
 from minti.text import add_tokens, placeholder_tokens
 

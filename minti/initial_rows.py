@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from minti.distributed import add_up, world_size
-from minti.files import quoted, shortened
-from minti.noise import randn
+from minti.machine.messages import quoted, shortened
+from minti.machine.noise import randn
+from minti.machine.processes import add_up, world_size
 from minti.text import (
     check_text,
     encode,

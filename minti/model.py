@@ -17,7 +17,7 @@ from minti.checkpoints.text_encoder import load_text_encoder
 from minti.checkpoints.tokenizer import load_tokenizer
 from minti.defaults import ModelDefaults
 from minti.diffusion.scheduler import NoiseScheduler
-from minti.files import shown
+from minti.machine.messages import shown
 from minti.networks.unet import UNet
 from minti.networks.vae import VAE, DiagonalGaussian
 from minti.text import encode, tokenize

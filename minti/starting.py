@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minti.distributed import add_up
-from minti.evaluation.words import known_words
+from minti.evaluation.neighbours import known_words
 from minti.learning.pictures import Concept
 from minti.learning.progress import FixedSet
 from minti.learning.rows import NewRows
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
+from minti.machine.processes import add_up
 from minti.model import StableDiffusion
 
 SIZE = 16  # pictures, each with its own timestep and noise

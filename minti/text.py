@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 
-from minti.files import quoted, shortened, shown
+from minti.machine.messages import quoted, shortened, shown
 
 
 def _templates(listed: str) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from minti.diffusion.scheduler import Level
 from minti.diffusion.trajectory import Sampler
 from minti.editing import from_picture
 from minti.images import to_pil
+from minti.machine.noise import Generators, randn
 from minti.model import StableDiffusion
-from minti.noise import Generators, randn
 
 OUTPUTS = ("pil", "latents", "pixels")
 Also = Sequence[tuple[str, float] | tuple[str, float, Tensor | None]]  # (prompt, weight) or (prompt, weight, mask)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from minti.checkpoints.run_state import write_run_state
 from minti.checkpoints.weights import read_pickle, read_tensors
-from minti.files import replacing, shortened
 from minti.learning.settings import TrainingWrapper
+from minti.machine.files import replacing
+from minti.machine.messages import shortened
 from minti.model import StableDiffusion
 from minti.text import add_tokens, placeholder_tokens, tried_tokens
 

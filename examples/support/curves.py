@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 
 import minti
 from minti.checkpoints.run_state import RunState
-from minti.files import one_line, replacing
+from minti.machine.files import replacing
+from minti.machine.messages import one_line
 
 COLUMNS = ("step", "loss", "fixed_loss", "learning_rate", "gradient_norm", "row_norm")
 

@@ -8,7 +8,7 @@ from types import FrameType
 
 import torch
 
-from minti import distributed
+from minti.machine import processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -43,6 +43,6 @@ class Interruption:
         Args:
             device: where they exchange what they know.
         """
-        asked = distributed.add_up(torch.tensor(self.number, device=device)).item()
+        asked = processes.add_up(torch.tensor(self.number, device=device)).item()
         self.number = self.number or asked  # of another process
         return bool(asked)

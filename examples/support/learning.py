@@ -17,8 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import minti
-from minti import distributed
-from minti.files import remove_leftovers
+from minti.machine import processes
+from minti.machine.files import remove_leftovers
 
 
 class Learning:
@@ -44,7 +44,7 @@ class Learning:
     ):
         self.args, self.wrapper, self.folder, self.validate, self.stage = args, wrapper, folder, validate, stage
         self.checkpoints, self.losses = folder / f"checkpoints{stage}", folder / f"losses{stage}.csv"
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             make_writable(self.checkpoints)  # if that fails, then now
             for each in (folder, self.checkpoints):
                 remove_leftovers(each)
@@ -54,7 +54,7 @@ class Learning:
             self.states = read_losses(self.losses, self.checkpoint)
         elif args.resume:
             say(f"there is nothing to resume in {self.checkpoints}; beginning anew")
-        if self.checkpoint is None and distributed.rank() == 0:
+        if self.checkpoint is None and processes.rank() == 0:
             put_aside(self.checkpoints)
 
     def run(self, pictures: list[Image.Image]) -> None:
@@ -97,12 +97,12 @@ class Learning:
         if state.finished or (state.step % every == 0 if every else state.fixed_loss is not None):
             self.save_state()
         every = self.args.validate_every
-        if every and distributed.rank() == 0 and state.step % every == 0:
+        if every and processes.rank() == 0 and state.step % every == 0:
             self.validate(self.folder / f"validation{self.stage}-{state.step:05}.png")
 
     def save_state(self) -> None:
         """What `--resume` needs; of several processes, which all have the same, the first writes."""
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             write_losses(self.losses, self.states)
             minti.save_checkpoint(self.wrapper, self.checkpoints)
 
@@ -114,7 +114,7 @@ class Learning:
 
     def save_word(self) -> None:
         """The best rows so far, if they are better than what they began with."""
-        if distributed.rank() == 0 and self.improved:
+        if processes.rank() == 0 and self.improved:
             minti.save_embeddings(self.wrapper, self.folder / "learned_embeds.safetensors")
 
     def summary(self) -> str:
@@ -150,5 +150,5 @@ def put_aside(checkpoints: Path) -> None:
 
 def say(text: str) -> None:
     """Prints, once for all processes."""
-    if distributed.rank() == 0:
+    if processes.rank() == 0:
         print(text)

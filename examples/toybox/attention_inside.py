@@ -18,7 +18,7 @@ import painting
 import world
 from minti.evaluation.attention_maps import AttentionMaps, share_inside
 from minti.images import from_bytes
-from minti.noise import randn
+from minti.machine.noise import randn
 
 TIMESTEPS = (100, 300, 500, 700)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minti.files import replacing
+from minti.machine.files import replacing
 
 
 def train_stage(

@@ -22,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minti.config import fits
-from minti.files import replacing, shortened, shown
+from minti.machine.configs import fits
+from minti.machine.files import replacing
+from minti.machine.messages import shortened, shown
 
 DAMAGE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 NAME = re.compile(r"step-(\d+)\.safetensors")

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from minti.checkpoints.weights import build, fill, load_config, read_part
-from minti.config import Config, check_range, check_types
+from minti.machine.configs import Config, check_range, check_types
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from minti.checkpoints.finite import check_file
-from minti.config import Config
 from minti.defaults import FILE as DEFAULTS
 from minti.defaults import ModelDefaults
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
-from minti.files import one_line, quoted, shortened, shown
+from minti.machine.configs import Config
+from minti.machine.messages import one_line, quoted, shortened, shown
 from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minti.diffusion.scheduler import Level, NoiseScheduler
 from minti.diffusion.trajectory import Predict, SamplerStep
-from minti.noise import Generators
+from minti.machine.noise import Generators
 
 
 def karras_sigmas(scheduler: NoiseScheduler, n: int, rho: float = 7.0) -> np.ndarray:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from minti.diffusion.scheduler import NoiseScheduler
 from minti.diffusion.trajectory import Predict, Sampler, SamplerStep
-from minti.files import shown
-from minti.noise import Generators
+from minti.machine.messages import shown
+from minti.machine.noise import Generators
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from minti.diffusion.dpm_solver import all_sigmas, dpm_solver, karras_sigmas, solver_levels
 from minti.diffusion.scheduler import Level, NoiseScheduler
 from minti.diffusion.trajectory import Predict, Sampler, SamplerStep
-from minti.noise import Generators, randn
+from minti.machine.noise import Generators, randn
 
 
 def ddpm(

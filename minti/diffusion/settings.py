@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minti.config import OFF, Config, check_range, check_types
 from minti.diffusion.betas import SCHEDULES
-from minti.files import quoted
+from minti.machine.configs import OFF, Config, check_range, check_types
+from minti.machine.messages import quoted
 
 SPACINGS = ("leading", "linspace", "trailing")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")

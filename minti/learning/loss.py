@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minti.learning.settings import TrainingWrapper
-from minti.noise import Generators, randn
+from minti.machine.noise import Generators, randn
 
 
 def diffusion_loss(

@@ -7,10 +7,10 @@ import math
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from minti.files import quoted
 from minti.initial_rows import initial_rows
 from minti.learning.rows import ROW_UPDATES
 from minti.learning.settings import TrainingWrapper
+from minti.machine.messages import quoted
 from minti.text import add_tokens, expand_placeholders, placeholder_tokens, tried_tokens
 
 

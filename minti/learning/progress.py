@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minti.distributed import add_up, rank, world_size
 from minti.learning.loss import diffusion_loss
 from minti.learning.pictures import Concept
 from minti.learning.settings import TrainingWrapper
-from minti.noise import randn
+from minti.machine.noise import randn
+from minti.machine.processes import add_up, rank, world_size
 
 # A training step goes forward and backward through the frozen UNet: about as long as this many forward passes.
 STEP_COST = 2.5

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from minti.checkpoints.run_state import RunState
-from minti.distributed import world_size
-from minti.files import shown
 from minti.learning.pictures import Concept
 from minti.learning.precision import GradientScale
 from minti.learning.preparation import learning_rates, prepare_for_textual_inversion
 from minti.learning.progress import Progress
 from minti.learning.settings import TrainingWrapper
+from minti.machine.messages import shown
+from minti.machine.processes import world_size
 
 ADAM = ("optimizer.0.exp_avg", "optimizer.0.exp_avg_sq")
 MAY_DIFFER = ("steps", "max_steps")  # a run may be made longer

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minti.config import check_range, check_types
-from minti.files import quoted
 from minti.learning.rows import ROW_UPDATES, TrainableRows
+from minti.machine.configs import check_range, check_types
+from minti.machine.messages import quoted
 from minti.model import StableDiffusion
 from minti.text import TEMPLATES, check_templates
 

@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from minti.checkpoints.run_state import RunState
-from minti.distributed import add_up, rank, world_size
 from minti.learning.loss import diffusion_loss
 from minti.learning.progress import TrainingError, TrainingState
 from minti.learning.run import Run
 from minti.learning.settings import TrainingWrapper
-from minti.noise import randn
+from minti.machine.noise import randn
+from minti.machine.processes import add_up, rank, world_size
 
 
 def textual_inversion(
@@ -28,8 +28,8 @@ def textual_inversion(
 
     At every yield, and after the loop has ended or the caller has left it, the wrapper's model samples with the learned
     rows; in the end these are the best that the fixed loss has seen, and nothing in the model is trainable any more.
-    Everything random comes from `config.seed`. In a group of processes (`minti.distributed`) all call this alike, and
-    end with the same rows.
+    Everything random comes from `config.seed`. In a group of processes (`minti.machine.processes`) all call this alike,
+    and end with the same rows.
 
     Args:
         images: pictures of any size, or pixels (n, 3, H, W) in [-1, 1].

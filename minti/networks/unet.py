@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from minti.config import Config, check_range, check_types
-from minti.files import shown
+from minti.machine.configs import Config, check_range, check_types
+from minti.machine.messages import shown
 from minti.networks.layers import (
     Downsample,
     ResnetBlock,

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minti.config import Config, check_range, check_types
+from minti.machine.configs import Config, check_range, check_types
+from minti.machine.noise import Generators, randn
 from minti.networks.layers import Downsample, ResnetBlock, SpatialAttention, Upsample
-from minti.noise import Generators, randn
 
 EPS = 1e-6  # of every norm in the VAE; the config does not say
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import minti
 from minti.evaluation.losses import loss_over_timesteps
-from minti.evaluation.words import known_lengths, known_words, learned_rows
+from minti.evaluation.neighbours import known_lengths, known_words, learned_rows
 from minti.text import add_tokens, single_token_id
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import minti
-from minti.evaluation.words import known_words
+from minti.evaluation.neighbours import known_words
 from minti.initial_rows import initial_rows, known_ids
 from minti.text import add_tokens, placeholder_tokens, single_token_id
 

@@ -9,7 +9,7 @@ from helpers import pictures, seeded
 
 import minti
 import world
-from minti.evaluation.words import known_words
+from minti.evaluation.neighbours import known_words
 from minti.images import open_folder
 from minti.learning.pictures import Concept
 from minti.learning.progress import FixedSet

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from minti.checkpoints.run_state import RunState, read_run_state, write_run_state
-from minti.files import remove_leftovers, replacing
 from minti.images import save_png
+from minti.machine.files import remove_leftovers, replacing
 from minti.words import write_embeddings
 
 NOISE = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))

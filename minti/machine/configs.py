@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
-from minti.files import shortened, shown
+from minti.machine.messages import shortened, shown
 
 C = TypeVar("C", bound="Config")
 OFF = (None, False)
