@@ -27,13 +27,12 @@ from tqdm import tqdm
 import minti
 from minti.diffusion.samplers import SAMPLERS
 from minti.evaluation.neighbours import learned_rows
-from minti.growing import Growing
 from minti.images import grid, open_folder, save_png
-from minti.learning.rows import ROW_UPDATES
-from minti.learning.settings import LR_SCHEDULES
+from minti.learning.choosing import choose_initializer
+from minti.learning.growing import Growing
+from minti.learning.settings import LR_SCHEDULES, ROW_UPDATES
 from minti.machine import processes
-from minti.starting import choose_initializer
-from minti.text import TEMPLATES
+from minti.templates import TEMPLATES
 
 CONCEPTS = Path(__file__).parent / "concepts"
 

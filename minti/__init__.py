@@ -1,14 +1,14 @@
 """minti: minimal textual inversion on Stable Diffusion v1.4, small enough to read in an afternoon."""
 
-from minti.checkpoints.run_state import read_run_state as load_checkpoint
-from minti.learning.loss import diffusion_loss
-from minti.learning.preparation import prepare_for_textual_inversion
-from minti.learning.progress import TrainingError, TrainingState
+from minti.learning.checks import TrainingError
+from minti.learning.run_state import read_run_state as load_checkpoint
+from minti.learning.saving import save_checkpoint, save_embeddings
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
-from minti.learning.textual_inversion import textual_inversion
+from minti.learning.textual_inversion import diffusion_loss, prepare_for_textual_inversion, textual_inversion
+from minti.learning.watching import TrainingState
 from minti.model import TOYBOX, StableDiffusion
 from minti.text_to_image import sample, sample_steps
-from minti.words import load_embeddings, save_checkpoint, save_embeddings
+from minti.words.files import load_embeddings
 
 __all__ = [
     "TOYBOX",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minti.machine.configs import Config, check_range, check_types
-from minti.text import check_templates
+from minti.templates import check_templates
 
 FILE = "defaults.json"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from minti.diffusion.scheduler import NoiseScheduler
 from minti.machine.messages import shown
 from minti.networks.unet import UNet
 from minti.networks.vae import VAE, DiagonalGaussian
-from minti.text import encode, tokenize
+from minti.text import encode, name_word, tokenize
 
 # The bundled model stands beside the package in a clone, and inside it once installed.
 PACKAGE = Path(__file__).resolve().parent
@@ -33,6 +34,9 @@ class StableDiffusion:
 
     The scaling between the VAE's latents and those that the UNet sees happens here (`scale`, `decode`) and nowhere
     else.
+
+    Attributes:
+        words: the words that were added to its vocabulary, {placeholder: the ids of its tokens}.
     """
 
     unet: UNet
@@ -41,6 +45,7 @@ class StableDiffusion:
     tokenizer: CLIPTokenizer
     scheduler: NoiseScheduler
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
+    words: dict[str, list[int]] = field(default_factory=dict)
 
     @classmethod
     def from_pretrained(
@@ -155,13 +160,44 @@ class StableDiffusion:
                 digest.update(f"{name} {tuple(tensor.shape)}".encode() + some.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def encode_prompt(self, prompts: str | list[str]) -> Tensor:
-        """Prompts to context, (b, m, d); (b, 77, 768) in SD v1.4.
+    def tokenize(self, prompts: str | Sequence[str]) -> Tensor:
+        """Prompts to token ids, (b, m) int64; too long ones are cut, with a warning."""
+        return tokenize([prompts] if isinstance(prompts, str) else prompts, self.tokenizer, self.words)
 
-        Placeholders of several vectors are expanded; too long prompts are cut, with a warning.
+    def encode_prompt(self, prompts: str | Sequence[str]) -> Tensor:
+        """Prompts to context, (b, m, d); (b, 77, 768) in SD v1.4."""
+        return encode(self.tokenize(prompts), self.text_encoder)
+
+    @torch.no_grad()
+    def add_word(self, placeholder: str, rows: Tensor) -> list[int]:
+        """Adds a word to the vocabulary, its rows (k, d) at the end of the text encoder's embedding.
+
+        Returns:
+            The ids of its tokens, consecutive.
+
+        Raises:
+            ValueError: it cannot be a new word; see `text.check_new_placeholder`.
         """
-        prompts = [prompts] if isinstance(prompts, str) else prompts
-        return encode(tokenize(prompts, self.tokenizer), self.text_encoder)
+        ids = self.words[placeholder] = name_word(self.tokenizer, placeholder, len(rows))
+        old = self.text_encoder.get_input_embeddings().weight
+        # Hugging Face's resize would draw the new rows from the mean and covariance of all the old ones: slow, and
+        # overwritten at once.
+        self.text_encoder.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+        weight = self.text_encoder.get_input_embeddings().weight
+        weight[ids] = rows.to(weight)
+        weight.requires_grad_(old.requires_grad)
+        return ids
+
+    def freeze(self, checkpointing: bool = False) -> None:
+        """Nothing in it is trainable from now on; see `UNet.set_checkpointing` for a gradient's way through it."""
+        for network in (self.unet, self.vae, self.text_encoder):
+            network.requires_grad_(False)
+        self.unet.set_checkpointing(checkpointing)
+
+    def trainable(self) -> list[torch.nn.Parameter]:
+        """What is trainable in it."""
+        networks = (self.unet, self.vae, self.text_encoder)
+        return [weight for network in networks for weight in network.parameters() if weight.requires_grad]
 
     def encode(self, pixels: Tensor) -> DiagonalGaussian:
         """Pictures (b, 3, H, W) in [-1, 1] to the VAE's distribution over *unscaled* latents."""

@@ -151,3 +151,9 @@ class NarrowScaler(torch.amp.GradScaler):
 
     def scale(self, loss: torch.Tensor) -> torch.Tensor:
         return super().scale(loss.half().float())
+
+
+def write(word: minti.TrainingWrapper, values: torch.Tensor) -> None:
+    """Sets the rows of a word that learns to (k, d)."""
+    word.rows.load_state_dict({"values": values})
+    word.rows.settle(word.model)

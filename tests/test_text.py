@@ -13,8 +13,7 @@ from minti import text
 def add(model, placeholder, vectors=1):
     width = model.text_encoder.get_input_embeddings().embedding_dim
     rows = torch.randn(vectors, width, generator=torch.Generator().manual_seed(vectors))
-    tokens = text.placeholder_tokens(placeholder, vectors)
-    return text.add_tokens(model.tokenizer, model.text_encoder, tokens, rows), rows
+    return model.add_word(placeholder, rows), rows
 
 
 @pytest.mark.parametrize("prompt", ["", "a photo of a red cat", "zebra, 3 dogs!"])
@@ -38,18 +37,29 @@ def test_expansion_equals_diffusers(tiny, pipeline):
     for vectors, token in ((1, "<one>"), (3, "<three>")):
         add(tiny, token, vectors)
     for prompt in ("a <three> and a <one>", "<three>", "<one>, <three>.", "nothing new"):
-        expected = pipeline._maybe_convert_prompt(prompt, tiny.tokenizer)
-        assert text.expand_placeholders(prompt, tiny.tokenizer) == expected
+        converted = pipeline._maybe_convert_prompt(prompt, tiny.tokenizer)
+        expected = tiny.tokenizer(converted, padding="max_length", max_length=16, truncation=True, return_tensors="pt")
+        assert torch.equal(tiny.tokenize(prompt), expected.input_ids)
 
 
-def test_expansion_is_idempotent_and_ignores_case(tiny):
-    add(tiny, "<Cat>", 3)
-    expanded = "a <Cat> <Cat>_1 <Cat>_2 here"
-    assert text.expand_placeholders("a <cat> here", tiny.tokenizer) == expanded
-    assert text.expand_placeholders(expanded, tiny.tokenizer) == expanded
-    ids = text.tokenize(["a <CAT> here"], tiny.tokenizer)[0].tolist()
-    assert ids == text.tokenize([expanded], tiny.tokenizer)[0].tolist()
-    assert len(tiny.tokenizer) - 3 in ids  # the first of the three new tokens
+@pytest.mark.parametrize(
+    "prompt", ["a <CAT> here", "a <Cat> <Cat>_1 <Cat>_2 here", "a <cat><cat>_1 here", "a <cat> <CAT>_1 here"]
+)
+def test_what_stands_there_already_is_not_added_again_and_case_does_not_count(tiny, prompt):
+    ids, _ = add(tiny, "<Cat>", 3)
+    a, here = text.single_token_id(tiny.tokenizer, "a"), text.token_ids("here", tiny.tokenizer, {})
+    assert text.token_ids(prompt, tiny.tokenizer, tiny.words) == [a, *ids, *here]
+
+
+def test_a_word_may_stand_twice_and_in_part(tiny):
+    (c, c1, c2), _ = add(tiny, "<cat>", 3)
+    for prompt, expected in (
+        ("<cat> <cat>", [c, c1, c2] * 2),
+        ("<cat> <cat>_1 <cat>", [c, c1, c2] * 2),
+        ("<cat>_1 <cat>_2", [c1, c2]),
+        ("<cat> <cat>_2", [c, c1, c2, c2]),
+    ):
+        assert text.token_ids(prompt, tiny.tokenizer, tiny.words) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 import minti
-from minti import words
-from minti.words import write_embeddings
+from minti.words import files as words
+from minti.words.files import write_embeddings
 
 
 @pytest.mark.parametrize("vectors", [1, 3])

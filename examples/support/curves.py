@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import minti
-from minti.checkpoints.run_state import RunState
+from minti.learning.run_state import RunState
 from minti.machine.files import replacing
 from minti.machine.messages import one_line
 
@@ -32,11 +32,11 @@ def read_losses(path: Path, checkpoint: RunState) -> list[minti.TrainingState]:
     """The steps up to a checkpoint, of an interrupted run's table; none, with a warning, where it is damaged."""
     states = []
     try:
-        progress = checkpoint.facts["progress"]
+        watcher = checkpoint.facts["watcher"]
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 values = {name: float(row[name]) if row[name] else None for name in COLUMNS[1:]}
-                lines = {"initializer_loss": progress["losses"][0], "empty_loss": progress["empty_loss"]}
+                lines = {"initializer_loss": watcher["losses"][0], "empty_loss": watcher["empty_loss"]}
                 states.append(minti.TrainingState(step=int(row["step"]), finished=False, **values, **lines))
         if [state.step for state in states[: checkpoint.step]] != list(range(1, checkpoint.step + 1)):
             raise ValueError("steps are missing")

@@ -109,7 +109,7 @@ class Learning:
     @property
     def improved(self) -> bool:
         """Whether any evaluation was better than the initializer word."""
-        losses = self.wrapper.run.progress.losses if self.wrapper.run else [0.0]
+        losses = self.wrapper.run.losses if self.wrapper.run else [0.0]
         return min(losses) < losses[0]
 
     def save_word(self) -> None:
@@ -119,22 +119,22 @@ class Learning:
 
     def summary(self) -> str:
         """What was learned, in a sentence."""
-        progress, config = self.wrapper.run.progress, self.wrapper.config
+        run, config = self.wrapper.run, self.wrapper.config
         length = self.wrapper.rows.values.norm(dim=1).mean().item()
         return (
-            f"learned {config.placeholder_token} in {self.wrapper.run.step} steps; fixed loss "
-            f"{min(progress.losses):.4f} at step {progress.best_step} (initializer {progress.losses[0]:.4f}, empty "
-            f"prompt {progress.empty_loss:.4f}); row length {length:.2f} beside the vocabulary's "
+            f"learned {config.placeholder_token} in {run.number} steps; fixed loss "
+            f"{min(run.losses):.4f} at step {run.best_step} (initializer {run.losses[0]:.4f}, empty "
+            f"prompt {run.empty_loss:.4f}); row length {length:.2f} beside the vocabulary's "
             f"{self.wrapper.vocabulary_norm:.2f}"
         )
 
     def nothing_learned(self) -> str:
         """Why there is no word, and what could help."""
-        (first, *others), word = self.wrapper.run.progress.losses, self.wrapper.config.initializer_token
+        (first, *others), word = self.wrapper.run.losses, self.wrapper.config.initializer_token
         begun = "a random row" if word is None else repr(word)
         return (
             f"nothing was learned, and no word is written: with {begun} the fixed loss was {first:.4f}, and in "
-            f"{self.wrapper.run.step} steps it was never lower (best {min(others):.4f}); try more steps, "
+            f"{self.wrapper.run.number} steps it was never lower (best {min(others):.4f}); try more steps, "
             "larger batches or a lower learning rate"
         )
 

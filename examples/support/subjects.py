@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 import minti
 from minti.images import grid, open_folder
-from minti.initial_rows import known_ids
-from minti.words import read_embeddings
+from minti.words.files import read_embeddings
+from minti.words.known import known_ids
 
 NAMED = re.compile(r"(.*)=(<[^<>=]+>)")
 
@@ -70,7 +70,7 @@ def open_subjects(args: argparse.Namespace, model: minti.StableDiffusion, concep
     if len(set(names)) < len(names):
         raise ValueError(f"both words are called {names[0]}; name one: --embedding FILE='<name>'")
     for initializer in initializers:
-        known_ids(model.tokenizer, initializer)
+        known_ids(model, initializer)
     subjects = [
         Subject(name, initializer, folder, open_folder(folder))
         for name, initializer, (folder, _) in zip(names, initializers, folders)

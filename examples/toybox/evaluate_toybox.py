@@ -28,7 +28,7 @@ import world
 from held_out import TOYS, pixels_of, to_pixels, wrappers_to_train
 from measure import TOY, load_judge, rates, recognised, table, toy_truth, verdicts
 from minti.diffusion.samplers import SAMPLERS
-from minti.growing import Growing
+from minti.learning.growing import Growing
 from minti.machine.files import replacing
 from networks import Judge
 

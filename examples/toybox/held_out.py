@@ -11,9 +11,9 @@ from torch import Tensor
 import minti
 import world
 from draw_concepts import concept_pictures
-from minti.growing import Growing
 from minti.images import from_bytes
-from minti.starting import choose_initializer
+from minti.learning.choosing import choose_initializer
+from minti.learning.growing import Growing
 
 TOYS = {"test": world.TEST_TOYS, "tuning": world.TUNING_TOYS, "all": world.HELD_OUT}
 

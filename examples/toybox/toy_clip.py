@@ -14,7 +14,6 @@ from torch import Tensor
 import minti
 from minti.evaluation.clip_scores import Clip
 from minti.images import to_pixels
-from minti.text import tokenize
 from networks import ToyCLIP
 from world import RESOLUTION
 
@@ -44,7 +43,7 @@ def load_toy_clip(model: minti.StableDiffusion, model_folder: str | Path) -> Cli
 
     @torch.no_grad()
     def texts(prompts: Sequence[str]) -> Tensor:
-        ids = tokenize(list(prompts), model.tokenizer).to(model.device)
+        ids = model.tokenize(prompts).to(model.device)
         return F.normalize(clip.text_projection(model.text_encoder(ids).pooler_output.float()), dim=-1).cpu()
 
     return Clip(images, texts, "the toybox's own CLIP")

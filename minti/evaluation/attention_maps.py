@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from minti.model import StableDiffusion
 from minti.networks.layers import Attention
-from minti.text import tokenize
+from minti.text import token_ids
 
 
 class AttentionMaps:
@@ -36,7 +36,7 @@ class AttentionMaps:
 
     def __init__(self, model: StableDiffusion, prompts: list[str]):
         self.model, self.prompts = model, prompts
-        self.input_ids = tokenize(prompts, model.tokenizer)  # b m
+        self.input_ids = model.tokenize(prompts)  # b m
         self.evaluations = 0
         self._sum: Tensor | None = None  # b m h w, over layers and evaluations
         self._size = (0, 0)
@@ -87,8 +87,7 @@ class AttentionMaps:
         Raises:
             ValueError: the word is not in one of the prompts, or where that was cut off.
         """
-        special = self.model.tokenizer.all_special_ids
-        ids = [i for i in tokenize([word], self.model.tokenizer)[0].tolist() if i not in special]
+        ids = token_ids(word, self.model.tokenizer, self.model.words)
         places = torch.zeros(self.input_ids.shape, dtype=torch.bool)
         for prompt, row, found in zip(self.prompts, self.input_ids.tolist(), places):
             starts = [i for i in range(len(row)) if ids and row[i : i + len(ids)] == ids]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from minti.learning.textual_inversion import diffusion_loss
 from minti.model import StableDiffusion
 
 
@@ -31,7 +32,5 @@ def loss_over_timesteps(
         context = model.encode_prompt(prompt).expand(len(latents), -1, -1)
         for j, t in enumerate(timesteps):
             steps = torch.full((len(latents),), t, device=latents.device)
-            prediction = model.unet(model.scheduler.add_noise(latents, noise, steps), steps, context)
-            target = model.scheduler.target(latents, noise, steps)
-            losses[i, j] = (prediction.float() - target.float()).square().mean()
+            losses[i, j] = diffusion_loss(model, latents, steps, context, noise)
     return losses

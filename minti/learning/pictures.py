@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from minti.images import to_pixels
+from minti.machine.noise import randn
 from minti.model import StableDiffusion
 from minti.networks.vae import DiagonalGaussian
+
+
+class Batch(NamedTuple):
+    """What a forward pass learns from: latents and noise (b, c, h, w), timesteps (b,), prompts; pictures' numbers."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    prompts: list[str]
+    numbers: list[int]
+
+    def __str__(self) -> str:
+        pairs = zip(self.numbers, self.timesteps.tolist())
+        return ", ".join(f"picture {number} at timestep {t}" for number, t in pairs)
 
 
 class Concept:
@@ -23,7 +38,6 @@ class Concept:
 
     Attributes:
         mean, logvar: (n, c, h, w), of the unscaled latents.
-        fingerprint: tells other pictures apart.
 
     Raises:
         ValueError: there are no pictures.
@@ -37,15 +51,23 @@ class Concept:
             images = torch.stack([to_pixels(image, model.resolution) for image in images])
         if flip:
             images = torch.cat([images, images.flip(-1)])
-        self.fingerprint = hashlib.sha256(images.float().cpu().numpy().tobytes()).hexdigest()[:16]
         encoded = [model.encode(pixels) for pixels in images.split(1)]
         self.mean = torch.cat([gaussian.mean for gaussian in encoded])  # n c h w
         self.logvar = torch.cat([gaussian.logvar for gaussian in encoded])
-        self._scale = model.scale
+        self.scale, self.num_train_timesteps = model.scale, model.scheduler.config.num_train_timesteps
 
     def __len__(self) -> int:
         return len(self.mean)
 
-    def draw(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+    def latents(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
         """Fresh scaled latents of some of the pictures, (b, c, h, w)."""
-        return self._scale(DiagonalGaussian(self.mean[indices], self.logvar[indices]).sample(generator))
+        return self.scale(DiagonalGaussian(self.mean[numbers], self.logvar[numbers]).sample(generator))
+
+    def batch(self, size: int, prompts: Sequence[str], generator: torch.Generator) -> Batch:
+        """Pictures, prompts, timesteps and noise, each drawn by itself."""
+        numbers = torch.randint(len(self), (size,), generator=generator)
+        latents = self.latents(numbers, generator)
+        chosen = torch.randint(len(prompts), (size,), generator=generator)
+        timesteps = torch.randint(self.num_train_timesteps, (size,), generator=generator).to(latents.device)
+        noise = randn(latents.shape, generator, latents.device, latents.dtype)
+        return Batch(latents, noise, timesteps, [prompts[i] for i in chosen], numbers.tolist())

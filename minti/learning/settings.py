@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
-from minti.learning.rows import ROW_UPDATES, TrainableRows
+from minti.learning.watching import Watched
 from minti.machine.configs import check_range, check_types
 from minti.machine.messages import quoted
 from minti.model import StableDiffusion
-from minti.text import TEMPLATES, check_templates
+from minti.parts.restored_matrix import RestoredMatrix
+from minti.parts.word import Word
+from minti.templates import TEMPLATES, check_templates
 
+ROW_UPDATES = ("new_rows", "restore")
 LR_SCHEDULES = ("constant", "cosine")
 
 
@@ -63,9 +67,18 @@ class TextualInversionConfig:
         """How many steps the run takes at most."""
         return self.steps or self.max_steps
 
+    def rate(self, taken: int) -> float:
+        """What the learning rate is multiplied by: a linear rise, then 1, or a cosine to zero at the last step."""
+        if taken < self.warmup_steps:
+            return (taken + 1) / self.warmup_steps
+        if self.lr_schedule == "constant":
+            return 1.0
+        progress = (taken - self.warmup_steps) / max(1, self.last_step - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
     def __post_init__(self) -> None:
         check_types(self)
-        for key, choices in (("row_update", tuple(ROW_UPDATES)), ("lr_schedule", LR_SCHEDULES)):
+        for key, choices in (("row_update", ROW_UPDATES), ("lr_schedule", LR_SCHEDULES)):
             if getattr(self, key) not in choices:
                 raise ValueError(f"unknown {key} {quoted(getattr(self, key))}; expected one of {', '.join(choices)}")
         check_range(self, 1, 1_000_000_000, "steps", "max_steps", "gradient_accumulation")
@@ -86,9 +99,9 @@ class TrainingWrapper:
     Attributes:
         unet, vae, text_encoder, tokenizer, scheduler: the model's parts, under E4's names.
         vocabulary_norm, vocabulary_rms: mean length of the model's own rows, and root mean square of their numbers.
-        rows: the trainable rows, once `prepare_for_textual_inversion` has run.
+        rows: the part that learns, whose `values` are the word's rows, once `prepare_for_textual_inversion` has run.
         placeholder_ids: their token ids.
-        run: the run that learns them, a `minti.learning.run.Run`, once `textual_inversion` has begun.
+        run: the run that learns them, once `textual_inversion` has begun.
     """
 
     def __init__(self, model: StableDiffusion, config: TextualInversionConfig):
@@ -99,9 +112,19 @@ class TrainingWrapper:
         vocabulary = model.text_encoder.get_input_embeddings().weight.detach()[: model.tokenizer.vocab_size].float()
         self.vocabulary_norm = vocabulary.norm(dim=1).mean().item()
         self.vocabulary_rms = vocabulary.square().mean().sqrt().item()
-        self.rows: TrainableRows | None = None
-        self.run: Any = None
+        self.rows: Word | RestoredMatrix | None = None
         self.placeholder_ids: list[int] = []
+        self.run: Watched | None = None
+        self._inside = ExitStack()
+
+    def enter(self, rows: Word | RestoredMatrix) -> None:
+        """Takes the part that learns; it is inside the model until `leave`."""
+        self.rows = rows
+        self._inside.enter_context(rows.inside(self.model))
+
+    def leave(self) -> None:
+        """Takes the rows out of the model again, which keeps the word as it is now."""
+        self._inside.close()
 
     @property
     def learning_rate(self) -> float:

@@ -1,21 +1,88 @@
-"""Textual inversion, the loop (exercise E4, `000`, task 3a; lecture notes `002`, chapter 16; questions `003`, 27)."""
+"""Textual inversion, task by task of exercise E4 (`000`; arXiv 2208.01618; lecture notes `002`, 16; `003`, 27).
+
+v* = argmin_v  E[ || epsilon - epsilon_theta(z_t, t, c(template with v)) ||^2 ]        (arXiv 2208.01618, eq. 2)
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from minti.checkpoints.run_state import RunState
-from minti.learning.loss import diffusion_loss
-from minti.learning.progress import TrainingError, TrainingState
-from minti.learning.run import Run
+from minti.learning.loop import Loop
+from minti.learning.pictures import Batch, Concept
+from minti.learning.preparation import check_wrapper, limit_rows
+from minti.learning.run_state import RunState
+from minti.learning.saving import restore
 from minti.learning.settings import TrainingWrapper
-from minti.machine.noise import randn
-from minti.machine.processes import add_up, rank, world_size
+from minti.learning.watching import FixedSet, TrainingState, Watched
+from minti.machine.noise import Generators, randn
+from minti.model import StableDiffusion
+from minti.parts.restored_matrix import RestoredMatrix
+from minti.parts.word import Word
+from minti.words.beginning import initial_rows
+
+
+def diffusion_loss(
+    wrapper: TrainingWrapper | StableDiffusion,
+    latents: Tensor,
+    timestep_idx: Tensor,
+    embeddings: Tensor,
+    noise: Tensor | None = None,
+    generator: Generators = None,
+) -> Tensor:
+    """Task 1: how well the UNet tells the noise from the picture (DDPM, eq. 14; `002`, 4.3; `003`, 26).
+
+    Args:
+        wrapper: whatever has a `unet` and a `scheduler`.
+        latents: (b, c, h, w), clean and already scaled.
+        timestep_idx: (b,), in [0, num_train_timesteps).
+        embeddings: (b, m, d), the encoded prompts; E4's name for the context.
+        noise: (b, c, h, w); drawn from `generator` when absent.
+
+    Returns:
+        The mean squared error, () float32.
+    """
+    if noise is None:
+        noise = randn(latents.shape, generator, latents.device, latents.dtype)
+    noisy_latents = wrapper.scheduler.add_noise(latents, noise, timestep_idx)
+    prediction = wrapper.unet(noisy_latents, timestep_idx, embeddings)
+    target = wrapper.scheduler.target(latents, noise, timestep_idx)
+    return F.mse_loss(prediction.float(), target.float())
+
+
+def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optimizer:
+    """Task 2: freezes the networks, adds the placeholder's tokens, and makes their rows, nothing else, trainable.
+
+    The rows are inside the model from now on; `textual_inversion` takes them out again, or `wrapper.leave()`.
+
+    Raises:
+        ValueError: the placeholder is a word already, the initializer is neither a single token nor a phrase, a
+            template is too long for the word to fit, or E4's recipe would have to train a matrix in half precision.
+    """
+    model, config = wrapper.model, wrapper.config
+    check_wrapper(wrapper)
+    rows = initial_rows(
+        model, config.initializer_token, config.num_vectors, config.seed, wrapper.templates, config.placeholder_token
+    )
+    model.freeze(checkpointing=config.gradient_checkpointing)
+    first, *_ = wrapper.placeholder_ids = model.add_word(config.placeholder_token, rows)
+    embedding = model.text_encoder.get_input_embeddings()
+    if config.row_update == "new_rows":
+        part = Word(embedding.weight[first:], first)
+    else:
+        part = RestoredMatrix(embedding, first, len(rows))
+    part.name = f"the word {config.placeholder_token}"
+
+    optimizer = torch.optim.AdamW(part.trained(), lr=wrapper.learning_rate, weight_decay=config.weight_decay)
+    limit_rows(wrapper, part, optimizer)
+    part.follow(optimizer, model)
+    wrapper.enter(part)
+    assert set(model.trainable()) <= set(part.trained()), "more than the word is trainable"
+    return optimizer
 
 
 def textual_inversion(
@@ -24,12 +91,11 @@ def textual_inversion(
     optimizer: torch.optim.Optimizer | None = None,
     checkpoint: RunState | None = None,
 ) -> Iterator[TrainingState]:
-    """Learns the word; a generator that yields after every optimizer step.
+    """Task 3a: learns the word; a generator that yields after every optimizer step.
 
     At every yield, and after the loop has ended or the caller has left it, the wrapper's model samples with the learned
-    rows; in the end these are the best that the fixed loss has seen, and nothing in the model is trainable any more.
-    Everything random comes from `config.seed`. In a group of processes (`minti.machine.processes`) all call this alike,
-    and end with the same rows.
+    rows, in the end the best that the fixed loss has seen. Everything random comes from `config.seed`. In a group of
+    processes (`minti.machine.processes`) all call this alike, and end with the same rows.
 
     Args:
         images: pictures of any size, or pixels (n, 3, H, W) in [-1, 1].
@@ -38,75 +104,46 @@ def textual_inversion(
 
     Raises:
         ValueError: no pictures, a checkpoint of another run, or as `prepare_for_textual_inversion`.
-        TrainingError: the loss, the gradient or the rows are not finite, the word receives no gradient, or its rows do
-            not move.
+        TrainingError: see `checks`.
     """
-    run = None
+    run = begin(wrapper, images, optimizer)
+    if checkpoint is not None:
+        restore(wrapper, checkpoint)
     try:
-        run = wrapper.run = Run(wrapper, images, optimizer)
-        if checkpoint is not None:
-            run.restore(checkpoint)
-        while not run.progress.finished:
-            run.whole = False
-            wrapper.rows.activate()
-            run.optimizer.zero_grad(set_to_none=True)
-            loss = accumulate_gradients(run)
-            gradient_norm, learning_rate = math.nan, run.rates.get_last_lr()[0]
-            if usable := run.scale.unscale():
-                gradient_norm = check_and_clip(run, loss)
-            run.scale.step()
-            run.step += 1
-            if usable:
-                run.rates.step()
-                run.progress.check_rows(run.step - run.scale.lost)
-            state = run.progress.look(run.step, loss, learning_rate, gradient_norm)
-            run.whole = True
-            yield state
+        yield from run
     finally:  # also when the caller leaves the loop
-        if wrapper.rows is not None and wrapper.run is run:  # a newer run of the word is left alone
-            if run is not None:
-                run.end()
-            wrapper.rows.detach()
+        if wrapper.run is run:  # a newer run of the word is left alone
+            run.keep_best()
 
 
-def accumulate_gradients(run: Run) -> float:
-    """Forward and backward for one step, on fresh draws; the mean loss. Each rank draws for all, and does its share."""
-    wrapper, concept, generator = run.wrapper, run.concept, run.generator
-    batch_size, device, prompts = wrapper.batch_size, wrapper.model.device, wrapper.prompts
-    count = wrapper.config.gradient_accumulation * world_size()
-    total, run.drawn = torch.zeros((), device=device), []
-    for i in range(count):
-        numbers = torch.randint(len(concept), (batch_size,), generator=generator)
-        latents = concept.draw(numbers, generator)  # b c h w
-        chosen = torch.randint(len(prompts), (batch_size,), generator=generator)
-        timesteps = torch.randint(wrapper.scheduler.config.num_train_timesteps, (batch_size,), generator=generator)
-        noise = randn(latents.shape, generator, device, latents.dtype)
-        run.drawn += zip(numbers.tolist(), timesteps.tolist())
-        if i % world_size() != rank():
-            continue
-        context = wrapper.model.encode_prompt([prompts[j] for j in chosen])  # b m d
-        loss = diffusion_loss(wrapper, latents, timesteps.to(device), context, noise)
-        run.scale.backward(loss / count)
-        total += loss.detach()
-    if wrapper.rows.gradient is not None:
-        add_up(wrapper.rows.gradient)
-    return add_up(total).item() / count
+def begin(
+    wrapper: TrainingWrapper,
+    images: Sequence[Image.Image] | Tensor,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Watched:
+    """The run of `textual_inversion`, before its first step: a loop, and a fixed set to watch it by."""
+    model, config, size = wrapper.model, wrapper.config, wrapper.batch_size
+    concept = Concept(model, images, config.horizontal_flip)
+    optimizer = optimizer or prepare_for_textual_inversion(wrapper)
+    wrapper.leave()  # from now on the rows are inside during a step only
+    loop = Loop(
+        model,
+        part=wrapper.rows,
+        draw=lambda generator: concept.batch(size, wrapper.prompts, generator),
+        loss=word_loss,
+        optimizer=optimizer,
+        generator=torch.Generator().manual_seed(config.seed),
+        steps=config.last_step,
+        rate=config.rate,
+        accumulation=config.gradient_accumulation,
+        max_norm=config.max_gradient_norm,
+    )
+    fixed = FixedSet(concept, max(8, 2 * size), torch.Generator().manual_seed(config.seed + 1))
+    wrapper.run = Watched(loop, fixed, wrapper.prompts, size, may_stop=config.steps is None)
+    return wrapper.run
 
 
-def check_and_clip(run: Run, loss: float) -> float:
-    """Fails where training could only waste time; clips the new rows' gradient in place and returns its norm.
-
-    Raises:
-        TrainingError: the loss or the gradient is not finite, or there is no gradient.
-    """
-    gradient, max_norm, step = run.wrapper.rows.gradient, run.wrapper.config.max_gradient_norm, run.step + 1
-    norm = 0.0 if gradient is None else gradient.norm().item()
-    if not math.isfinite(loss) or not math.isfinite(norm):
-        what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"
-        seen = ", ".join(f"picture {number} at timestep {t}" for number, t in run.drawn)
-        raise TrainingError(f"{what} at step {step}, of {seen}; try a lower learning rate or float32")
-    if norm == 0:
-        raise TrainingError(f"the word receives no gradient at step {step}: no prompt leads to it")
-    if max_norm is not None and norm > max_norm:
-        gradient.mul_(max_norm / norm)
-    return norm
+def word_loss(model: StableDiffusion, batch: Batch) -> Tensor:
+    """Task 1's loss of a batch; its prompts are encoded with the word as it is now."""
+    context = model.encode_prompt(batch.prompts)  # b m d
+    return diffusion_loss(model, batch.latents, batch.timesteps, context, batch.noise)

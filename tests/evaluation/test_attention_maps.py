@@ -6,7 +6,6 @@ from diffusers.models.attention_processor import AttnProcessor
 
 import minti
 from minti.evaluation.attention_maps import AttentionMaps, cross_attention, feature_size, share_inside
-from minti.text import add_tokens
 
 PROMPTS = ["a red cat", "the dog in a red style"]
 OPTIONS = {"num_inference_steps": 2, "sampler": "ddim", "output": "latents", "guidance_scale": 3.0}
@@ -100,7 +99,7 @@ def test_nothing_stays_behind_even_when_drawing_fails(tiny):
 
 
 def test_a_word_of_several_rows_is_the_sum_of_its_tokens(tiny):
-    add_tokens(tiny.tokenizer, tiny.text_encoder, ["<x>", "<x>_1"], torch.randn(2, 48, generator=seeded()))
+    tiny.add_word("<x>", torch.randn(2, 48, generator=seeded()))
     with AttentionMaps(tiny, ["a <x> cat"]) as maps:
         minti.sample(tiny, ["a <x> cat"], generator=seeded(), **OPTIONS)
     torch.testing.assert_close(maps.of("<x>"), maps.maps[:, 2] + maps.maps[:, 3])

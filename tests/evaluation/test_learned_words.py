@@ -6,14 +6,15 @@ import torch.nn.functional as F
 
 import minti
 from minti.evaluation.losses import loss_over_timesteps
-from minti.evaluation.neighbours import known_lengths, known_words, learned_rows
-from minti.text import add_tokens, single_token_id
+from minti.evaluation.neighbours import learned_rows
+from minti.text import single_token_id
+from minti.words.known import known_lengths, known_words
 
 
 def test_a_row_made_of_a_known_one_finds_it(tiny):
     embedding = tiny.text_encoder.get_input_embeddings().weight
     red, dog = (embedding[single_token_id(tiny.tokenizer, word)].clone() for word in ("red", "dog"))
-    add_tokens(tiny.tokenizer, tiny.text_encoder, ["<x>", "<x>_1"], torch.stack([2 * red, red + 0.5 * dog]))
+    tiny.add_word("<x>", torch.stack([2 * red, red + 0.5 * dog]))
     first, second = learned_rows(tiny, "<x>", count=3)
     assert (first.token, second.token) == ("<x>", "<x>_1")
     assert first.nearest[0] == ("red", pytest.approx(1, abs=1e-6))
@@ -27,7 +28,7 @@ def test_a_row_made_of_a_known_one_finds_it(tiny):
 def test_known_words_are_whole_and_the_models_own(tiny):
     before = known_lengths(tiny)
     row = 100 * torch.ones(1, 48)
-    add_tokens(tiny.tokenizer, tiny.text_encoder, ["<x>"], row)
+    tiny.add_word("<x>", row)
     words = known_words(tiny)
     assert {"red", "cat", "painting"} <= set(words)
     assert not {"<x>", "<|endoftext|>", "pa", "<|startoftext|>"} & set(words)

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from helpers import seeded
 
 import minti
-from minti.text import add_tokens, placeholder_tokens
 
 
 @torch.no_grad()
@@ -72,7 +71,7 @@ def test_gradient_on_the_embedding(release, theirs):
     """d loss / d embedding rows, through the frozen UNet and text encoder; a concept of two vectors."""
     ours = release.ours()
     rows = torch.randn(2, 768, generator=seeded(0)) * 0.02
-    add_tokens(ours.tokenizer, ours.text_encoder, placeholder_tokens("<Cat>", 2), rows)
+    ours.add_word("<Cat>", rows)
     tokenizer, text_encoder = ours.tokenizer, ours.text_encoder
     weight = text_encoder.get_input_embeddings().weight.requires_grad_(True)
     ids = tokenizer("a photo of a <Cat> <Cat>_1", padding="max_length", max_length=77, return_tensors="pt").input_ids

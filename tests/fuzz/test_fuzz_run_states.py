@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import minti
-from minti.checkpoints.run_state import RunState, write_run_state
+from minti.learning.run_state import RunState, write_run_state
 
 CONFIG = minti.TextualInversionConfig(
     steps=4, initializer_token="cat", batch_size=1, lr_schedule="cosine", warmup_steps=1
@@ -83,11 +83,12 @@ TENSORS = st.sampled_from(
     ]
 )
 NAMES = """
-    rows best_rows generator optimizer other optimizer.9.x optimizer.0.exp_avg optimizer.0.exp_avg_sq optimizer.0.step
+    part.values best.values generator optimizer other optimizer.9.x optimizer.0.exp_avg optimizer.0.exp_avg_sq
+    optimizer.0.step
 """
 PATHS = """
-    step identity rates scale progress other progress/losses progress/empty_loss rates/last_epoch rates/step
-    rates/base_lrs scale/lost scale/scaler identity/seed identity/templates identity/steps
+    step format identity loop watcher other watcher/losses watcher/empty_loss watcher/best_step loop/taken loop/scaler
+    identity/seed identity/templates identity/steps
 """
 FACTS = st.one_of(JSON, st.lists(st.floats(), max_size=3), st.integers(-1, 5))
 
@@ -103,12 +104,12 @@ FACTS = st.one_of(JSON, st.lists(st.floats(), max_size=3), st.integers(-1, 5))
 @example({"optimizer.0.exp_avg_sq": torch.tensor(0.0)}, {})
 @example({"optimizer.0.step": torch.tensor(-1.0)}, {})
 @example({"optimizer.0.step": torch.zeros(1, 48)}, {})
-@example({"rows": torch.full((1, 48), float("inf"))}, {})
+@example({"part.values": torch.full((1, 48), float("inf"))}, {})
 @example({"generator": torch.full((5056,), 255, dtype=torch.uint8)}, {})
-@example({}, {"progress/losses": []})
-@example({}, {"progress/losses": [float("nan")]})
-@example({}, {"rates/step": 3})
-@example({}, {"rates/last_epoch": -1})
+@example({}, {"watcher/losses": []})
+@example({}, {"watcher/losses": [float("nan")]})
+@example({}, {"loop/taken": 3})
+@example({}, {"loop/taken": -1})
 @example({}, {"identity": []})
 @example({}, {"identity/seed": "a\nb" * 1000})
 @example({}, {"step": True})

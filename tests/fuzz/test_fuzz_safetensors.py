@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 import minti
 from minti.checkpoints.weights import read_tensors
-from minti.words import read_embeddings
+from minti.words.files import read_embeddings
 
 RAW = st.one_of(HEADERS, st.binary(max_size=60))
 ROWS = {"dtype": "F32", "shape": [1, 48], "data_offsets": [0, 192]}

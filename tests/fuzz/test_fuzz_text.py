@@ -29,7 +29,7 @@ def speaker(fresh):
         rows = torch.randn(1 + i % 3, 48, generator=torch.Generator().manual_seed(i))
         tokens = text.placeholder_tokens(word, len(rows))
         if not set(tokens) & set(model.tokenizer.get_vocab()):
-            text.add_tokens(model.tokenizer, model.text_encoder, tokens, rows)
+            model.add_word(word, rows)
     return model
 
 
@@ -47,8 +47,10 @@ def test_a_prompt_becomes_a_finite_context(speaker, prompt):
         context = speaker.encode_prompt(prompt)
         assert context.shape == (1, 16, 48)
         assert context.isfinite().all()
-        expanded = text.expand_placeholders(prompt, speaker.tokenizer)
-        assert text.expand_placeholders(expanded, speaker.tokenizer) == expanded
+        expanded = text.token_ids(prompt, speaker.tokenizer, speaker.words)
+        named = {ids[0]: ids for ids in speaker.words.values()}
+        for i, token in enumerate(expanded):
+            assert expanded[i : i + len(named.get(token, [token]))] == named.get(token, [token])
 
 
 def state(model):
@@ -87,7 +89,7 @@ def test_a_placeholder_is_learned_or_refused_without_a_trace(fresh, placeholder,
         except ValueError:
             assert state(model) == before
             raise
-        assert set(wrapper.placeholder_ids) <= set(text.tokenize([f"a {placeholder}"], model.tokenizer)[0].tolist())
+        assert set(wrapper.placeholder_ids) <= set(model.tokenize([f"a {placeholder}"])[0].tolist())
         assert model.encode_prompt(f"the {placeholder}").isfinite().all()
 
 
@@ -123,4 +125,4 @@ def test_templates_and_initializers_are_used_or_refused_without_a_trace(fresh, t
             assert state(model) == before
             raise
         for prompt in wrapper.prompts:
-            assert wrapper.placeholder_ids[0] in text.tokenize([prompt], model.tokenizer)[0]
+            assert wrapper.placeholder_ids[0] in model.tokenize([prompt])[0]

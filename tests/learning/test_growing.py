@@ -1,15 +1,17 @@
 """A word that grows: a row is kept if it pays by more than chance, and is forgotten without a trace if not."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
-from helpers import pictures, seeded
+from helpers import pictures, seeded, write
 
 import minti
-from minti.growing import Growing, losses_of, paired
+from minti.learning.growing import Growing, losses_of, paired
 from minti.learning.pictures import Concept
-from minti.learning.progress import FixedSet
+from minti.learning.textual_inversion import word_loss
+from minti.learning.watching import FixedSet
 
 CONFIG = {"placeholder_token": "<cat>", "initializer_token": "toy", "learning_rate": 0.1, "steps": 12, "batch_size": 4}
 
@@ -22,8 +24,8 @@ def learn(word):
 def spoil(wrapper):
     """Rows that no training would end with."""
     minti.prepare_for_textual_inversion(wrapper)
-    wrapper.rows.write(50 * torch.randn(wrapper.rows.values.shape, generator=seeded(3)))
-    wrapper.rows.detach()
+    write(wrapper, 50 * torch.randn(wrapper.rows.values.shape, generator=seeded(3)))
+    wrapper.leave()
 
 
 def grown(model, *trainings, **options):
@@ -44,11 +46,11 @@ def test_a_difference_of_pairs_and_its_standard_error():
 def test_the_losses_of_the_pictures_have_the_loss_of_the_set_for_their_mean(tiny):
     wrapper = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(**CONFIG | {"steps": 1}))
     learn(wrapper)
-    fixed = FixedSet(wrapper, Concept(tiny, pictures()), 7, seeded())
-    losses = losses_of(fixed, wrapper.prompts)
+    fixed = FixedSet(Concept(tiny, pictures()), 7, seeded())
+    losses = losses_of(tiny, fixed, wrapper.prompts)
     assert losses.shape == (7,)
     assert len(set(losses.tolist())) == 7
-    assert losses.mean().item() == pytest.approx(fixed.loss(wrapper.prompts), rel=1e-5)
+    assert losses.mean().item() == pytest.approx(fixed.mean(partial(word_loss, tiny), wrapper.prompts, 2), rel=1e-5)
 
 
 def test_a_row_that_pays_is_kept(tiny):
@@ -95,7 +97,7 @@ def test_every_run_is_that_of_a_word_with_so_many_rows(tiny, tiny_folder):
 
 
 def test_no_other_word_meanwhile(tiny, tmp_path):
-    minti.words.write_embeddings(tmp_path / "dog.safetensors", {"<dog>": torch.randn(1, 48)})
+    minti.words.files.write_embeddings(tmp_path / "dog.safetensors", {"<dog>": torch.randn(1, 48)})
     word = iter(Growing(tiny, minti.TextualInversionConfig(**CONFIG | {"steps": 1}), pictures(), size=2))
     learn(next(word))
     minti.load_embeddings(tiny, tmp_path / "dog.safetensors")

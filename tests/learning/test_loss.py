@@ -1,5 +1,7 @@
 """Exercise E4, task 1: the loss, of one batch and over the fixed set."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,9 @@ import torch.nn.functional as F
 from helpers import pictures, wrapper
 
 import minti
-from minti import text
 from minti.learning.pictures import Concept
-from minti.learning.progress import FixedSet
+from minti.learning.textual_inversion import word_loss
+from minti.learning.watching import FixedSet
 
 
 def test_loss_and_its_gradient_equal_diffusers(tiny, pipeline):
@@ -17,7 +19,7 @@ def test_loss_and_its_gradient_equal_diffusers(tiny, pipeline):
     g = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 2, 4, 8, 8, generator=g)
     timesteps = torch.tensor([17, 801])
-    ids = text.tokenize(["a photo of a cat", "the toy"], tiny.tokenizer)
+    ids = tiny.tokenize(["a photo of a cat", "the toy"])
 
     gradients, losses = [], []
     for model, unet in ((tiny, None), (pipeline, pipeline.unet)):
@@ -53,12 +55,12 @@ def test_accumulating_is_a_larger_batch(tiny_folder):
     latents, noise = torch.randn(2, 2, 4, 8, 8, generator=g)
     t, prompts = torch.tensor([100, 900]), ["a photo of a <concept>", "the <concept>"]
     minti.diffusion_loss(w, latents, t, model.encode_prompt(prompts), noise).backward()
-    together = w.rows.gradient.clone()
+    together = w.rows.values.grad.clone()
     w.rows.values.grad = None
     for i in range(2):
         part = slice(i, i + 1)
         (minti.diffusion_loss(w, latents[part], t[part], model.encode_prompt(prompts[i]), noise[part]) / 2).backward()
-    torch.testing.assert_close(w.rows.gradient, together, rtol=1e-4, atol=1e-6 * together.abs().max().item())
+    torch.testing.assert_close(w.rows.values.grad, together, rtol=1e-4, atol=1e-6 * together.abs().max().item())
 
 
 def test_checkpointing_gives_the_same_gradient_for_less_memory(tiny):
@@ -89,7 +91,7 @@ def test_checkpointing_gives_the_same_gradient_for_less_memory(tiny):
 def test_the_fixed_loss_is_the_mean_over_its_set(tiny):
     w = wrapper(tiny)
     minti.prepare_for_textual_inversion(w)
-    fixed = FixedSet(w, Concept(tiny, pictures()), 6, torch.Generator().manual_seed(0))
+    fixed = FixedSet(Concept(tiny, pictures()), 6, torch.Generator().manual_seed(0))
     prompts = ["a photo of a <concept>", "the <concept>"]
     with torch.no_grad():
         each = [
@@ -102,6 +104,6 @@ def test_the_fixed_loss_is_the_mean_over_its_set(tiny):
             ).item()
             for i in range(6)
         ]
-    assert fixed.loss(prompts) == pytest.approx(np.mean(each), rel=1e-5)
-    assert fixed.loss(prompts) == fixed.loss(prompts)
+    first, again = (fixed.mean(partial(word_loss, tiny), prompts, 2) for _ in range(2))
+    assert first == again == pytest.approx(np.mean(each), rel=1e-5)
     assert fixed.timesteps.tolist() == [83, 250, 416, 583, 750, 916]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import pictures, wrapper
+from helpers import pictures, wrapper, write
 
 import minti
 from minti import text
@@ -42,13 +42,13 @@ def test_torch_schedulers_accept_the_patched_step(tiny, form):
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, 1.0, 4)
     old = tiny.text_encoder.get_input_embeddings().weight.detach().clone()
     for _ in range(4):
-        for parameter in w.rows.parameters:
+        for parameter in w.rows.trained():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
         schedule.step()
     new = tiny.text_encoder.get_input_embeddings().weight
-    assert torch.equal(new[: w.rows.start], old[: w.rows.start])
-    assert not torch.equal(new[w.rows.start :], old[w.rows.start :])
+    assert torch.equal(new[: w.rows.first], old[: w.rows.first])
+    assert not torch.equal(new[w.rows.first :], old[w.rows.first :])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -56,7 +56,7 @@ def test_clipping_looks_at_the_new_rows_alone(tiny, form):
     w = wrapper(tiny, row_update=form, max_gradient_norm=None)
     optimizer = minti.prepare_for_textual_inversion(w)
     norms = []
-    optimizer.register_step_pre_hook(lambda *_: norms.append(w.rows.gradient.norm().item()))
+    optimizer.register_step_pre_hook(lambda *_: norms.append(w.rows.gradients()[0].norm().item()))
     state = next(minti.textual_inversion(w, pictures(), optimizer))
     assert state.gradient_norm == pytest.approx(norms[0])
     if form == "restore":  # the template's words and the padding have gradients of their own
@@ -74,7 +74,7 @@ def test_flipping_adds_mirror_images(tiny):
     with torch.no_grad():
         mirrored = tiny.encode(pictures()[1:2].flip(-1))
     torch.testing.assert_close(concept.mean[4:5], mirrored.mean)
-    draws = [concept.draw(torch.tensor([4]), torch.Generator().manual_seed(i)) for i in (0, 0, 1)]
+    draws = [concept.latents(torch.tensor([4]), torch.Generator().manual_seed(i)) for i in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
 
@@ -93,7 +93,7 @@ def test_each_row_is_kept_below_the_limit_by_itself(tiny, form):
     optimizer = minti.prepare_for_textual_inversion(w)
     rows = torch.nn.functional.normalize(torch.randn(2, 48, generator=torch.Generator().manual_seed(0)), dim=1)
     limit = 2.0 * w.vocabulary_norm
-    w.rows.write(rows * limit * torch.tensor([[3.0], [0.5]]))
+    write(w, rows * limit * torch.tensor([[3.0], [0.5]]))
     assert optimizer.step(lambda: 7.0) == 7.0
     torch.testing.assert_close(w.rows.values.detach(), rows * limit * torch.tensor([[1.0], [0.5]]))
     weight = tiny.text_encoder.get_input_embeddings().weight

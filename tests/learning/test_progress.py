@@ -6,7 +6,7 @@ import torch
 from helpers import pictures, train, wrapper
 
 import minti
-from minti.learning.progress import STEP_COST, evaluation_interval, has_levelled_off
+from minti.learning.watching import STEP_COST, evaluation_interval, has_levelled_off
 
 
 def test_the_best_rows_are_kept(tiny):
@@ -30,7 +30,7 @@ def test_a_run_that_never_got_better_keeps_what_it_began_with(tiny):
     optimizer.param_groups[0]["maximize"] = True
     *_, last = minti.textual_inversion(w, pictures(), optimizer)
     assert last.fixed_loss > last.initializer_loss
-    assert w.run.progress.best_step == 0
+    assert w.run.best_step == 0
     toy = tiny.tokenizer.convert_tokens_to_ids("toy</w>")
     assert torch.equal(w.rows.values[0], tiny.text_encoder.get_input_embeddings().weight[toy])
 
@@ -43,7 +43,7 @@ def test_a_run_that_is_left_before_it_was_judged_keeps_its_last_rows(tiny):
             break
     assert state.fixed_loss is None
     assert torch.equal(w.rows.values, last)
-    assert not torch.equal(last, w.run.progress.best_rows)
+    assert not torch.equal(last, w.run.best["values"])
 
 
 def test_levelling_off():
@@ -110,5 +110,5 @@ def test_a_word_without_gradient(tiny):
 
 
 def test_rows_that_do_not_move(tiny):
-    with pytest.raises(minti.TrainingError, match="after 5 steps the rows of <concept> have not moved"):
+    with pytest.raises(minti.TrainingError, match="after 5 steps the word <concept> has not moved"):
         train(tiny, learning_rate=0.0, steps=10)

@@ -8,7 +8,7 @@ from helpers import pictures, seeded, wrapper
 
 import minti
 from minti.learning.pictures import Concept
-from minti.learning.progress import FixedSet
+from minti.learning.watching import FixedSet
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_cosine_ends_at_zero(tiny):
 def gradients(w, optimizer):
     """The new rows' gradient as the optimizer gets it, and the state of that step."""
     seen = []
-    optimizer.register_step_pre_hook(lambda *_: seen.append(w.rows.gradient.detach().clone()))
+    optimizer.register_step_pre_hook(lambda *_: seen.append(w.rows.gradients()[0].detach().clone()))
     state = next(minti.textual_inversion(w, pictures(), optimizer))
     return seen[0], state
 
@@ -84,7 +84,7 @@ def test_the_fixed_set_is_spread_over_all_pictures(tiny, count, flip):
     concept = Concept(tiny, grey, flip)
     concept.logvar.fill_(-30)  # every draw is the mean
     size, total = 16, len(concept)
-    fixed = FixedSet(wrapper(tiny, batch_size=8), concept, size, seeded())
+    fixed = FixedSet(concept, size, seeded())
     distances = (fixed.latents[:, None] - tiny.scale(concept.mean)[None]).flatten(2).norm(dim=2)  # size total
     numbers = sorted(distances.argmin(dim=1).tolist())
     if total > size:

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from helpers import pictures, seeded, train, wrapper
+from helpers import pictures, seeded, train, wrapper, write
 
 import minti
-from minti.words import read_embeddings, write_embeddings
+from minti.words.files import read_embeddings, write_embeddings
 
 FORMS = ("new_rows", "restore")
 
@@ -124,7 +124,7 @@ def test_the_model_is_detached_however_the_loop_ends(tiny, form, end):
             if state.step == 2 and end == "exception":
                 raise KeyError
             if state.step == 2 and end == "training error":
-                w.rows.write(torch.full_like(w.rows.values, torch.nan))
+                write(w, torch.full_like(w.rows.values, torch.nan))
     except (KeyError, minti.TrainingError):
         assert end in ("exception", "training error")
     assert_detached(tiny)

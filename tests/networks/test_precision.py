@@ -6,15 +6,15 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import NarrowScaler, pictures, train, wrapper
+from helpers import NarrowScaler, pictures, seeded, train, wrapper
 from torch import nn
 
 import minti
-from minti.learning import precision
+from minti.learning.loop import Loop
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.networks import kernels
 from minti.networks.layers import Attention
-from minti.words import write_embeddings
+from minti.words.files import write_embeddings
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -160,7 +160,7 @@ def test_words_of_float32_in_a_model_of_half_precision(tiny_folder, tmp_path):
     model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=torch.bfloat16)
     wrapper = TrainingWrapper(model, TextualInversionConfig(initializer_token=None, steps=1, templates=("a {}",)))
     next(minti.textual_inversion(wrapper, pictures()))
-    assert wrapper.rows.values.dtype == wrapper.run.progress.best_rows.dtype == torch.float32
+    assert wrapper.rows.values.dtype == wrapper.run.best["values"].dtype == torch.float32
     rows = torch.randn(2, 48, generator=torch.Generator().manual_seed(0))
     write_embeddings(tmp_path / "word.safetensors", {"<new>": rows})
     minti.load_embeddings(model, tmp_path / "word.safetensors")
@@ -186,23 +186,23 @@ def test_float16_finds_its_scale(tiny_folder, monkeypatch):
 
 
 def test_a_scale_that_is_not_found(tiny, monkeypatch):
-    """Twenty steps in a row may be lost; the one after them says why."""
-    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0**127, growth_interval=1))
+    """Twenty steps may be lost from where torch's scale begins; the one after them says why."""
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0**16, growth_interval=1))
     learned = wrapper(tiny, steps=30)
+    with torch.no_grad():
+        tiny.unet.conv_out.bias[0] = math.inf
     begin = tiny.text_encoder.get_input_embeddings().weight[tiny.tokenizer.convert_tokens_to_ids("toy</w>")].clone()
-    with pytest.raises(minti.TrainingError, match="the gradient is not finite at step 21"):
+    with pytest.raises(minti.TrainingError, match="the loss is inf at step 21"):
         list(minti.textual_inversion(learned, pictures()))
     assert torch.equal(learned.rows.values.detach()[0], begin)
-    assert learned.run.scale.lost == 20
+    assert learned.run.loop.taken == 0
 
 
 def test_lost_steps_between_good_ones(tiny, monkeypatch):
-    """As many as there may be in a row, and more than that in all."""
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0**17, growth_interval=1))
-    monkeypatch.setattr(precision, "MAX_LOST", 2)
     learned, states = train(tiny, steps=7)
     assert [math.isnan(state.gradient_norm) for state in states] == [True, True, False, True, False, True, False]
-    assert learned.run.scale.lost == 4
+    assert learned.run.loop.taken == 3
 
 
 @pytest.mark.parametrize(("row", "lost"), [(0, True), (-1, True), (None, False)])
@@ -211,14 +211,18 @@ def test_a_row_that_overflows_in_the_matrix(tiny, monkeypatch, row, lost):
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0, growth_interval=1))
     learned = wrapper(tiny, row_update="restore")
     optimizer = minti.prepare_for_textual_inversion(learned)
-    scale, (weight,) = precision.GradientScale(tiny, learned.rows, optimizer), learned.rows.parameters
-    scale.backward(weight.sum())
-    assert not weight.grad.eq(1).any()  # scaled by two
-    if row is not None:
-        weight.grad[row] = math.inf
-    assert scale.unscale() == (not lost)
-    scale.step()
-    assert scale.lost == lost
+    learned.leave()
+    (weight,) = learned.rows.trained()
+
+    def loss(model, batch):
+        if row is not None:
+            weight.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([row % len(weight)]), math.inf))
+        return weight.sum()
+
+    loop = Loop(tiny, learned.rows, lambda generator: None, loss, optimizer, 1, seeded(), max_norm=None)
+    (step,) = loop
+    assert math.isnan(step.gradient_norm) == lost
+    assert loop.taken == (not lost)
     assert len(optimizer.state) == (not lost)
 
 

@@ -11,8 +11,8 @@ import socket
 import time
 from pathlib import Path
 
-import minti.checkpoints.run_state
-import minti.words
+import minti.learning.run_state
+import minti.words.files
 
 OPERATIONS = ("fsync", "chmod", "replace", "unlink")
 
@@ -32,7 +32,7 @@ def _before(act):
 
     for name in OPERATIONS:
         setattr(os, name, counted(name, getattr(os, name)))
-    for module in (minti.checkpoints.run_state, minti.words):
+    for module in (minti.learning.run_state, minti.words.files):
         module.save_file = counted("write", _in_two_parts(module.save_file))
 
 

@@ -10,8 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import minti
-from minti.checkpoints.run_state import RunState, checksum
-from minti.learning.run import Run
+from minti.learning.run_state import RunState, checksum
+from minti.learning.saving import restore
+from minti.learning.textual_inversion import begin
 
 
 @pytest.fixture(scope="module")
@@ -77,61 +78,77 @@ def test_facts_that_are_none(folder, facts, signed):
 @pytest.mark.parametrize("change", ["missing", "more", "shape", "dtype", "none"])
 def test_tensors_that_are_not_those_written(folder, change):
     tensors, about = load_file(newest(folder)), metadata(newest(folder))
-    rows = tensors.pop("rows")
+    rows = tensors.pop("part.values")
     changed = {
         "missing": {},
-        "more": {"rows": rows, "row": rows.clone()},
-        "shape": {"rows": rows.repeat(2, 1)},
-        "dtype": {"rows": rows.double()},
+        "more": {"part.values": rows, "row": rows.clone()},
+        "shape": {"part.values": rows.repeat(2, 1)},
+        "dtype": {"part.values": rows.double()},
     }
     save_file(tensors | changed[change] if change != "none" else {}, newest(folder), about)
     assert falls_back(folder)
 
 
 @pytest.fixture(scope="module")
-def run(tiny_folder):
+def word(tiny_folder):
     config = minti.TextualInversionConfig(steps=2, batch_size=1)
-    return Run(minti.TrainingWrapper(minti.StableDiffusion.from_pretrained(tiny_folder), config), pictures())
+    word = minti.TrainingWrapper(minti.StableDiffusion.from_pretrained(tiny_folder), config)
+    begin(word, pictures())
+    return word
 
 
-def refused(run, step, tensors, facts):
+def refused(word, step, tensors, facts):
     with pytest.raises(ValueError, match="the checkpoint of step 2 is no whole state of a run: ") as caught:
-        run.restore(RunState(step, tensors, facts))
+        restore(word, RunState(step, tensors, facts))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["rows", "best_rows", "generator", "optimizer.0.exp_avg", "optimizer.0.exp_avg_sq"])
+@pytest.mark.parametrize(
+    "name", ["part.values", "best.values", "generator", "optimizer.0.exp_avg", "optimizer.0.exp_avg_sq"]
+)
 @pytest.mark.parametrize("change", [None, lambda t: t[..., :-1], lambda t: t.float() * torch.nan, lambda t: t[0, :0]])
-def test_tensors_that_do_not_fit_are_refused(run, two, name, change):
+def test_tensors_that_do_not_fit_are_refused(word, two, name, change):
     """With a checksum that fits: it says that this was written, not that it is a run's."""
     state = minti.load_checkpoint(two)
     tensors = dict(state.tensors)
     tensor = tensors.pop(name)
     if change is not None:
         tensors[name] = change(tensor if name != "generator" else tensor[None])
-    refused(run, state.step, tensors, state.facts)
+    refused(word, state.step, tensors, state.facts)
 
 
 @pytest.mark.parametrize("name", ["step", "exp_avg", "exp_avg_sq"])
-def test_the_optimizer_s_numbers_are_there_from_the_first_step_on(run, folder, name):
+def test_the_optimizer_s_numbers_are_there_from_the_first_step_on(word, folder, name):
     newest(folder).unlink()
     state = minti.load_checkpoint(folder)
     tensors = {key: value for key, value in state.tensors.items() if key != f"optimizer.0.{name}"}
     with pytest.raises(ValueError, match=f"the checkpoint of step 1 .*'optimizer.0.{name}' is missing"):
-        run.restore(RunState(1, tensors, state.facts))
-    run.restore(state)
+        restore(word, RunState(1, tensors, state.facts))
+    restore(word, state)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("identity", None), ("identity", 3), ("rates", "x"), ("rates", None), ("scale", {}), ("scale", 1)]
-    + [("progress", value) for value in (None, [], {"losses": 1, "empty_loss": 2, "best_step": 3}, {"losses": []})],
+    [("identity", None), ("identity", 3), ("loop", "x"), ("loop", None), ("loop", {}), ("loop", {"taken": 1})]
+    + [("loop", {"taken": value, "scaler": {}}) for value in (-1, 1, 3, "2", None)]
+    + [("watcher", value) for value in (None, [], {"losses": 1, "empty_loss": 2, "best_step": 3}, {"losses": []})],
 )
-def test_facts_that_do_not_fit_are_refused(run, two, key, value):
+def test_facts_that_do_not_fit_are_refused(word, two, key, value):
     state = minti.load_checkpoint(two)
-    refused(run, state.step, state.tensors, state.facts | {key: value})
-    refused(run, state.step, state.tensors, {k: v for k, v in state.facts.items() if k != key})
-    run.restore(state)
+    refused(word, state.step, state.tensors, state.facts | {key: value})
+    refused(word, state.step, state.tensors, {k: v for k, v in state.facts.items() if k != key})
+    restore(word, state)
+
+
+def test_a_checkpoint_of_an_earlier_minti_is_refused(folder):
+    """Format 1 had no number, and other names."""
+    tensors = load_file(newest(folder))
+    facts = json.loads(metadata(newest(folder))["facts"])
+    assert facts.pop("format") == 2
+    written = json.dumps(facts)
+    save_file(tensors, newest(folder), {"facts": written, "sha256": checksum(tensors, written)})
+    with pytest.raises(ValueError, match=r"step-000002.safetensors was written by another version of minti; go on with"):
+        minti.load_checkpoint(folder)
 
 
 def test_all_damaged(folder):

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from minti.checkpoints.run_state import RunState, read_run_state, write_run_state
 from minti.images import save_png
+from minti.learning.run_state import RunState, read_run_state, write_run_state
 from minti.machine.files import remove_leftovers, replacing
-from minti.words import write_embeddings
+from minti.words.files import write_embeddings
 
 NOISE = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
 

@@ -8,9 +8,10 @@ import torch
 from helpers import NarrowScaler, pictures
 
 import minti
-from minti.learning import progress
-from minti.learning.run import Run
-from minti.words import write_embeddings
+from minti.learning import watching
+from minti.learning.saving import restore, run_state
+from minti.learning.textual_inversion import begin
+from minti.words.files import write_embeddings
 
 CONFIGS = {
     "plain": {},
@@ -34,7 +35,7 @@ def learned(word, path):
 @pytest.fixture
 def often(monkeypatch):
     """The fixed loss is evaluated after every second step, so that short runs have best rows and can level off."""
-    monkeypatch.setattr(progress, "evaluation_interval", lambda *_: 2)
+    monkeypatch.setattr(watching, "evaluation_interval", lambda *_: 2)
 
 
 def interrupted_at_every_step(tiny_folder, tmp_path, options, steps):
@@ -44,15 +45,16 @@ def interrupted_at_every_step(tiny_folder, tmp_path, options, steps):
         states.append(state)
         minti.save_checkpoint(whole, tmp_path / str(state.step))
     expected = learned(whole, tmp_path / "whole.safetensors")
-    assert whole.run.progress.best_step > 0
+    assert whole.run.best_step > 0
     for step in steps or range(1, len(states) + 1):
         again = wrapper(tiny_folder, **options)
         checkpoint = minti.load_checkpoint(tmp_path / str(step))
         assert list(minti.textual_inversion(again, pictures(), checkpoint=checkpoint)) == states[step:]
         assert learned(again, tmp_path / "again.safetensors") == expected
-        assert again.run.progress.best_step == whole.run.progress.best_step
-        assert again.run.progress.losses == whole.run.progress.losses
-        assert again.run.scale.state_dict() == whole.run.scale.state_dict()
+        assert again.run.best_step == whole.run.best_step
+        assert again.run.losses == whole.run.losses
+        assert again.run.loop.taken == whole.run.loop.taken
+        assert again.run.loop.scaler.state_dict() == whole.run.loop.scaler.state_dict()
     return states
 
 
@@ -86,7 +88,7 @@ def test_interrupted_at_every_step(tiny_folder, tmp_path, often, name):
 @pytest.mark.slow
 def test_a_run_that_stops_by_itself_stops_at_the_same_step(tiny_folder, tmp_path, monkeypatch):
     """Evaluated after every step, so that it levels off soon; at its last step there is nothing more to do."""
-    monkeypatch.setattr(progress, "evaluation_interval", lambda *_: 1)
+    monkeypatch.setattr(watching, "evaluation_interval", lambda *_: 1)
     options = {"steps": None, "max_steps": 40, "learning_rate": 0.3, "batch_size": 2}
     states = interrupted_at_every_step(tiny_folder, tmp_path, options, (1, 11))
     assert len(states) < 40
@@ -110,8 +112,8 @@ def test_a_state_taken_after_the_loop_was_left_is_that_of_the_last_step(tiny_fol
     again = wrapper(tiny_folder, learning_rate=3.0)
     for _ in minti.textual_inversion(again, pictures(), checkpoint=minti.load_checkpoint(tmp_path / "left")):
         pass
-    assert left.run.progress.best_step < 3  # what was left in the model is not what the run goes on with
-    assert torch.equal(again.run.last_rows, whole.run.last_rows)
+    assert left.run.best_step < 3  # what was left in the model is not what the run goes on with
+    assert torch.equal(again.run.last["values"], whole.run.last["values"])
     assert learned(again, tmp_path / "a.safetensors") == learned(whole, tmp_path / "b.safetensors")
 
 
@@ -134,11 +136,12 @@ def test_an_optimizer_that_was_in_use_takes_the_state_alone(tiny_folder, checkpo
     """Also one that kept more than what the checkpoint has."""
     word = wrapper(tiny_folder)
     optimizer = minti.prepare_for_textual_inversion(word)
-    optimizer.state[word.rows.parameters[0]] = {"step": torch.tensor(9.0), "more": torch.ones(1, 48)}
-    run = Run(word, pictures(), optimizer)
-    run.restore(checkpoint)
-    assert run.state().tensors.keys() == checkpoint.tensors.keys()
-    assert all(torch.equal(value, checkpoint.tensors[key]) for key, value in run.state().tensors.items())
+    optimizer.state[word.rows.trained()[0]] = {"step": torch.tensor(9.0), "more": torch.ones(1, 48)}
+    begin(word, pictures(), optimizer)
+    restore(word, checkpoint)
+    state = run_state(word)
+    assert state.tensors.keys() == checkpoint.tensors.keys()
+    assert all(torch.equal(value, checkpoint.tensors[key]) for key, value in state.tensors.items())
 
 
 def test_there_is_no_state_in_the_middle_of_a_step(tiny, tmp_path, monkeypatch):
@@ -168,31 +171,32 @@ def checkpoint(two_steps):
     return minti.load_checkpoint(two_steps)
 
 
-def refusal(run, checkpoint):
+def refusal(word, checkpoint):
     with pytest.raises(ValueError, match="the checkpoint is of another run: ") as caught:
-        run.restore(checkpoint)
+        restore(word, checkpoint)
     assert "\n" not in str(caught.value)
     return str(caught.value).removeprefix("the checkpoint is of another run: ")
 
 
 def test_another_run_is_refused_with_the_difference_named(tiny_folder, checkpoint):
     word = wrapper(tiny_folder, learning_rate=0.02, seed=3, templates=("my {}",))
-    message = refusal(Run(word, pictures()), checkpoint)
+    begin(word, pictures())
+    message = refusal(word, checkpoint)
     assert message.startswith("learning_rate was 0.03 and is 0.02; seed was 0 and is 3; templates was [")
     assert message.endswith("and is ['my {}']. Go on with the same, or begin anew")
     word = wrapper(tiny_folder)
     minti.prepare_for_textual_inversion(word)
-    run = Run(word, pictures(seed=1), torch.optim.SGD(word.rows.parameters, 1))
-    message = refusal(run, checkpoint)
+    begin(word, pictures(seed=1), torch.optim.SGD(word.rows.trained(), 1))
+    message = refusal(word, checkpoint)
     assert message.startswith("optimizer was AdamW and is SGD; pictures was ")
     assert message.count(";") == 1
     word.unet.conv_in.weight.data.flatten()[0] += 1e-3
-    assert refusal(run, checkpoint).startswith("model was ")
+    assert refusal(word, checkpoint).startswith("model was ")
     for part in (word.unet, word.vae, word.text_encoder):
         part.to(torch.bfloat16)
-    assert "dtype was torch.float32 and is torch.bfloat16; model was" in refusal(run, checkpoint)
+    assert "dtype was torch.float32 and is torch.bfloat16; model was" in refusal(word, checkpoint)
     checkpoint.facts["identity"]["processes"] = 2
-    assert refusal(run, checkpoint).endswith("processes was 2 and is 1. Go on with the same, or begin anew")
+    assert refusal(word, checkpoint).endswith("processes was 2 and is 1. Go on with the same, or begin anew")
 
 
 def test_a_refused_word_has_the_rows_it_began_with(tiny_folder, checkpoint):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import minti
 from minti.evaluation.clip_scores import load_clip
 from minti.images import EXTENSIONS, open_image
-from minti.words import read_embeddings
+from minti.words.files import read_embeddings
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import pictures, wrapper
+from helpers import pictures, wrapper, write
 from PIL import Image
 from safetensors.torch import load_file
 
 import minti
-from minti.learning import progress
-from minti.words import read_embeddings, write_embeddings
+from minti.learning import watching
+from minti.words.files import read_embeddings, write_embeddings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TOY = EXAMPLES / "concepts" / "white-cross-blue-spot" / "0.png"
@@ -195,10 +195,10 @@ def test_the_length_that_is_printed_is_that_of_what_was_saved(scripts, tiny, tmp
     """The rows are spoilt on the way: the best are those of the first step, and the last are far longer."""
 
     def spoil(w):
-        first = w.run.progress.first_rows
-        w.rows.write(first - 50 * (w.rows.values - first))  # as far the wrong way
+        first = w.run.first
+        write(w, first["values"] - 50 * (w.rows.values - first["values"]))  # as far the wrong way
 
-    monkeypatch.setattr(progress, "evaluation_interval", lambda *_: 1)
+    monkeypatch.setattr(watching, "evaluation_interval", lambda *_: 1)
     learning = learn(scripts, tiny, tmp_path, spoil, steps=2)
     (rows,) = load_file(tmp_path / "learned_embeds.safetensors").values()
     first, last = learning.states

@@ -78,16 +78,16 @@ def test_two_processes_draw_the_same_pictures(tmp_path):
 def test_a_rank_that_dies_ends_the_run_and_the_word_is_whole(tmp_path):
     """Rank 1 is killed in the middle of the run."""
     (tmp_path / "dying.py").write_text(
-        "import os, sys, minti.learning.textual_inversion as training\n"
+        "import os, sys, minti.learning.loop as training\n"
         f"sys.path.insert(0, {str(ROOT / 'examples')!r})\n"
-        "step = training.accumulate_gradients\n"
+        "step = training.Loop.accumulate\n"
         "calls = []\n"
         "def dying(*args):\n"
         "    calls.append(1)\n"
         "    if os.environ['RANK'] == '1' and len(calls) == 60:\n"
         "        os._exit(9)\n"
         "    return step(*args)\n"
-        "training.accumulate_gradients = dying\n"
+        "training.Loop.accumulate = dying\n"
         "import train\n"
         "train.run(train.main)\n"
     )

@@ -17,7 +17,7 @@ from data import build_tokenizer, byte_pairs, picture_of, scene_of
 from draw_concepts import concept_name, concept_pictures
 from loop import batches, train_stage
 from minti import text
-from minti.evaluation.neighbours import known_words
+from minti.words.known import known_words
 
 ROOT = Path(__file__).parents[2]
 

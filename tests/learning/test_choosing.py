@@ -1,6 +1,7 @@
 """The word to begin with: the ranking is the loss's derivative, and what is found fits the pictures."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,22 +10,25 @@ from helpers import pictures, seeded
 
 import minti
 import world
-from minti.evaluation.neighbours import known_words
 from minti.images import open_folder
+from minti.learning.choosing import choose_initializer, first_order_changes
 from minti.learning.pictures import Concept
-from minti.learning.progress import FixedSet
-from minti.starting import choose_initializer, first_order_changes
-from minti.words import write_embeddings
+from minti.learning.textual_inversion import word_loss
+from minti.learning.watching import FixedSet
+from minti.words.files import write_embeddings
+from minti.words.known import known_words
 
 CONCEPT = Path(__file__).parents[2] / "examples/concepts/red-diamond-pink-belt"
 CONFIG = minti.TextualInversionConfig(templates=("a photo of a {}",), batch_size=4)
 
 
 def fixed_set(model, images, size=4):
-    wrapper = minti.TrainingWrapper(model, CONFIG)
-    for part in (model.unet, model.vae, model.text_encoder):
-        part.requires_grad_(False)
-    return FixedSet(wrapper, Concept(model, images), size, seeded())
+    model.freeze()
+    return FixedSet(Concept(model, images), size, seeded())
+
+
+def loss_of(model, fixed, prompts):
+    return fixed.mean(partial(word_loss, model), prompts, 4)
 
 
 @pytest.mark.parametrize("start", [None, "toy"])
@@ -32,7 +36,7 @@ def test_the_ranking_is_the_derivative_of_the_loss_towards_each_word(tiny, tmp_p
     """Against a difference quotient: a word is learned that lies a little way from here towards the other."""
     fixed, embedding = fixed_set(tiny, pictures()), tiny.text_encoder.get_input_embeddings()
     words = dict(itertools.islice(known_words(tiny).items(), 12)) | {"toy": known_words(tiny)["toy"]}
-    changes = first_order_changes(fixed, words, start)
+    changes = first_order_changes(tiny, fixed, words, CONFIG.templates, start)
     vocabulary = embedding.weight[list(words.values())].detach().clone()
     here = vocabulary.mean(dim=0) if start is None else embedding.weight[words[start]].detach().clone()
     step = 1e-2
@@ -42,7 +46,7 @@ def test_the_ranking_is_the_derivative_of_the_loss_towards_each_word(tiny, tmp_p
             name = f"<{'plus' if sign > 0 else 'minus'}-{i}>"
             write_embeddings(tmp_path / "w.safetensors", {name: (here + sign * step * (vocabulary[i] - here))[None]})
             minti.load_embeddings(tiny, tmp_path / "w.safetensors")
-            losses.append(fixed.loss([f"a photo of a {name}"]))
+            losses.append(loss_of(tiny, fixed, [f"a photo of a {name}"]))
         expected = (losses[0] - losses[1]) / (2 * step)
         assert changes[i].item() == pytest.approx(expected, rel=0.05, abs=2e-5), i
 
@@ -61,9 +65,9 @@ def test_the_losses_are_those_of_the_words_and_the_best_comes_first(tiny):
     found = choose_initializer(tiny, CONFIG, pictures(), tried=3, rounds=2)
     assert 3 <= len(found) <= 6
     assert [loss for _, loss in found] == sorted(loss for _, loss in found)
-    fixed = FixedSet(minti.TrainingWrapper(tiny, CONFIG), Concept(tiny, pictures()), 16, seeded(CONFIG.seed))
+    fixed = FixedSet(Concept(tiny, pictures()), 16, seeded(CONFIG.seed))
     for word, loss in found:
-        assert fixed.loss([f"a photo of a {word}"]) == pytest.approx(loss, rel=1e-5)
+        assert loss_of(tiny, fixed, [f"a photo of a {word}"]) == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -77,11 +81,11 @@ def test_a_toy_without_a_name_gets_a_word_that_is_true_of_it():
         assert len(set(vars(world.NAMED[word]).values()) & set(looks)) >= 3
     else:
         assert word in looks
-    fixed = FixedSet(minti.TrainingWrapper(model, config), Concept(model, images), 16, seeded(0))
-    assert loss < fixed.loss(["a photo of a toy", "a toy", "toy"])
+    fixed = FixedSet(Concept(model, images), 16, seeded(0))
+    assert loss < loss_of(model, fixed, ["a photo of a toy", "a toy", "toy"])
 
 
 def test_a_vocabulary_without_words(tiny, monkeypatch):
-    monkeypatch.setattr("minti.starting.known_words", lambda model: {"a": 1, "7": 2, "->": 3})
+    monkeypatch.setattr("minti.learning.choosing.known_words", lambda model: {"a": 1, "7": 2, "->": 3})
     with pytest.raises(ValueError, match="has no word to begin with; begin with a random row"):
         choose_initializer(tiny, CONFIG, pictures())

@@ -8,18 +8,20 @@ find is the next v_0, since a gradient knows its neighbourhood best.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from minti.evaluation.neighbours import known_words
 from minti.learning.pictures import Concept
-from minti.learning.progress import FixedSet
-from minti.learning.rows import NewRows
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
+from minti.learning.textual_inversion import word_loss
+from minti.learning.watching import FixedSet
 from minti.machine.processes import add_up
 from minti.model import StableDiffusion
+from minti.parts.word import Word
+from minti.words.known import known_words
 
 SIZE = 16  # pictures, each with its own timestep and noise
 
@@ -49,42 +51,39 @@ def choose_initializer(
     if not words:
         raise ValueError("the vocabulary has no word to begin with; begin with a random row")
     wrapper = TrainingWrapper(model, config)
-    for part in (model.unet, model.vae, model.text_encoder):
-        part.requires_grad_(False)
+    model.freeze()
     concept = Concept(model, images, config.horizontal_flip)
-    fixed = FixedSet(wrapper, concept, SIZE, torch.Generator().manual_seed(config.seed))
+    fixed = FixedSet(concept, SIZE, torch.Generator().manual_seed(config.seed))
     names, best = list(words), None
     losses: dict[str, float] = {}
     for _ in range(rounds):
-        changes = first_order_changes(fixed, words, best)
+        changes = first_order_changes(model, fixed, words, wrapper.templates, best)
         for i in changes.topk(min(tried, len(words)), largest=False).indices.tolist():
             if names[i] not in losses:
-                losses[names[i]] = fixed.loss([template.replace("{}", names[i]) for template in wrapper.templates])
+                prompts = [template.replace("{}", names[i]) for template in wrapper.templates]
+                losses[names[i]] = fixed.mean(partial(word_loss, model), prompts, wrapper.batch_size)
         if (found := min(losses, key=losses.__getitem__)) == best:
             break
         best = found
     return sorted(losses.items(), key=lambda item: item[1])
 
 
-def first_order_changes(fixed: FixedSet, words: dict[str, int], start: str | None) -> Tensor:
+def first_order_changes(
+    model: StableDiffusion, fixed: FixedSet, words: dict[str, int], templates: Sequence[str], start: str | None
+) -> Tensor:
     """What each word would change the fixed loss by, to first order, (words,) float32.
 
     Args:
         words: and their token ids.
+        templates: prompts with `{}` where the word goes.
         start: the word that stands there; None: the mean of all.
     """
-    wrapper, model = fixed.wrapper, fixed.wrapper.model
-    embedding, word = model.text_encoder.get_input_embeddings(), start or next(iter(words))
-    vocabulary = embedding.weight[list(words.values())].float()  # v d
-    here = vocabulary.mean(dim=0) if start is None else embedding.weight[words[start]].float()
-    place = NewRows(embedding, words[word], words[word] + 1)  # in which `here` stands for a while
-    try:
-        with torch.no_grad():
-            place.values.copy_(here[None])
-        prompts = [template.replace("{}", word) for template in wrapper.templates]
-        for _, loss in fixed.each(prompts, 1):
-            (loss / len(fixed.latents)).backward()
-        gradient = torch.zeros_like(here) if place.gradient is None else place.gradient[0]
-        return (vocabulary - here) @ add_up(gradient)
-    finally:
-        place.detach()
+    weight, name = model.text_encoder.get_input_embeddings().weight, start or next(iter(words))
+    vocabulary = weight[list(words.values())].float()  # v d
+    here = vocabulary.mean(dim=0) if start is None else weight[words[start]].float()
+    word = Word(here[None], words[name])  # `here` stands in the place of a known word for a while
+    with word.inside(model):
+        for _, batch in fixed.batches([template.replace("{}", name) for template in templates], 1):
+            (word_loss(model, batch) / len(fixed)).backward()
+    gradient = torch.zeros_like(here) if word.values.grad is None else word.values.grad[0]
+    return (vocabulary - here) @ add_up(gradient)

@@ -1,4 +1,4 @@
-"""Words to and from files: diffusers' formats and AUTOMATIC1111's; and those that are still being learned."""
+"""Words to and from files: diffusers' formats and AUTOMATIC1111's."""
 
 from __future__ import annotations
 
@@ -11,24 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minti.checkpoints.run_state import write_run_state
 from minti.checkpoints.weights import read_pickle, read_tensors
-from minti.learning.settings import TrainingWrapper
 from minti.machine.files import replacing
 from minti.machine.messages import shortened
 from minti.model import StableDiffusion
-from minti.text import add_tokens, placeholder_tokens, tried_tokens
-
-
-def save_embeddings(wrapper: TrainingWrapper, path: str | os.PathLike[str]) -> None:
-    """Writes the learned rows to a safetensors file that diffusers' `load_textual_inversion` reads; atomic.
-
-    The file holds one tensor, (num_vectors, d) float32, under the placeholder's name.
-
-    Raises:
-        ValueError, OSError: as `write_embeddings`.
-    """
-    write_embeddings(path, {wrapper.config.placeholder_token: wrapper.rows.values})
+from minti.text import placeholder_tokens, tried_word
 
 
 def write_embeddings(path: str | os.PathLike[str], words: dict[str, Tensor]) -> None:
@@ -128,23 +115,11 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeh
         if not rows.to(weight).isfinite().all():
             raise ValueError(f"{path}: {shortened(token)} has numbers too large for this model's {weight.dtype}")
         try:
-            tried_tokens(model.tokenizer, tokens[token])
+            tried_word(model.tokenizer, token, len(rows))
         except ValueError as error:
             raise ValueError(f"{path}: {error}, under which to load it") from None
     if len({part.lower() for parts in tokens.values() for part in parts}) < sum(map(len, tokens.values())):
         raise ValueError(f"{path} holds words that are the same but for their case: {shortened(', '.join(embeddings))}")
     for token, rows in embeddings.items():
-        add_tokens(model.tokenizer, model.text_encoder, tokens[token], rows)
+        model.add_word(token, rows)
     return list(embeddings)
-
-
-def save_checkpoint(wrapper: TrainingWrapper, folder: str | os.PathLike[str], keep: int = 3) -> Path:
-    """Writes the state after the last step of `textual_inversion`, within the loop or after it; keeps the newest few.
-
-    Raises:
-        ValueError: no run has begun, or it ended in the middle of a step.
-        OSError: it cannot be written; older ones are as they were.
-    """
-    if wrapper.run is None:
-        raise ValueError("there is nothing to save yet: take a step of minti.textual_inversion first")
-    return write_run_state(folder, wrapper.run.state(), keep)

@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from minti.learning.pictures import Concept
-from minti.learning.progress import FixedSet
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
+from minti.learning.textual_inversion import word_loss
+from minti.learning.watching import FixedSet
 from minti.machine.processes import add_up
 from minti.model import StableDiffusion
-from minti.text import add_tokens, placeholder_tokens
 
 MOST = 4
 SIZE = 128  # pictures that decide; other draws than those by which a run chooses its best rows
@@ -100,8 +100,8 @@ class Growing:
             self.model.tokenizer = copy.deepcopy(self._tokenizer)
             wrapper = TrainingWrapper(self.model, replace(self.config, num_vectors=count))
             yield wrapper
-            fixed = fixed or self._fixed_set(wrapper)
-            losses = losses_of(fixed, wrapper.prompts)
+            fixed = fixed or self._fixed_set()
+            losses = losses_of(self.model, fixed, wrapper.prompts)
             gain, error = paired(before, losses)
             kept = before is None or gain > 2 * error
             self.decisions.append(Decision(count, losses.mean().item(), gain, error, kept))
@@ -112,9 +112,9 @@ class Growing:
             self.best, before, rows = wrapper, losses, learned
         self._remember(rows)
 
-    def _fixed_set(self, wrapper: TrainingWrapper) -> FixedSet:
+    def _fixed_set(self) -> FixedSet:
         concept = Concept(self.model, self.images, self.config.horizontal_flip)
-        return FixedSet(wrapper, concept, self.size, torch.Generator().manual_seed(self.config.seed + 1))
+        return FixedSet(concept, self.size, torch.Generator().manual_seed(self.config.seed + 2))
 
     def _forget(self, count: int) -> None:
         """Takes the word's `count` rows out of the vocabulary.
@@ -129,20 +129,20 @@ class Growing:
                 f"{self.config.placeholder_token} grows"
             )
         self.model.text_encoder.resize_token_embeddings(self._known, mean_resizing=False)
+        del self.model.words[self.config.placeholder_token]
 
     def _remember(self, rows: Tensor) -> None:
         """Puts the word back with the rows that were kept, (k, d)."""
-        tokens = placeholder_tokens(self.config.placeholder_token, len(rows))
         self.best.tokenizer = self.model.tokenizer = self._tokenizer
-        add_tokens(self.model.tokenizer, self.model.text_encoder, tokens, rows)
+        self.model.add_word(self.config.placeholder_token, rows)
 
 
 @torch.no_grad()
-def losses_of(fixed: FixedSet, prompts: Sequence[str]) -> Tensor:
+def losses_of(model: StableDiffusion, fixed: FixedSet, prompts: Sequence[str]) -> Tensor:
     """The loss of every picture of a fixed set by itself, (n,) float32; the same in every process."""
-    losses = torch.zeros(len(fixed.latents), device=fixed.latents.device)
-    for place, loss in fixed.each(prompts, 1):
-        losses[place] = loss
+    losses = torch.zeros(len(fixed), device=fixed.latents.device)
+    for place, batch in fixed.batches(prompts, 1):
+        losses[place] = word_loss(model, batch)
     return add_up(losses)
 
 

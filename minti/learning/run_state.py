@@ -26,6 +26,7 @@ from minti.machine.configs import fits
 from minti.machine.files import replacing
 from minti.machine.messages import shortened, shown
 
+FORMAT = 2
 DAMAGE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 NAME = re.compile(r"step-(\d+)\.safetensors")
 
@@ -36,7 +37,7 @@ class RunState:
 
     Attributes:
         step: how many steps have been taken.
-        tensors: small ones, some tens of kilobytes in all.
+        tensors: for a word some tens of kilobytes in all.
         facts: what JSON can hold.
     """
 
@@ -59,13 +60,13 @@ class RunState:
                 f"the checkpoint is of another run: {'; '.join(differences)}. Go on with the same, or begin anew"
             )
 
-    def check(self, names: Sequence[str], shape: torch.Size) -> None:
-        """Looks whether some tensors are there, of a shape, and finite.
+    def check(self, shapes: Mapping[str, torch.Size]) -> None:
+        """Looks whether some tensors are there, of these shapes, and finite.
 
         Raises:
             KeyError, RuntimeError: they are not; names the first.
         """
-        for name in names:
+        for name, shape in shapes.items():
             if self.tensors[name].shape != shape or not self.tensors[name].isfinite().all():
                 raise RuntimeError(f"{name} is not {tuple(shape)} finite numbers")
 
@@ -76,7 +77,7 @@ class RunState:
             KeyError, RuntimeError: they have not; names the first.
         """
         for name, value in own.items():
-            if name != "identity" and not _alike(self.facts[name], value):
+            if name not in ("identity", "format") and not _alike(self.facts[name], value):
                 raise RuntimeError(f"{name} is {shown(self.facts[name])}")
 
     @contextmanager
@@ -99,7 +100,7 @@ def write_run_state(folder: str | os.PathLike[str], state: RunState, keep: int =
     with replacing(path) as temporary:
         # clone: safetensors writes no views
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.tensors.items()}
-        facts = json.dumps({"step": state.step, **state.facts})
+        facts = json.dumps({"step": state.step, "format": FORMAT, **state.facts})
         save_file(tensors, temporary, {"facts": facts, "sha256": checksum(tensors, facts)})
     for old in _newest_first(path.parent)[keep:]:
         old.unlink(missing_ok=True)
@@ -112,14 +113,18 @@ def read_run_state(folder: str | os.PathLike[str]) -> RunState | None:
     Warns of newer ones that are damaged.
 
     Raises:
-        ValueError: there are files, but all are damaged.
+        ValueError: there are files, but all are damaged, or the newest is of another version of minti.
     """
     paths = _newest_first(Path(folder))
     for path in paths:
         try:
-            return _read(path)
+            state = _read(path)
         except DAMAGE as error:
             warnings.warn(f"{path} is damaged ({error}); looking for an older one", stacklevel=2)
+            continue
+        if state.facts.get("format") != FORMAT:
+            raise ValueError(f"{path} was written by another version of minti; go on with that one, or begin anew")
+        return state
     if paths:
         raise ValueError(f"{folder}: every checkpoint in it is damaged; remove them, and begin anew")
     return None

@@ -1,0 +1,57 @@
+"""Training that could only waste time ends at once, and says why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MAX_LOSSES = 20  # of steps in float16, which begins with a scale of 2^16 and halves it with each
+
+
+class TrainingError(RuntimeError):
+    """Training would go on but learn nothing."""
+
+
+def check_step(
+    name: str, number: int, loss: float, norm: float, batches: Sequence[object], scaler: torch.amp.GradScaler
+) -> None:
+    """Looks at a step before it is taken.
+
+    In float16 a step that overflows is lost and halves the scale; an error it is only where that does not help.
+
+    Args:
+        name: of what learns.
+        number: of the step.
+        norm: of the gradient.
+        batches: what was learned from.
+
+    Raises:
+        TrainingError: the loss or the gradient is not finite, or there is no gradient.
+    """
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    if not finite and not (scaler.is_enabled() and scaler.get_scale() > 2.0 ** (16 - MAX_LOSSES)):
+        what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        seen = ", ".join(map(str, batches))
+        raise TrainingError(f"{what} at step {number}, of {seen}; try a lower learning rate or float32")
+    if norm == 0:
+        raise TrainingError(f"{name} receives no gradient at step {number}: nothing leads from it to the loss")
+
+
+def check_values(name: str, steps: int, values: dict[str, Tensor], first: dict[str, Tensor]) -> None:
+    """Looks at what so many steps have made of the values that were there at first.
+
+    Raises:
+        TrainingError: they are not finite, or have not moved in five steps.
+    """
+    if not is_finite(values):
+        raise TrainingError(f"{name} is not finite after {steps} steps; try a lower learning rate")
+    if steps == 5 and all(torch.equal(value, first[key]) for key, value in values.items()):
+        raise TrainingError(f"after {steps} steps {name} has not moved; try a higher learning rate")
+
+
+def is_finite(values: dict[str, Tensor]) -> bool:
+    """Whether all numbers are finite."""
+    return all(value.isfinite().all().item() for value in values.values())

@@ -1,0 +1,135 @@
+"""What a run leaves in files: the word, and all that is needed to go on as if it had never been interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minti.learning.loop import Loop
+from minti.learning.run_state import RunState, write_run_state
+from minti.learning.settings import TrainingWrapper
+from minti.machine.messages import shown
+from minti.machine.processes import world_size
+from minti.words.files import write_embeddings
+
+ADAM = ("exp_avg", "exp_avg_sq")
+MAY_DIFFER = ("steps", "max_steps")  # a run may be made longer
+
+
+def save_embeddings(wrapper: TrainingWrapper, path: str | os.PathLike[str]) -> None:
+    """Writes the learned rows to a safetensors file that diffusers' `load_textual_inversion` reads; atomic.
+
+    The file holds one tensor, (num_vectors, d) float32, under the placeholder's name.
+
+    Raises:
+        ValueError, OSError: as `write_embeddings`.
+    """
+    write_embeddings(path, {wrapper.config.placeholder_token: wrapper.rows.values})
+
+
+def save_checkpoint(wrapper: TrainingWrapper, folder: str | os.PathLike[str], keep: int = 3) -> Path:
+    """Writes the state after the last step of `textual_inversion`, within the loop or after it; keeps the newest few.
+
+    Raises:
+        ValueError: no run has begun, or it ended in the middle of a step.
+        OSError: it cannot be written; older ones are as they were.
+    """
+    return write_run_state(folder, run_state(wrapper), keep)
+
+
+def identity(wrapper: TrainingWrapper) -> dict[str, Any]:
+    """What must be the same for a run to go on: settings, model, pictures, optimizer, how many processes."""
+    model, concept = wrapper.model, wrapper.run.fixed.concept
+    pictures = hashlib.sha256(concept.mean.float().cpu().numpy().tobytes()).hexdigest()[:16]
+    return asdict(wrapper.config) | {
+        "learning_rate": wrapper.learning_rate,
+        "batch_size": wrapper.batch_size,
+        "templates": list(wrapper.templates),
+        "model": model.fingerprint,
+        "dtype": str(model.dtype),
+        "pictures": pictures,
+        "optimizer": type(wrapper.run.loop.optimizer).__name__,
+        "processes": world_size(),
+    }
+
+
+def run_state(wrapper: TrainingWrapper) -> RunState:
+    """A copy of all that changes: part, optimizer, generator, scaler, how many steps, and what the watcher has seen.
+
+    Raises:
+        ValueError: no run has begun, or an error or Ctrl-C has ended it within a step.
+    """
+    run = wrapper.run
+    if run is None:
+        raise ValueError("there is nothing to save yet: take a step of minti.textual_inversion first")
+    loop, part = run.loop, run.loop.part
+    if run.number != loop.number:
+        raise ValueError(f"the run ended in the middle of step {loop.number}; go on with the checkpoint before")
+    tensors: dict[str, Tensor] = {"generator": loop.generator.get_state()}
+    for kind, values in (("part", run.last or part.state_dict()), ("best", run.best)):
+        tensors |= {f"{kind}.{name}": value for name, value in values.items()}
+    for number, values in loop.optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            tensors[f"optimizer.{number}.{name}"] = value[part.place] if value.ndim else value
+    facts = {
+        "identity": identity(wrapper),
+        "loop": {"taken": loop.taken, "scaler": loop.scaler.state_dict()},
+        "watcher": {"losses": run.losses, "empty_loss": run.empty_loss, "best_step": run.best_step},
+    }
+    return RunState(loop.number, {name: tensor.detach().clone() for name, tensor in tensors.items()}, facts)
+
+
+def restore(wrapper: TrainingWrapper, state: RunState) -> None:
+    """Goes on where the state was taken.
+
+    Raises:
+        ValueError: it is of another run, or does not fit one; names every difference.
+    """
+    run, loop, part = wrapper.run, wrapper.run.loop, wrapper.run.loop.part
+    with state.reading():
+        state.compare(identity(wrapper), MAY_DIFFER)
+        if state.step > loop.steps:
+            raise ValueError(f"the checkpoint is of step {state.step}, beyond the {loop.steps} wanted")
+        state.check_facts(run_state(wrapper).facts)
+        own, taken, watcher = part.state_dict(), state.facts["loop"]["taken"], state.facts["watcher"]
+        state.check({f"{kind}.{name}": value.shape for kind in ("part", "best") for name, value in own.items()})
+        optimizer = optimizer_state(state, loop, taken)
+        loop.generator.set_state(state.tensors["generator"])
+        loop.optimizer.load_state_dict(loop.optimizer.state_dict() | {"state": optimizer})
+        if loop.scaler.is_enabled():
+            loop.scaler.load_state_dict(state.facts["loop"]["scaler"])
+        loop.number, loop.taken, run.number = state.step, taken, state.step
+        run.losses, run.empty_loss, run.best_step = watcher["losses"], watcher["empty_loss"], watcher["best_step"]
+        run.best = {name: state.tensors[f"best.{name}"].to(value) for name, value in own.items()}
+        part.load_state_dict({name: state.tensors[f"part.{name}"] for name in own})
+        part.settle(loop.model)
+
+
+def optimizer_state(state: RunState, loop: Loop, taken: int) -> dict[int, dict[str, Tensor]]:
+    """What the optimizer keeps of each parameter after so many steps; what is not the part's does not matter.
+
+    Raises:
+        KeyError, RuntimeError: AdamW's is not there, or does not fit.
+    """
+    found: dict[int, dict[str, Tensor]] = {}
+    for name in (name for name in state.tensors if name.startswith("optimizer.")):
+        _, number, key = name.split(".")
+        found.setdefault(int(number), {})[key] = state.tensors[name]
+    for number, parameter in enumerate(loop.part.trained()):
+        values = found.get(number, {})
+        if isinstance(loop.optimizer, torch.optim.AdamW) and (taken > 0 or values):
+            state.check({f"optimizer.{number}.{name}": parameter[loop.part.place].shape for name in ADAM})
+            count = state.tensors[f"optimizer.{number}.step"]
+            if not torch.equal(count, torch.tensor(float(taken))):
+                raise RuntimeError(f"the optimizer has taken {shown(count)} of {taken} steps")
+        for key, value in values.items():
+            if value.ndim:
+                values[key] = torch.zeros_like(parameter)
+                values[key][loop.part.place] = value
+    return found

@@ -1,0 +1,52 @@
+"""Training prompts: the lists of "An Image is Worth One Word" (arXiv 2208.01618) and its authors' code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from minti.machine.messages import quoted
+from minti.text import check_text
+
+
+def _templates(listed: str) -> tuple[str, ...]:
+    return tuple(" ".join(template.split()) for template in listed.split(";"))
+
+
+OBJECT_TEMPLATES = _templates("""
+    a photo of a {}; a rendering of a {}; a cropped photo of the {}; the photo of a {}; a photo of a clean {}; a photo
+    of a dirty {}; a dark photo of the {}; a photo of my {}; a photo of the cool {}; a close-up photo of a {}; a bright
+    photo of the {}; a cropped photo of a {}; a photo of the {}; a good photo of the {}; a photo of one {}; a close-up
+    photo of the {}; a rendition of the {}; a photo of the clean {}; a rendition of a {}; a photo of a nice {}; a good
+    photo of a {}; a photo of the nice {}; a photo of the small {}; a photo of the weird {}; a photo of the large {}; a
+    photo of a cool {}; a photo of a small {}
+""")
+STYLE_TEMPLATES = _templates("""
+    a painting in the style of {}; a rendering in the style of {}; a cropped painting in the style of {}; the painting
+    in the style of {}; a clean painting in the style of {}; a dirty painting in the style of {}; a dark painting in the
+    style of {}; a picture in the style of {}; a cool painting in the style of {}; a close-up painting in the style of
+    {}; a bright painting in the style of {}; a cropped painting in the style of {}; a good painting in the style of {};
+    a close-up painting in the style of {}; a rendition in the style of {}; a nice painting in the style of {}; a small
+    painting in the style of {}; a weird painting in the style of {}; a large painting in the style of {}
+""")
+TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
+
+
+def check_templates(templates: str | Sequence[str]) -> None:
+    """Refuses what are no training prompts.
+
+    Args:
+        templates: a name of `TEMPLATES`, or prompts.
+
+    Raises:
+        ValueError: an unknown name, no prompt, or one without `{}`; names it.
+    """
+    if isinstance(templates, str):
+        if templates not in TEMPLATES:
+            raise ValueError(f"unknown templates {quoted(templates)}; expected one of {', '.join(TEMPLATES)}")
+        return
+    if not templates:
+        raise ValueError("templates is empty; give at least one, such as 'a photo of a {}'")
+    for template in templates:
+        check_text(template, "template")
+        if "{}" not in template:
+            raise ValueError(f"template {quoted(template)} has no {{}}; write {{}} where the new word goes")
