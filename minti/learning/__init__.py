@@ -1,6 +1,7 @@
-"""Textual inversion: a new word from a few pictures (exercise E4, `000`; lecture notes `002`, chapter 16).
+"""How something is learned, beside a frozen model (exercise E4, `000`; lecture notes `002`, chapter 16).
 
-Read `loss` (task 1), `preparation` and `rows` (task 2), `textual_inversion` (task 3a, the loop); then what stands
-round the loop: `pictures` to learn from, `progress` and when to stop, float16's `precision`, and the `run` as a whole,
-which can be saved and go on. `settings` is what can be chosen.
+Read `textual_inversion`, task by task of the exercise, then the `loop` and the `pictures` it draws from. What goes
+round them: `settings` is what can be chosen, `preparation` and `checks` refuse what would learn nothing, `watching`
+tells how good it is and when to stop; `saving` puts a run into files, and `run_state` reads them. `choosing` finds the
+word to begin with, `growing` how many rows a word needs.
 """

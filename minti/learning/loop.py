@@ -1,7 +1,6 @@
-"""The loop: a part beside a frozen model goes down the gradient of a loss.
+"""The loop: a part beside a frozen model goes down the gradient of a loss. It knows no words and no pictures.
 
-It knows no words and no pictures: what learns is the `part`, what it learns from comes from `draw`, and what it learns
-to do is the `loss`. What watches goes round it (`watching`).
+What learns is the `part`, what it learns from comes from `draw`. What watches goes round it (`watching`).
 """
 
 from __future__ import annotations
@@ -33,13 +32,11 @@ class Loop:
     """Iterating takes steps, up to `steps` in all, and yields after each; only meanwhile is the part inside the model.
 
     Attributes:
-        draw: makes a batch; all that is random in a step is drawn here.
-        loss: of the model and a batch, () float32.
+        draw, loss: a batch, with all that is random in a step; and what is to fall, of model and batch, () float32.
         rate: what the learning rate is multiplied by, of the steps taken so far.
         accumulation: batches per step, and per process where several share the work.
         max_norm: a longer gradient is cut back to this length.
-        number: of the step that is under way or was the last, from 1.
-        taken: how many steps were not lost.
+        number, taken: of the step that is under way or was the last, from 1; how many of them were not lost.
     """
 
     model: StableDiffusion
@@ -56,7 +53,7 @@ class Loop:
     taken: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        # In float16 small gradients would vanish, and the loss is scaled up (`003`, 28); otherwise nothing is done.
+        # In float16 small gradients would vanish, and the loss is scaled up (`003`, 28); otherwise this does nothing.
         self.scaler = torch.amp.GradScaler(self.model.device.type, enabled=self.model.dtype == torch.float16)
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -70,9 +67,9 @@ class Loop:
 
     def step(self) -> Step:
         """Forward and backward for every batch; clip; a step of the optimizer."""
-        self.optimizer.zero_grad(set_to_none=True)
         batches = [self.draw(self.generator) for _ in range(self.accumulation * world_size())]
-        loss = self.accumulate(batches)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.backward(batches)
         self.scaler.unscale_(self.optimizer)
         norm = clip(self.part.gradients(), self.max_norm)
         check_step(self.part.name, self.number, loss, norm, batches, self.scaler)
@@ -85,8 +82,8 @@ class Loop:
         self.taken += not lost
         return Step(loss, self.optimizer.param_groups[0]["lr"], math.nan if lost else norm)
 
-    def accumulate(self, batches: list[Any]) -> float:
-        """Adds up the gradients of all batches, of which each process has its share; their mean loss."""
+    def backward(self, batches: list[Any]) -> float:
+        """Adds up the gradients of all batches, of which every process does its share; the mean loss."""
         total = torch.zeros((), device=self.model.device)
         for batch in batches[rank() :: world_size()]:
             loss = self.loss(self.model, batch)

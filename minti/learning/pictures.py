@@ -14,6 +14,8 @@ from minti.machine.noise import randn
 from minti.model import StableDiffusion
 from minti.networks.vae import DiagonalGaussian
 
+Images = Sequence[Image.Image] | Tensor  # of any size, or pixels (n, 3, H, W) in [-1, 1]
+
 
 class Batch(NamedTuple):
     """What a forward pass learns from: latents and noise (b, c, h, w), timesteps (b,), prompts; pictures' numbers."""
@@ -25,26 +27,18 @@ class Batch(NamedTuple):
     numbers: list[int]
 
     def __str__(self) -> str:
-        pairs = zip(self.numbers, self.timesteps.tolist())
-        return ", ".join(f"picture {number} at timestep {t}" for number, t in pairs)
+        return ", ".join(f"picture {i} at timestep {t}" for i, t in zip(self.numbers, self.timesteps.tolist()))
 
 
 class Concept:
-    """What the VAE's encoder says of each picture, and of its mirror image.
-
-    Args:
-        images: pictures of any size, or pixels (n, 3, H, W) in [-1, 1].
-        flip: whether to add the mirror images.
-
-    Attributes:
-        mean, logvar: (n, c, h, w), of the unscaled latents.
+    """What the VAE's encoder says of each picture, and with `flip` of its mirror image: mean and logvar, (n, c, h, w).
 
     Raises:
         ValueError: there are no pictures.
     """
 
     @torch.no_grad()
-    def __init__(self, model: StableDiffusion, images: Sequence[Image.Image] | Tensor, flip: bool = False):
+    def __init__(self, model: StableDiffusion, images: Images, flip: bool = False):
         if len(images) == 0:
             raise ValueError("there are no pictures to learn from")
         if not isinstance(images, Tensor):

@@ -40,15 +40,26 @@ def check_wrapper(wrapper: TrainingWrapper) -> None:
             )
 
 
-def limit_rows(wrapper: TrainingWrapper, part: Word | RestoredMatrix, optimizer: torch.optim.Optimizer) -> None:
-    """After every step, cuts rows back that are longer than the config allows."""
-    if wrapper.config.max_row_norm is None:
-        return
-    longest = wrapper.config.max_row_norm * wrapper.vocabulary_norm
+def part_that_learns(wrapper: TrainingWrapper) -> Word | RestoredMatrix:
+    """The word's rows, which the model has got by now: alone, or as E4 has it (`row_update`)."""
+    embedding, ids = wrapper.text_encoder.get_input_embeddings(), wrapper.placeholder_ids
+    if wrapper.config.row_update == "new_rows":
+        part = Word(embedding.weight[ids], ids[0])
+    else:
+        part = RestoredMatrix(embedding, ids[0], len(ids))
+    part.name = f"the word {wrapper.config.placeholder_token}"
+    return part
+
+
+def follow(wrapper: TrainingWrapper, part: Word | RestoredMatrix, optimizer: torch.optim.Optimizer) -> None:
+    """After every step, cuts back rows that are longer than the config allows, and puts the model in order."""
 
     @torch.no_grad()
     def cut_back(*_: object) -> None:
         lengths = part.values.norm(dim=1, keepdim=True)  # k 1
         part.values.mul_((longest / lengths).clamp(max=1))
 
-    optimizer.register_step_post_hook(cut_back)
+    if wrapper.config.max_row_norm is not None:
+        longest = wrapper.config.max_row_norm * wrapper.vocabulary_norm
+        optimizer.register_step_post_hook(cut_back)
+    part.follow(optimizer, wrapper.model)

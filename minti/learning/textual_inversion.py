@@ -5,24 +5,23 @@ v* = argmin_v  E[ || epsilon - epsilon_theta(z_t, t, c(template with v)) ||^2 ] 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
+from torch.optim import AdamW, Optimizer
 
 from minti.learning.loop import Loop
-from minti.learning.pictures import Batch, Concept
-from minti.learning.preparation import check_wrapper, limit_rows
+from minti.learning.pictures import Batch, Concept, Images
+from minti.learning.preparation import check_wrapper, follow, part_that_learns
 from minti.learning.run_state import RunState
 from minti.learning.saving import restore
 from minti.learning.settings import TrainingWrapper
 from minti.learning.watching import FixedSet, TrainingState, Watched
 from minti.machine.noise import Generators, randn
 from minti.model import StableDiffusion
-from minti.parts.restored_matrix import RestoredMatrix
-from minti.parts.word import Word
 from minti.words.beginning import initial_rows
 
 
@@ -34,17 +33,13 @@ def diffusion_loss(
     noise: Tensor | None = None,
     generator: Generators = None,
 ) -> Tensor:
-    """Task 1: how well the UNet tells the noise from the picture (DDPM, eq. 14; `002`, 4.3; `003`, 26).
+    """Task 1: the mean squared error of the UNet's answer, () float32 (DDPM, eq. 14; `002`, 4.3; `003`, 26).
 
     Args:
         wrapper: whatever has a `unet` and a `scheduler`.
-        latents: (b, c, h, w), clean and already scaled.
+        latents, noise: (b, c, h, w), clean and already scaled; standard normal, drawn from `generator` when absent.
         timestep_idx: (b,), in [0, num_train_timesteps).
         embeddings: (b, m, d), the encoded prompts; E4's name for the context.
-        noise: (b, c, h, w); drawn from `generator` when absent.
-
-    Returns:
-        The mean squared error, () float32.
     """
     if noise is None:
         noise = randn(latents.shape, generator, latents.device, latents.dtype)
@@ -54,10 +49,10 @@ def diffusion_loss(
     return F.mse_loss(prediction.float(), target.float())
 
 
-def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optimizer:
+def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> Optimizer:
     """Task 2: freezes the networks, adds the placeholder's tokens, and makes their rows, nothing else, trainable.
 
-    The rows are inside the model from now on; `textual_inversion` takes them out again, or `wrapper.leave()`.
+    The rows are inside the model until `wrapper.leave()`, or until `textual_inversion` begins.
 
     Raises:
         ValueError: the placeholder is a word already, the initializer is neither a single token nor a phrase, a
@@ -65,31 +60,21 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> torch.optim.Optim
     """
     model, config = wrapper.model, wrapper.config
     check_wrapper(wrapper)
-    rows = initial_rows(
-        model, config.initializer_token, config.num_vectors, config.seed, wrapper.templates, config.placeholder_token
-    )
+    word, begin = config.placeholder_token, config.initializer_token
+    rows = initial_rows(model, begin, config.num_vectors, config.seed, wrapper.templates, word)  # k d
     model.freeze(checkpointing=config.gradient_checkpointing)
-    first, *_ = wrapper.placeholder_ids = model.add_word(config.placeholder_token, rows)
-    embedding = model.text_encoder.get_input_embeddings()
-    if config.row_update == "new_rows":
-        part = Word(embedding.weight[first:], first)
-    else:
-        part = RestoredMatrix(embedding, first, len(rows))
-    part.name = f"the word {config.placeholder_token}"
+    wrapper.placeholder_ids = model.add_word(word, rows)
 
-    optimizer = torch.optim.AdamW(part.trained(), lr=wrapper.learning_rate, weight_decay=config.weight_decay)
-    limit_rows(wrapper, part, optimizer)
-    part.follow(optimizer, model)
+    part = part_that_learns(wrapper)  # the rows alone, or the whole matrix, whose other rows are put back
+    optimizer = AdamW(part.trained(), lr=wrapper.learning_rate, weight_decay=config.weight_decay)
+    follow(wrapper, part, optimizer)
     wrapper.enter(part)
     assert set(model.trainable()) <= set(part.trained()), "more than the word is trainable"
     return optimizer
 
 
 def textual_inversion(
-    wrapper: TrainingWrapper,
-    images: Sequence[Image.Image] | Tensor,
-    optimizer: torch.optim.Optimizer | None = None,
-    checkpoint: RunState | None = None,
+    wrapper: TrainingWrapper, images: Images, optimizer: Optimizer | None = None, checkpoint: RunState | None = None
 ) -> Iterator[TrainingState]:
     """Task 3a: learns the word; a generator that yields after every optimizer step.
 
@@ -98,13 +83,11 @@ def textual_inversion(
     processes (`minti.machine.processes`) all call this alike, and end with the same rows.
 
     Args:
-        images: pictures of any size, or pixels (n, 3, H, W) in [-1, 1].
         optimizer: what `prepare_for_textual_inversion` returned; called here when absent.
         checkpoint: what `load_checkpoint` found of an interrupted run, which then goes on to the same end.
 
     Raises:
-        ValueError: no pictures, a checkpoint of another run, or as `prepare_for_textual_inversion`.
-        TrainingError: see `checks`.
+        ValueError, TrainingError: no pictures, a checkpoint of another run, or as task 2; see `checks`.
     """
     run = begin(wrapper, images, optimizer)
     if checkpoint is not None:
@@ -116,28 +99,16 @@ def textual_inversion(
             run.keep_best()
 
 
-def begin(
-    wrapper: TrainingWrapper,
-    images: Sequence[Image.Image] | Tensor,
-    optimizer: torch.optim.Optimizer | None = None,
-) -> Watched:
+def begin(wrapper: TrainingWrapper, images: Images, optimizer: Optimizer | None = None) -> Watched:
     """The run of `textual_inversion`, before its first step: a loop, and a fixed set to watch it by."""
     model, config, size = wrapper.model, wrapper.config, wrapper.batch_size
     concept = Concept(model, images, config.horizontal_flip)
     optimizer = optimizer or prepare_for_textual_inversion(wrapper)
     wrapper.leave()  # from now on the rows are inside during a step only
-    loop = Loop(
-        model,
-        part=wrapper.rows,
-        draw=lambda generator: concept.batch(size, wrapper.prompts, generator),
-        loss=word_loss,
-        optimizer=optimizer,
-        generator=torch.Generator().manual_seed(config.seed),
-        steps=config.last_step,
-        rate=config.rate,
-        accumulation=config.gradient_accumulation,
-        max_norm=config.max_gradient_norm,
-    )
+    draw = partial(concept.batch, size, wrapper.prompts)
+    generator = torch.Generator().manual_seed(config.seed)
+    how = {"accumulation": config.gradient_accumulation, "max_norm": config.max_gradient_norm, "rate": config.rate}
+    loop = Loop(model, wrapper.rows, draw, word_loss, optimizer, config.last_step, generator, **how)
     fixed = FixedSet(concept, max(8, 2 * size), torch.Generator().manual_seed(config.seed + 1))
     wrapper.run = Watched(loop, fixed, wrapper.prompts, size, may_stop=config.steps is None)
     return wrapper.run

@@ -21,14 +21,10 @@ class Part(nn.Module):
     """Something of its own beside a model: a kind of part says in `hooks` how it goes inside.
 
     Several can be inside one model and leave in any order; each is inside one model at a time.
-
-    Attributes:
-        name: what to call it in a message.
-        place: where in its parameters its own numbers are: everywhere, unless they are the model's parameters.
     """
 
-    name: str = "the part"
-    place: slice | EllipsisType = ...
+    name = "the part"  # in messages
+    place: slice | EllipsisType = ...  # of its own numbers in its parameters, which may be the model's
     _is_inside = False
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
@@ -37,11 +33,7 @@ class Part(nn.Module):
 
     @contextmanager
     def inside(self, model: StableDiffusion) -> Iterator[None]:
-        """A context in which the model has the part. A backward pass belongs inside: checkpointing runs layers anew.
-
-        Raises:
-            RuntimeError: it is inside a model already.
-        """
+        """A context in which the model has the part. A backward pass belongs inside: checkpointing runs layers anew."""
         if self._is_inside:
             raise RuntimeError(f"{self.name} is inside a model already; leave that first")
         with ExitStack() as stack:

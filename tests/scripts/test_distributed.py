@@ -80,14 +80,14 @@ def test_a_rank_that_dies_ends_the_run_and_the_word_is_whole(tmp_path):
     (tmp_path / "dying.py").write_text(
         "import os, sys, minti.learning.loop as training\n"
         f"sys.path.insert(0, {str(ROOT / 'examples')!r})\n"
-        "step = training.Loop.accumulate\n"
+        "step = training.Loop.backward\n"
         "calls = []\n"
         "def dying(*args):\n"
         "    calls.append(1)\n"
         "    if os.environ['RANK'] == '1' and len(calls) == 60:\n"
         "        os._exit(9)\n"
         "    return step(*args)\n"
-        "training.Loop.accumulate = dying\n"
+        "training.Loop.backward = dying\n"
         "import train\n"
         "train.run(train.main)\n"
     )
