@@ -98,7 +98,7 @@ def measure(rows: Sequence[Row], clip: Clip | None, toybox: Any) -> None:
             text = clip.texts([clip_scores.without_words(row.template)])
             all_training = clip.images([picture for subject in row.subjects for picture in subject.pictures])
             row.obedience = clip_scores.obedience(drawn, initial, all_training, text)
-            row.sentence = clip_scores.sentence(row.likeness, row.obedience, row.subjects[0].initializer)
+            row.sentence = sentence(row.likeness, row.obedience, row.subjects[0].initializer)
         if toybox is not None and (judged := toybox.judge_row(row.pictures, row.prompt, row.subjects)):
             row.counts, row.sentence = judged
 
@@ -152,3 +152,33 @@ def cards(rows: Sequence[Row]) -> list[str]:
             )
         )
     return cards
+
+
+def sentence(likenesses: dict[str, Score], obeyed: Score, initializer: str) -> str:
+    """What the scores of a row say, in words.
+
+    Args:
+        likenesses: {word: its likeness}, one or two of them.
+        obeyed: its obedience.
+    """
+    parts = []
+    for word, score in likenesses.items():
+        where = score.position
+        if where is None:
+            parts.append(f"whether it is {word} cannot be told, for '{initializer}' is as like")
+        elif where >= 0.8:
+            parts.append(f"{word} is there")
+        elif where >= 0.35:
+            parts.append(f"{word} is partly there ({100 * where:.0f} % of the way)")
+        else:
+            parts.append(f"{word} is hardly there ({100 * max(0.0, where):.0f} % of the way)")
+    where = obeyed.position
+    if where is None:
+        parts.append("obedience cannot be told")
+    elif where >= 0.8:
+        parts.append(f"the prompt is obeyed as with '{initializer}'")
+    elif where >= 0.35:
+        parts.append(f"the prompt is obeyed in part ({100 * where:.0f} % of '{initializer}')")
+    else:
+        parts.append(f"the prompt is hardly obeyed ({100 * max(0.0, where):.0f} % of '{initializer}')")
+    return "; ".join(parts)

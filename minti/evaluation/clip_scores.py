@@ -110,33 +110,3 @@ def likeness(drawn: Tensor, initial: Tensor, training: Tensor) -> Score:
 def obedience(drawn: Tensor, initial: Tensor, training: Tensor, text: Tensor) -> Score:
     """Does it obey the rest? As `likeness`, with (1, d) of the prompt without the word."""
     return Score(*(mean_similarity(pictures, text) for pictures in (drawn, training, initial)))
-
-
-def sentence(likenesses: dict[str, Score], obeyed: Score, initializer: str) -> str:
-    """What the scores of a row say, in words.
-
-    Args:
-        likenesses: {word: its likeness}, one or two of them.
-        obeyed: its obedience.
-    """
-    parts = []
-    for word, score in likenesses.items():
-        where = score.position
-        if where is None:
-            parts.append(f"whether it is {word} cannot be told, for '{initializer}' is as like")
-        elif where >= 0.8:
-            parts.append(f"{word} is there")
-        elif where >= 0.35:
-            parts.append(f"{word} is partly there ({100 * where:.0f} % of the way)")
-        else:
-            parts.append(f"{word} is hardly there ({100 * max(0.0, where):.0f} % of the way)")
-    where = obeyed.position
-    if where is None:
-        parts.append("obedience cannot be told")
-    elif where >= 0.8:
-        parts.append(f"the prompt is obeyed as with '{initializer}'")
-    elif where >= 0.35:
-        parts.append(f"the prompt is obeyed in part ({100 * where:.0f} % of '{initializer}')")
-    else:
-        parts.append(f"the prompt is hardly obeyed ({100 * max(0.0, where):.0f} % of '{initializer}')")
-    return "; ".join(parts)

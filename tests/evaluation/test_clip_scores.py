@@ -1,5 +1,7 @@
 """Likeness and obedience, and CLIP behind them."""
 
+from support.rows import sentence
+
 import pytest
 import torch
 from PIL import Image
@@ -12,7 +14,6 @@ from minti.evaluation.clip_scores import (
     load_clip,
     mean_similarity,
     obedience,
-    sentence,
     without_words,
 )
 
