@@ -90,7 +90,7 @@ def test_a_run_that_stops_by_itself_stops_at_the_same_step(tiny_folder, tmp_path
     """Evaluated after every step, so that it levels off soon; at its last step there is nothing more to do."""
     monkeypatch.setattr(watching, "evaluation_interval", lambda *_: 1)
     options = {"steps": None, "max_steps": 40, "learning_rate": 0.3, "batch_size": 2}
-    states = interrupted_at_every_step(tiny_folder, tmp_path, options, (1, 11))
+    states = interrupted_at_every_step(tiny_folder, tmp_path, options, (1, 5))
     assert len(states) < 40
     again = wrapper(tiny_folder, **options)
     checkpoint = minti.load_checkpoint(tmp_path / str(len(states)))
