@@ -6,7 +6,7 @@ import torch
 from helpers import PROMPTS, SCHEDULER, seeded
 
 import minti
-from minti.diffusion.samplers import SAMPLERS, run_timesteps
+from minti.diffusion.samplers import SAMPLERS
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -16,7 +16,7 @@ def test_image_to_image_begins_where_the_strength_says(tiny, sampler):
     visited = lambda strength: [  # noqa: E731
         step.timestep for step in minti.sample_steps(tiny, "a cat", generator=seeded(), strength=strength, **options)
     ]
-    timesteps = run_timesteps(sampler, tiny.scheduler, 10)
+    timesteps = [stop.timestep for stop in SAMPLERS[sampler]().stops(tiny.scheduler, 10)[:-1]]
     assert visited(0.3) == timesteps[7:]
     assert visited(1.0) == timesteps
     little, much = (
