@@ -70,7 +70,10 @@ def parse() -> argparse.Namespace:
     for option in given:
         if OPTIONS[option] != args.sampler:
             parser.error(f"--{option} is an option of {OPTIONS[option]}, not of --sampler {args.sampler}")
-    args.sampler = SAMPLERS[args.sampler](**given)
+    try:
+        args.sampler = SAMPLERS[args.sampler](**given)
+    except ValueError as error:
+        parser.error(str(error))
     if args.strength is not None and not args.init_image:
         parser.error("--strength says how far to leave --init-image; give both")
     if args.strength is not None and not 0 < args.strength <= 1:

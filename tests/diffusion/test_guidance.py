@@ -8,6 +8,9 @@ from helpers import PROMPTS, seeded
 
 import minti
 from minti.diffusion.guidance import Counted, Pull, guided, refreshed
+from minti.diffusion.samplers import DDIM
+from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
+from minti.diffusion.steps import Run
 
 
 def test_evaluations_are_counted(tiny):
@@ -73,3 +76,37 @@ def test_what_is_kept_is_the_unconditional_prediction():
         uncond, cond = last + 3 * x, t + 5 * x
         assert torch.equal(predict(x, t), uncond + 2 * (cond - uncond))
     assert counted.evaluations == 5 + 2
+
+
+def test_a_classifier_s_gradient_is_guidance_too():
+    """On a mixture of Gaussians, from predict to predict: at scale 1 the exact conditional score, and its flow.
+
+    x_0 ~ sum_k w_k N(m_k, s_k^2)   =>   p_t(x, k) = w_k N(sqrt(a) m_k, a s_k^2 + 1 - a)
+    grad log p_t(x | k) = grad log p_t(x) + grad log p_t(k | x)   (arXiv 2105.05233, Algorithm 2)
+    """
+    scheduler = NoiseScheduler(SchedulerConfig(set_alpha_to_one=True))
+    w, m, s = (torch.tensor(v).double() for v in ([0.2, 0.5, 0.3], [-2.0, 0.5, 3.0], [0.3, 0.8, 0.4]))
+
+    def log_parts(x, t):  # of p_t(x, k), (..., k)
+        a = scheduler.alphas_cumprod[t].double()
+        return w.log() + torch.distributions.Normal(a.sqrt() * m, (a * s**2 + 1 - a).sqrt()).log_prob(x[..., None])
+
+    def gradient(function, x):
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(function(x).sum(), x)[0]
+
+    def towards(k, scale):
+        classifier = lambda x, t: gradient(lambda x: log_parts(x, t).log_softmax(-1)[..., k], x)  # noqa: E731
+        return lambda predict: lambda x, t: predict(x, t) + scheduler.noise_from_score(scale * classifier(x, t), t)
+
+    network = lambda x, t: scheduler.noise_from_score(gradient(lambda x: log_parts(x, t).logsumexp(-1), x), t)  # noqa: E731
+    start, stops = torch.randn(1, 1, 50, 1, generator=seeded()).double(), DDIM().stops(scheduler, 250)
+    for k in range(3):
+        predict = towards(k, 1.0)(network)
+        for t, (signal, noise) in stops[:-1:50]:
+            score = (signal * m[k] - start) / (signal**2 * s[k] ** 2 + noise**2)
+            torch.testing.assert_close(scheduler.score_from_noise(predict(start, t), t), score, rtol=1e-5, atol=1e-6)
+        *_, last = DDIM()(predict, Run(start, scheduler, stops))
+        a = scheduler.alphas_cumprod[stops[0].timestep].double()
+        expected = m[k] + s[k] * (start - a.sqrt() * m[k]) / (a * s[k] ** 2 + 1 - a).sqrt()
+        torch.testing.assert_close(last.latents, expected, rtol=0, atol=0.03)
