@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 import minti
+from minti.diffusion.guidance import unguided
 from minti.diffusion.scheduler import NoiseScheduler
 from minti.images import to_pil
 from minti.machine.files import replacing
@@ -39,8 +40,7 @@ def model_score(model: minti.StableDiffusion, prompt: str, t: int) -> Score:
     context = model.encode_prompt(prompt)
 
     def score(x: Tensor) -> Tensor:
-        timesteps = torch.full((len(x),), t, device=x.device)
-        output = model.unet(x, timesteps, context.expand(len(x), -1, -1))
+        output = unguided(model.unet, context.expand(len(x), -1, -1))(x, t)
         _, noise = model.scheduler.clean_and_noise(output, x, t)
         return model.scheduler.score_from_noise(noise, t)
 

@@ -10,9 +10,10 @@ torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 from __future__ import annotations
 
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
-from support.trajectory import Trajectory
+from support.strip import Trajectory
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from tqdm import tqdm
 
 import minti
 from minti.diffusion.samplers import SAMPLERS
+from minti.diffusion.scheduler import VARIANCES
+from minti.diffusion.steps import SampleStep
 from minti.editing import fit_mask, latent_mask, picture_latents
 from minti.images import grid, open_image, save_png
 from minti.machine import processes
 from minti.machine.files import replacing
-from minti.text_to_image import SampleStep
+
+OPTIONS = {field.name: name for name, sampler in SAMPLERS.items() for field in fields(sampler)}  # eta: "ddim", ...
 
 
 def parse() -> argparse.Namespace:
@@ -38,6 +42,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-images", type=whole(1), default=4, help="pictures per prompt")
     parser.add_argument("--steps", type=whole(1), default=50, help="denoising steps")
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
+    parser.add_argument("--eta", type=finite, help="of ddim: 0 is deterministic, 1 as noisy as ddpm; default: 0")
+    variance_help = "of ddpm: how much noise a step adds; default: posterior"
+    parser.add_argument("--variance", choices=VARIANCES, help=variance_help)
+    karras_help = "of dpm-solver++: stop at the levels of noise of arXiv 2206.00364"
+    parser.add_argument("--karras", action="store_const", const=True, help=karras_help)
     parser.add_argument("--negative-prompt", default="", help="what not to draw")
     parser.add_argument("--height", type=whole(1), help="in pixels; default: the model's own size")
     parser.add_argument("--width", type=whole(1))
@@ -57,6 +66,14 @@ def parse() -> argparse.Namespace:
     where_help = "of each --and in turn, a picture that is white where it counts; default: everywhere"
     several.add_argument("--where", type=Path, action="append", default=[], metavar="MASK", help=where_help)
     args = parser.parse_args()
+    given = {option: value for option in OPTIONS if (value := getattr(args, option)) is not None}
+    for option in given:
+        if OPTIONS[option] != args.sampler:
+            parser.error(f"--{option} is an option of {OPTIONS[option]}, not of --sampler {args.sampler}")
+    try:
+        args.sampler = SAMPLERS[args.sampler](**given)
+    except ValueError as error:
+        parser.error(str(error))
     if args.strength is not None and not args.init_image:
         parser.error("--strength says how far to leave --init-image; give both")
     if args.strength is not None and not 0 < args.strength <= 1:

@@ -1,14 +1,14 @@
 """From a picture: another beginning of the run, a part that is kept, and the path back to the picture's own noise.
 
-Each sampler of `minti.diffusion.samplers` leads from noise to a picture. `from_picture` turns it into one that begins
-with a given picture (SDEdit, arXiv 2108.01073). With a mask it draws inside it only, and keeps the picture outside
-(RePaint, arXiv 2201.09865, eq. 8; questions `003`, 16, whose mask is the other way round: there 1 keeps, here 1 draws).
+A run leads from noise to a picture. `from_picture` begins it with a given one (SDEdit, arXiv 2108.01073). With a mask
+it draws inside it only, and keeps the picture outside (RePaint, arXiv 2201.09865, eq. 8; questions `003`, 16, where the
+mask is the other way round: there 1 keeps, here 1 draws).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,64 +16,63 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from minti.diffusion.samplers import invert_ddim
-from minti.diffusion.scheduler import Level, NoiseScheduler
-from minti.diffusion.trajectory import Predict, Sampler, SamplerStep
+from minti.diffusion.guidance import unguided
+from minti.diffusion.samplers import DDIM
+from minti.diffusion.scheduler import Level
+from minti.diffusion.steps import Predict, Run, SampleStep
 from minti.images import to_pixels
-from minti.machine.noise import Generators
+from minti.machine.messages import shown
 from minti.model import StableDiffusion
 
 
 def from_picture(
-    sampler: Sampler, levels: Sequence[Level], init_latents: Tensor, strength: float = 0.8, mask: Tensor | None = None
-) -> Sampler:
-    """The sampler, begun late with a noised picture instead of early with noise alone.
+    run: Run, init_latents: Tensor | None = None, strength: float = 0.8, mask: Tensor | None = None
+) -> Run:
+    """The run, begun late with a noised picture instead of early with noise alone.
 
     Args:
-        levels: how much noise the run has at each of its timesteps; see `samplers.run_levels`.
-        init_latents: (b, c, h, w), scaled: the picture.
+        run: from its first stop, with standard normal noise, (b, c, h, w), as its latents.
+        init_latents: (b or 1, c, h, w), scaled: the picture; None leaves the run as it is.
         strength: in (0, 1], the share of the run that is left to do; 1 does all of it, and begins at pure noise.
-        mask: (b, 1, h, w), 1 where to draw and 0 where to keep the picture, which is noised to the level that each step
-            arrives at, and clean after the last; usually with strength 1.
+        mask: (b or 1, 1, h, w), 1 where to draw and 0 where to keep the picture, which is noised to the level that each
+            step arrives at, and clean after the last; usually with strength 1.
 
     Raises:
-        ValueError: a run of one step with a strength below 1.
+        ValueError: a strength out of range or below 1 in a run of one step, a mask without a picture, or other shapes.
     """
-    start = len(levels) - max(1, int(len(levels) * strength))
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength = {shown(strength)}; expected more than 0 and at most 1")
+    if init_latents is None:
+        if mask is not None:
+            raise ValueError("a mask says which part of init_latents to draw anew; give both")
+        return run
+    noise, steps = run.latents, len(run.stops) - 1
+    start = steps - max(1, int(steps * strength))
     if start == 0 and strength < 1:
         raise ValueError(f"a run of one step begins at pure noise; strength = {strength} needs two steps or more")
 
-    def run(
-        predict: Predict,
-        noise: Tensor,
-        scheduler: NoiseScheduler,
-        timesteps: list[int],
-        generator: Generators = None,
-        **options: Any,
-    ) -> Iterator[SamplerStep]:
-        latents = scheduler.add_noise(init_latents, noise, levels[start]) if start > 0 else noise
-        number = start  # of the step that is under way
-        if mask is None:
-            yield from sampler(predict, latents, scheduler, timesteps, generator, start=start, **options)
-            return
+    def known(level: Level) -> Tensor:
+        return run.scheduler.add_noise(picture, noise, level)
 
-        def keep(latents: Tensor, number: int) -> Tensor:
-            """The latents with their known part as it is at that step; behind the last: the clean picture."""
-            if number == start:  # what a run begins with: pure noise, or else the whole picture at that level
-                return latents
-            known = scheduler.add_noise(init_latents, noise, levels[number]) if number < len(levels) else init_latents
-            masked = mask * latents[: len(mask)] + (1 - mask) * known
-            return torch.cat([masked, latents[len(mask) :]])  # a shared unconditional picture comes last, and is free
+    picture = fitted(init_latents, noise.shape, "init_latents").to(noise)
+    run = replace(run, start=start, latents=known(run.stops[start].level) if start > 0 else noise)
+    if mask is None:
+        return run
+    mask = fitted(mask, noise[:, :1].shape, "mask").to(noise)
+    return replace(run, keep=lambda latents, level: mask * latents + (1 - mask) * known(level))
 
-        def predict_kept(latents: Tensor, t: int) -> tuple[Tensor, Tensor]:
-            # PNDM looks at the other end of its first step, too.
-            return predict(keep(latents, number if t == timesteps[number] else number + 1), t)
 
-        for step in sampler(predict_kept, latents, scheduler, timesteps, generator, start=start, **options):
-            number += 1
-            yield step._replace(latents=keep(step.latents, number))
+def fitted(tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
+    """The tensor in that shape; one for all pictures is repeated.
 
-    return run
+    Raises:
+        ValueError: it has another shape.
+    """
+    if tensor.ndim != len(shape) or tensor.shape[1:] != shape[1:] or len(tensor) not in (1, shape[0]):
+        raise ValueError(
+            f"{name} have shape {tuple(tensor.shape)}; expected {tuple(shape)}, or 1 in place of {shape[0]}"
+        )
+    return tensor.expand(shape)
 
 
 @torch.no_grad()
@@ -103,11 +102,27 @@ def fit_mask(mask: Image.Image, height: int, width: int) -> Image.Image:
     return ImageOps.fit(mask.convert("L"), (width, height)).point(lambda value: 255 * (value > 127))
 
 
+def invert_ddim(predict: Predict, run: Run) -> Iterator[SampleStep]:
+    """DDIM backwards in time, from a clean picture's latents to the noise that DDIM would draw it from.
+
+    The step from level s up to level t solves DDIM's update for x_t, with the prediction taken at x_s instead of x_t
+    (questions `003`, 33; arXiv 2105.05233, appendix F).
+
+    Args:
+        run: with the picture's latents; its stops are visited from the last to the first.
+    """
+    latents, scheduler = run.latents, run.scheduler
+    for t, level in reversed(run.stops[:-1]):
+        # The network is told the timestep it goes to; the latents are still at the level below.
+        below = scheduler.level(run.below(t))
+        clean, noise = scheduler.clean_and_noise(predict(latents, t), latents, below)
+        latents = scheduler.add_noise(clean, noise, level)
+        yield SampleStep(t, latents, clean)
+
+
 @torch.no_grad()
 def inverted_noise(model: StableDiffusion, init_latents: Tensor, prompts: str | list[str], steps: int = 50) -> Tensor:
     """The noise from which DDIM, with the same prompts and steps and without guidance, draws the pictures again.
-
-    DDIM inversion; questions `003`, 33.
 
     Args:
         init_latents: (b, c, h, w), scaled.
@@ -117,11 +132,6 @@ def inverted_noise(model: StableDiffusion, init_latents: Tensor, prompts: str | 
         (b, c, h, w), for the `latents` of `minti.sample`; another prompt then edits the picture along its own path.
     """
     context = model.encode_prompt(prompts).expand(len(init_latents), -1, -1)
-
-    def predict(latents: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        timesteps = torch.full((len(latents),), t, device=latents.device)
-        return model.scheduler.clean_and_noise(model.unet(latents, timesteps, context), latents, t)
-
-    for step in invert_ddim(predict, init_latents, model.scheduler, model.scheduler.timesteps(steps)):
-        latents = step.latents
-    return latents
+    run = Run(init_latents, model.scheduler, DDIM().stops(model.scheduler, steps))
+    *_, last = invert_ddim(unguided(model.unet, context), run)
+    return last.latents

@@ -3,196 +3,137 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from minti.diffusion.composition import ComposedPrediction, Pull
-from minti.diffusion.guidance import GuidedPrediction, shared_trajectory
-from minti.diffusion.samplers import SAMPLERS, run_levels, run_timesteps
-from minti.diffusion.scheduler import Level
-from minti.diffusion.trajectory import Sampler
-from minti.editing import from_picture
+from minti.diffusion.guidance import Counted, Pull, guided, refreshed, unconditional_counts, unguided, within
+from minti.diffusion.samplers import named
+from minti.diffusion.steps import Predict, Run, Sampler, SampleStep
+from minti.editing import fitted, from_picture
 from minti.images import to_pil
 from minti.machine.noise import Generators, randn
 from minti.model import StableDiffusion
 
 OUTPUTS = ("pil", "latents", "pixels")
-Also = Sequence[tuple[str, float] | tuple[str, float, Tensor | None]]  # (prompt, weight) or (prompt, weight, mask)
+Prompts = str | Sequence[str] | Tensor  # words, or contexts (b, n, d) as `StableDiffusion.encode_prompt` gives them
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class SampleStep(NamedTuple):
-    """The state of `sample_steps` after a step.
-
-    Attributes:
-        timestep: the timestep that was left.
-        latents: (b, c, h, w), scaled; (b, 4, 64, 64) in SD v1.4.
-        clean: (b, c, h, w), scaled: the clean latents predicted at `timestep`, good for a preview.
-        evaluations: how many pictures have gone through the UNet so far.
-    """
-
-    timestep: int
-    latents: Tensor
-    clean: Tensor
-    evaluations: int
+def no_grad_unless_asked(function: Function) -> Function:
+    """`torch.no_grad` for a function or a generator (whose caller it leaves alone), unless called with `gradient`."""
+    without = torch.no_grad()(function)
+    return wraps(function)(
+        lambda *args, **options: (function if options.get("gradient") else without)(*args, **options)
+    )
 
 
-@torch.no_grad()
+@no_grad_unless_asked
 def sample_steps(
     model: StableDiffusion,
-    prompts: str | Sequence[str],
-    negative_prompt: str | Sequence[str] = "",
+    prompts: Prompts,
+    negative_prompt: Prompts = "",
     num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
-    sampler: str = "ddpm",
+    guidance_scale: float | None = None,
+    sampler: str | Sampler = "ddpm",
     generator: Generators = None,
     latents: Tensor | None = None,
     height: int | None = None,
     width: int | None = None,
-    init_latents: Tensor | None = None,
-    strength: float = 0.8,
-    mask: Tensor | None = None,
-    refresh_every: int = 1,
+    *,
+    also: Sequence[tuple[Any, ...]] = (),
     guidance_interval: tuple[int, int] | None = None,
-    share_unconditional: bool = False,
-    also: Also = (),
-    **sampler_options: Any,
+    refresh_every: int = 1,
+    guidance: Callable[[Predict], Predict] = lambda predict: predict,
+    gradient: bool = False,
+    **picture: Any,
 ) -> Iterator[SampleStep]:
     """Yields every denoising step for a batch of prompts; never decodes.
 
     Args:
-        prompts: one picture for each.
+        prompts: one picture for each; words, or contexts (b, n, d).
         negative_prompt: one for all, or one for each prompt; what guidance pushes away from.
-        guidance_scale: 1 switches guidance off.
-        sampler: "ddpm", "ddim", "pndm" or "dpm-solver++".
-        generator: one draws as diffusers draws for the batch; a list holds one per picture, so that a picture does not
-            depend on its neighbours.
+        guidance_scale: 1 switches guidance off; None takes the model's own.
+        sampler: "ddpm", "ddim", "pndm" or "dpm-solver++"; or one of `diffusion.samplers`, made with options.
+        generator: one draws as diffusers draws for the batch; of a list each draws a picture of its own.
         latents: (b or 1, c, h, w) initial standard normal noise; drawn when absent.
         height, width: in pixels; the size of `init_latents`, or the model's own, when absent.
-        init_latents, strength, mask: a picture to begin from, (b or 1, c, h, w), how far to leave it, and which part of
-            it, (b or 1, 1, h, w); see `editing.from_picture`.
-        refresh_every, guidance_interval, share_unconditional: what guidance may save; see `GuidedPrediction`.
-        also: further prompts that shape every picture, as (prompt, weight) or (prompt, weight, mask): the weight on the
-            scale of `guidance_scale`, the mask (b or 1, 1, h, w) in [0, 1]; see `composition.Pull`.
-        sampler_options: further arguments of the sampler: `eta` of DDIM, `karras` of DPM-Solver++, `variance` of DDPM.
+        also: further prompts that shape every picture, as (prompt, weight) or (prompt, weight, mask); see `Pull`.
+        guidance_interval, refresh_every: what guidance may save; see `guidance.within` and `guidance.refreshed`.
+        guidance: what else bends the prediction; applied last.
+        gradient: lets a gradient flow through the run.
+        picture: `init_latents`, `strength` and `mask` of `editing.from_picture`.
 
     Raises:
-        ValueError: unknown sampler, a size that is no multiple of the VAE's factor, or counts that do not match.
+        ValueError: what cannot be drawn, in one line; or latents that are not finite.
     """
-    prompts, negatives = _one_for_each(prompts, negative_prompt)
-    karras = sampler_options.get("karras", False)
-    timesteps = run_timesteps(sampler, model.scheduler, num_inference_steps, karras)
-    if init_latents is not None and height is None and width is None:
-        height, width = (side * model.vae.config.factor for side in init_latents.shape[-2:])
-    shape = model.latents_shape(len(prompts), height, width)
-    drawn = randn(shape, generator, model.device, model.dtype) if latents is None else latents
-    share = share_unconditional and guidance_scale != 1
+    context = encoded(model, prompts)  # b n d, (b, 77, 768) in SD v1.4
+    shape = latents_shape(model, len(context), height, width, picture.get("init_latents"))
+    noise = randn(shape, generator, model.device, model.dtype) if latents is None else fitted(latents, shape, "latents")
+    scale = model.defaults.guidance_scale if guidance_scale is None else guidance_scale
+    pulls = [Pull(context, scale), *(further_pull(model, context, shape, *other) for other in also)]
+    negative = encoded(model, negative_prompt, context, "negative prompts") if unconditional_counts(pulls) else context
 
-    run: Sampler = partial(SAMPLERS[sampler], **sampler_options)
-    run = shared_trajectory(run) if share else run
-    levels = run_levels(sampler, model.scheduler, timesteps, karras)
-    run = _edited(run, levels, model, shape, init_latents, strength, mask)
-    options = {"refresh_every": refresh_every, "interval": guidance_interval, "last_is_unconditional": share}
-    if also:
-        options["also"] = _pulls(model, also, shape)
-    noise = _fit(drawn, shape, "latents", model)
-    yield from denoise(model, prompts, negatives, guidance_scale, noise, timesteps, run, generator, **options)
+    network, sampler = Counted(model.unet), named(sampler)
+    predict = guided(refreshed(network, refresh_every, len(context)), pulls, negative)
+    predict = guidance(within(guidance_interval, predict, unguided(network, context)))
+    stops = sampler.stops(model.scheduler, num_inference_steps)
+    run = Run(noise.to(model.device, model.dtype), model.scheduler, stops, generator)
+    for step in sampler(predict, from_picture(run, **picture)):
+        if not step.latents.isfinite().all():
+            raise ValueError(
+                f"the pictures have overflowed (guidance_scale {scale}, {model.dtype}); try a lower guidance scale, "
+                "bfloat16 or float32"
+            )
+        yield step._replace(evaluations=network.evaluations)
 
 
-@torch.no_grad()
-def denoise(
-    model: StableDiffusion,
-    prompts: list[str],
-    negative_prompts: list[str],
-    guidance_scale: float,
-    noise: Tensor,
-    timesteps: list[int],
-    sampler: Sampler,
-    generator: Generators,
-    **options: Any,
-) -> Iterator[SampleStep]:
-    """The algorithm itself: noise, (b, c, h, w), to the latents of b pictures.
+def encoded(model: StableDiffusion, prompts: Prompts, like: Tensor | None = None, name: str = "prompts") -> Tensor:
+    """Words or contexts as contexts, (b, n, d); with `like` in its shape, one for all repeated.
 
-    Args:
-        sampler: with its own options bound; see `trajectory.Sampler`.
-        options: of `GuidedPrediction`, or with `also` of `ComposedPrediction`.
+    Raises:
+        ValueError: no prompt, or contexts of another shape.
     """
-    context = negative_context = model.encode_prompt(prompts)  # b m d, (b, 77, 768) in SD v1.4
-    if guidance_scale != 1 or "also" in options:
-        negative_context = _encode_each_once(model, negative_prompts)
-    prediction = ComposedPrediction if "also" in options else GuidedPrediction
-    guided = prediction(model.unet, context, negative_context, guidance_scale, **options)
-
-    def predict(latents: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        """(predicted clean latents, predicted noise), both (b, c, h, w)."""
-        return model.scheduler.clean_and_noise(guided(latents, t), latents, t)
-
-    for step in sampler(predict, noise, model.scheduler, timesteps, generator):
-        yield SampleStep(step.timestep, step.latents, step.clean, guided.evaluations)
-
-
-def _one_for_each(prompts: str | Sequence[str], negative: str | Sequence[str]) -> tuple[list[str], list[str]]:
-    """Prompts and negative prompts as lists of one length."""
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
-    if not prompts:
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if not len(prompts):
         raise ValueError("no prompt given")
-    if len(negatives) != len(prompts):
-        raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one, or one for each")
-    return prompts, negatives
+    d = model.unet.config.cross_attention_dim
+    context = prompts if isinstance(prompts, Tensor) else model.encode_prompt(list(prompts))
+    if context.ndim != 3 or context.shape[-1] != d:
+        raise ValueError(f"contexts of shape {tuple(context.shape)}; expected (b, n, {d}), as encode_prompt gives them")
+    if like is not None and len(context) not in (1, len(like)):
+        raise ValueError(f"{len(context)} {name} for {len(like)} prompts; give one, or one for each")
+    context = context.to(model.device, model.dtype)
+    return context if like is None else fitted(context, like.shape, "contexts")
 
 
-def _encode_each_once(model: StableDiffusion, prompts: list[str]) -> Tensor:
-    """As `encode_prompt`, for prompts that are mostly alike: usually all of them are empty."""
-    distinct = list(dict.fromkeys(prompts))
-    return model.encode_prompt(distinct)[[distinct.index(prompt) for prompt in prompts]]
+def further_pull(
+    model: StableDiffusion, like: Tensor, shape: tuple[int, ...], prompt: Prompts, weight: float, mask: Any = None
+) -> Pull:
+    """A prompt beside the first one, whose context is `like`, for latents of that shape."""
+    if mask is not None:
+        mask = fitted(mask, (shape[0], 1, *shape[2:]), "mask").to(like)
+    return Pull(encoded(model, prompt, like, "further prompts"), weight, mask)
 
 
-def _pulls(model: StableDiffusion, also: Also, shape: tuple[int, ...]) -> list[Pull]:
-    """Further prompts, encoded once and repeated for every picture, with masks of the latents' size."""
-    pulls = []
-    for prompt, weight, *masks in also:
-        mask = None if not masks or masks[0] is None else _fit(masks[0], (shape[0], 1, *shape[2:]), "mask", model)
-        pulls.append(Pull(model.encode_prompt(prompt).expand(shape[0], -1, -1), weight, mask))
-    return pulls
+def latents_shape(
+    model: StableDiffusion, count: int, height: int | None, width: int | None, picture: Tensor | None
+) -> tuple[int, ...]:
+    """(b, c, h, w) for a size in pixels; when absent that of a picture's latents, or the model's own."""
+    if picture is not None and height is None and width is None:
+        height, width = (side * model.vae.config.factor for side in picture.shape[-2:])
+    return model.latents_shape(count, height, width)
 
 
-def _edited(
-    sampler: Sampler,
-    levels: list[Level],
-    model: StableDiffusion,
-    shape: tuple[int, ...],
-    init_latents: Tensor | None,
-    strength: float,
-    mask: Tensor | None,
-) -> Sampler:
-    """The sampler, begun with a picture if there is one."""
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength = {strength}; expected more than 0 and at most 1")
-    if init_latents is None:
-        if mask is not None:
-            raise ValueError("a mask says which part of init_latents to draw anew; give both")
-        return sampler
-    init_latents = _fit(init_latents, shape, "init_latents", model)
-    mask = mask if mask is None else _fit(mask, (shape[0], 1, *shape[2:]), "mask", model)
-    return from_picture(sampler, levels, init_latents, strength, mask)
-
-
-def _fit(tensor: Tensor, shape: tuple[int, ...], name: str, model: StableDiffusion) -> Tensor:
-    """The tensor on the model's device, in its dtype; one for all pictures is repeated."""
-    if tensor.ndim != 4 or tensor.shape[1:] != shape[1:] or len(tensor) not in (1, shape[0]):
-        raise ValueError(f"{name} have shape {tuple(tensor.shape)}; expected {shape}, or 1 in place of {shape[0]}")
-    return tensor.to(model.device, model.dtype).expand(shape)
-
-
-@torch.no_grad()
+@no_grad_unless_asked
 def sample(
     model: StableDiffusion,
-    prompts: str | Sequence[str],
-    negative_prompt: str | Sequence[str] = "",
+    prompts: Prompts,
+    negative_prompt: Prompts = "",
     output: str = "pil",
     on_step: Callable[[SampleStep], None] = lambda step: None,
     **options: Any,
@@ -206,18 +147,13 @@ def sample(
         options: the other arguments of `sample_steps`, with their defaults.
 
     Raises:
-        ValueError: as `sample_steps`; unknown output; the latents have numbers that are not finite.
+        ValueError: as `sample_steps`; unknown output.
     """
     if output not in OUTPUTS:
         raise ValueError(f"unknown output {output!r}; expected one of {', '.join(OUTPUTS)}")
     for step in sample_steps(model, prompts, negative_prompt, **options):
         on_step(step)
-    if not step.latents.isfinite().all():
-        raise ValueError(
-            f"the pictures have overflowed (guidance_scale {options.get('guidance_scale', 7.5)}, {model.dtype}); try a "
-            "lower guidance scale, bfloat16 or float32"
-        )
     if output == "latents":
         return step.latents
     pixels = model.decode(step.latents)
-    return pixels if output == "pixels" else to_pil(pixels)
+    return pixels if output == "pixels" else to_pil(pixels.detach())

@@ -6,7 +6,10 @@ import torch
 from helpers import PROMPTS, SCHEDULER, seeded
 
 import minti
-from minti.diffusion.samplers import SAMPLERS, run_timesteps
+from minti.diffusion.samplers import DDIM, SAMPLERS
+from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
+from minti.diffusion.steps import Run
+from minti.editing import invert_ddim, inverted_noise
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -16,7 +19,7 @@ def test_image_to_image_begins_where_the_strength_says(tiny, sampler):
     visited = lambda strength: [  # noqa: E731
         step.timestep for step in minti.sample_steps(tiny, "a cat", generator=seeded(), strength=strength, **options)
     ]
-    timesteps = run_timesteps(sampler, tiny.scheduler, 10)
+    timesteps = [stop.timestep for stop in SAMPLERS[sampler]().stops(tiny.scheduler, 10)[:-1]]
     assert visited(0.3) == timesteps[7:]
     assert visited(1.0) == timesteps
     little, much = (
@@ -52,3 +55,51 @@ def test_inpainting_keeps_the_unmasked_part(tiny, sampler):
     assert not torch.allclose(drawn[0, ..., :4], drawn[1, ..., :4])
     free = minti.sample(tiny, PROMPTS, **(options | {"generator": seeded()}))
     assert not torch.allclose(drawn[..., :4], free[..., :4])  # the kept part is seen by the drawn one
+
+
+def network(x, t):
+    """Any function of latents and time."""
+    return torch.tanh(x) * (0.3 + t / 1500)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_ddim_inversion_equals_diffusers(prediction_type, spacing):
+    """Latents to noise as DDIMInverseScheduler goes, bit for bit."""
+    config = SCHEDULER | {"prediction_type": prediction_type, "set_alpha_to_one": False, "timestep_spacing": spacing}
+    theirs = diffusers.DDIMInverseScheduler(**config)
+    ours = NoiseScheduler(SchedulerConfig.from_dict(config))
+    theirs.set_timesteps(50)
+    expected = clean = torch.randn(1, 4, 8, 8, generator=seeded(3))
+    for t in theirs.timesteps:
+        expected = theirs.step(network(expected, int(t)), int(t), expected).prev_sample
+    *_, up = invert_ddim(network, Run(clean, ours, DDIM().stops(ours, 50)))
+    assert torch.equal(up.latents, expected)
+
+
+def test_ddim_returns_from_where_its_inversion_led():
+    """Halving the step halves the error of a method of first order; here a tenth of the step."""
+    scheduler, clean = (
+        NoiseScheduler(SchedulerConfig.from_dict(SCHEDULER)),
+        torch.randn(1, 4, 8, 8, generator=seeded(3)),
+    )
+    errors = []
+    for n in (50, 500):
+        stops = DDIM().stops(scheduler, n)
+        *_, up = invert_ddim(network, Run(clean, scheduler, stops))
+        *_, down = DDIM()(network, Run(up.latents, scheduler, stops))
+        errors.append((down.latents - clean).abs().mean().item())
+    assert errors[0] < 0.1
+    assert errors[1] < errors[0] / 5
+
+
+def test_the_inverted_noise_draws_the_picture_again():
+    """On the bundled model: much nearer to the picture than what the same prompt makes of other noise."""
+    model, prompt = minti.StableDiffusion.from_pretrained(), "a photo of a red heart with a white stripe"
+    options = {"num_inference_steps": 100, "sampler": "ddim", "guidance_scale": 1, "output": "latents"}
+    picture = minti.sample(model, prompt, generator=seeded(), **options)
+    noise = inverted_noise(model, picture, prompt, steps=100)
+    assert noise.shape == picture.shape
+    starts = (noise, torch.randn(noise.shape, generator=seeded(2)))
+    back, other = (minti.sample(model, prompt, latents=x, **options) for x in starts)
+    assert (back - picture).abs().mean() < 0.1 * (other - picture).abs().mean()

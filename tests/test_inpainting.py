@@ -8,6 +8,7 @@ import torch
 from helpers import CLASSES, PROMPTS, SCHEDULER, SKIP, THEIR_KEYS, seeded
 
 import minti
+from minti.diffusion.samplers import SAMPLERS
 
 KARRAS = "dpm-solver++ karras"
 
@@ -28,7 +29,6 @@ def mask():
 def pair(pipeline, sampler, kind):
     """A pipeline of diffusers with a sampler's scheduler, and the same as options of `minti.sample`."""
     sampler, *karras = sampler.split()
-    options = {"karras": True} if karras else {}
     keys = {"set_alpha_to_one": False} if sampler in ("ddim", "pndm") else {}
     config = SCHEDULER | {"timestep_spacing": "leading"} | keys | SKIP[sampler]  # as the small model's file has it
     theirs = kind(**pipeline.components, requires_safety_checker=False)
@@ -37,7 +37,7 @@ def pair(pipeline, sampler, kind):
         **{key: value for key, value in config.items() if key in THEIR_KEYS[sampler]},
         **{f"use_{k}_sigmas": True for k in karras},
     )
-    return theirs, {"sampler": sampler, **options}
+    return theirs, {"sampler": SAMPLERS[sampler](**{k: True for k in karras})}
 
 
 @pytest.mark.parametrize(

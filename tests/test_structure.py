@@ -82,6 +82,21 @@ def test_rooms_stay_small():
     assert {name: lines(path) for name, path in MODULES.items() if lines(path) > 250} == {}
 
 
+READING_PATHS = {
+    "drawing": (
+        550,
+        ("text_to_image", "diffusion.guidance", "diffusion.samplers", "diffusion.scheduler"),
+    ),
+}
+
+
+@pytest.mark.parametrize("path", READING_PATHS)
+def test_the_reading_paths(path):
+    """What a learner reads from one end of a journey to the other, in so many lines at most."""
+    most, names = READING_PATHS[path]
+    assert sum(lines(MODULES[f"minti.{name}"]) for name in names) <= most
+
+
 def test_functions_stay_short():
     """One function, one idea: at most 60 lines, docstring included."""
     long = {}

@@ -1,11 +1,16 @@
 """The whole way from prompts to pictures."""
 
+from dataclasses import replace
+
+import diffusers
 import numpy as np
 import pytest
 import torch
 from helpers import CLASSES, PROMPTS, SCHEDULER, SKIP, THEIR_KEYS, seeded
 
 import minti
+from minti.diffusion.guidance import Pull, guided
+from minti.diffusion.samplers import SAMPLERS
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 
 
@@ -44,8 +49,7 @@ def test_guided_run_equals_the_pipeline(tiny, pipeline, sampler, options):
         generator=seeded(),
         num_inference_steps=20,
         output="latents",
-        sampler=sampler,
-        **options,
+        sampler=SAMPLERS[sampler](**options),
     )
     assert expected.std() > 0.1
     assert torch.equal(got, expected)
@@ -76,10 +80,74 @@ def test_a_picture_does_not_depend_on_its_neighbours(tiny):
     assert not torch.allclose(many[1], many[3], atol=0.1)
 
 
-def test_sampling_leaves_gradients_switched_on_for_the_caller(tiny):
-    for step in minti.sample_steps(tiny, "a cat", num_inference_steps=2):
-        assert torch.is_grad_enabled()
-        assert not step.latents.requires_grad
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_sampling_leaves_the_caller_s_gradient_mode_alone(tiny, enabled, gradient):
+    context = tiny.encode_prompt("a cat").detach().requires_grad_()
+    with torch.set_grad_enabled(enabled):
+        for step in minti.sample_steps(tiny, context, num_inference_steps=2, gradient=gradient):
+            assert torch.is_grad_enabled() == enabled
+            assert step.latents.requires_grad == (enabled and gradient)
+
+
+def test_contexts_draw_what_their_words_draw(tiny):
+    options = {"num_inference_steps": 3, "output": "latents", "also": [("a toy", 2.0)]}
+    words = minti.sample(tiny, PROMPTS, "a toy", generator=seeded(), **options)
+    context, negative = tiny.encode_prompt(PROMPTS), tiny.encode_prompt("a toy")
+    options["also"] = [(negative, 2.0)]
+    assert torch.equal(minti.sample(tiny, context, negative, generator=seeded(), **options), words)
+    assert torch.equal(minti.sample(tiny, context, "a toy", generator=seeded(), **options), words)
+
+
+def test_guidance_is_as_strong_as_suits_the_model(tiny):
+    options = {"num_inference_steps": 2, "output": "latents"}
+    drawn = lambda **scale: minti.sample(tiny, PROMPTS, generator=seeded(), **options, **scale)  # noqa: E731
+    assert torch.equal(drawn(), drawn(guidance_scale=7.5))
+    tiny.defaults = replace(tiny.defaults, guidance_scale=3.0)
+    assert torch.equal(drawn(), drawn(guidance_scale=3.0))
+    assert not torch.equal(drawn(), drawn(guidance_scale=7.5))
+
+
+def test_a_gradient_flows_through_a_run_that_asks_for_it(tiny, pipeline):
+    """The same as through diffusers' UNet and DDIMScheduler, of the drawn latents to the prompt's context."""
+    theirs = diffusers.DDIMScheduler(**SCHEDULER, set_alpha_to_one=False)
+    theirs.set_timesteps(3)
+    start = torch.randn(2, 4, 8, 8, generator=seeded(3))
+    contexts = [tiny.encode_prompt(PROMPTS).detach().requires_grad_() for _ in range(2)]
+    empty, expected = tiny.encode_prompt(["", ""]).detach(), start
+    for t in theirs.timesteps:
+        both = pipeline.unet(torch.cat([expected] * 2), t, torch.cat([empty, contexts[0]])).sample
+        uncond, cond = both.chunk(2)
+        expected = theirs.step(uncond + 7.5 * (cond - uncond), t, expected).prev_sample
+    options = {"latents": start, "sampler": "ddim", "num_inference_steps": 3, "output": "latents"}
+    drawn = minti.sample(tiny, contexts[1], gradient=True, **options)
+    assert torch.equal(drawn, expected)
+    for latents in (expected, drawn):
+        latents.square().sum().backward()
+    assert contexts[0].grad.abs().max() > 0
+    torch.testing.assert_close(contexts[1].grad, contexts[0].grad, rtol=1e-5, atol=1e-6)
+    assert not minti.sample(tiny, contexts[1], **options).requires_grad
+
+
+def test_guidance_of_one_s_own_is_applied_last(tiny):
+    """A function from predict to predict: it sees what the prompts made of the prediction, and has the last word."""
+    options = {"num_inference_steps": 3, "sampler": "ddim", "output": "latents", "latents": torch.randn(1, 4, 8, 8)}
+    dog = minti.sample(tiny, "the dog", **options)
+    other = guided(tiny.unet, [Pull(tiny.encode_prompt("the dog"), 7.5)], tiny.encode_prompt(""))
+    assert torch.equal(minti.sample(tiny, "a red cat", guidance=lambda predict: other, **options), dog)
+    seen = []
+    watching = lambda predict: lambda x, t: seen.append(predict(x, t)) or seen[-1]  # noqa: E731
+    assert torch.equal(minti.sample(tiny, "the dog", guidance=watching, **options), dog)
+    assert torch.equal(seen[0], other(options["latents"], tiny.scheduler.timesteps(3)[0]))
+
+
+@pytest.mark.parametrize("broken", [float("inf"), float("nan")])
+def test_what_overflows_stops_at_once(tiny, broken):
+    calls = []
+    spoilt = lambda predict: lambda x, t: calls.append(t) or predict(x, t) * broken  # noqa: E731
+    with pytest.raises(ValueError, match=r"overflowed \(guidance_scale 7.5, torch.float32\); try a lower"):
+        minti.sample(tiny, "a cat", guidance=spoilt, num_inference_steps=5)
+    assert len(calls) == 1
 
 
 def test_given_latents_decide_the_picture(tiny):
@@ -106,16 +174,19 @@ def test_given_latents_decide_the_picture(tiny):
         ({"mask": torch.zeros(1, 4, 8, 8), "init_latents": torch.zeros(1, 4, 8, 8)}, "mask have shape"),
         ({"init_latents": torch.zeros(3, 4, 8, 8)}, "init_latents have shape"),
         ({"refresh_every": 0}, "refresh_every = 0"),
+        ({"prompts": []}, "no prompt given"),
+        ({"prompts": torch.zeros(16, 48)}, r"contexts of shape \(16, 48\); expected \(b, n, 48\)"),
+        ({"prompts": torch.zeros(1, 16, 7)}, r"contexts of shape \(1, 16, 7\); expected \(b, n, 48\)"),
+        ({"negative_prompt": torch.zeros(1, 3, 48)}, r"contexts have shape \(1, 3, 48\); expected \(1, 16, 48\)"),
+        ({"guidance_scale": float("nan")}, "guidance_scale or weight = nan; expected a number"),
     ],
 )
 def test_bad_arguments(tiny, options, message):
     with pytest.raises(ValueError, match=message):
-        minti.sample(tiny, "a cat", **options)
+        minti.sample(tiny, **({"prompts": "a cat"} | options))
 
 
-def test_what_cannot_be_shared_or_begun(tiny):
-    with pytest.raises(ValueError, match="the same initial noise"):
-        minti.sample(tiny, PROMPTS, share_unconditional=True)
+def test_what_cannot_be_begun(tiny):
     tiny.scheduler = NoiseScheduler(
         SchedulerConfig(rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing")
     )

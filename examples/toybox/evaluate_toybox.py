@@ -13,10 +13,12 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 from support.command_line import arguments, generators, load, make_output, run, whole_or_auto
+from support.sharing import first_step_shared, shared_steps, unconditional_shared
 
 import argparse
 import json
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -160,9 +162,10 @@ def guidance_costs(model: minti.StableDiffusion, args: argparse.Namespace, batch
     last = model.scheduler.config.num_train_timesteps - 1
     ways = {
         "exact, one by one": None,
-        "first step shared": {},
-        "one unconditional trajectory for all": {"share_unconditional": True},
-        "the same, noisier half only": {"share_unconditional": True, "guidance_interval": (last // 2, last)},
+        "exact, as one batch": {},
+        "first step shared": first_step_shared,
+        "one unconditional trajectory for all": unconditional_shared,
+        "the same, noisier half only": partial(unconditional_shared, interval=(last // 2, last)),
         "refreshed every 2nd step": {"refresh_every": 2},
         "refreshed every 5th step": {"refresh_every": 5},
         "the noisier half only": {"guidance_interval": (last // 2, last)},
@@ -173,7 +176,10 @@ def guidance_costs(model: minti.StableDiffusion, args: argparse.Namespace, batch
         start, evaluations, parts = time.perf_counter(), 0, []
         for part in [[prompt] for prompt in prompts] if way is None else [prompts]:
             latents = noise.expand(len(part), -1, -1, -1)
-            *_, step = minti.sample_steps(model, part, latents=latents, **(options | (way or {})))
+            if callable(way):
+                *_, step = shared_steps(model, part, latents, way, **options)
+            else:
+                *_, step = minti.sample_steps(model, part, latents=latents, **(options | (way or {})))
             evaluations += step.evaluations
             parts.append(step.latents)
         seconds = time.perf_counter() - start

@@ -1,145 +1,122 @@
-"""Classifier-free guidance: how the predictions with and without the prompt combine, and when one can be kept.
+"""Classifier-free guidance: how predictions with prompts and without combine; each function here makes a prediction.
 
-Ho and Salimans (arXiv 2207.12598), Algorithm 2. The formula stands with the guidance scale s in the lecture notes
-`002`, 7.4, and in the questions `003`, 6; with the paper's w = s - 1 in `002`, 15, and on the slides `001`. What it
-costs, and what of it can be kept: exercise E4, question 2.
+Ho and Salimans (arXiv 2207.12598, Algorithm 2) write it with w = s - 1, as do the lecture notes `002`, 15, and the
+slides `001`; with the guidance scale s it stands in `002`, 7.4, and `003`, 6. What it costs: exercise E4, question 2.
+
+Several prompts: scores are gradients of energies (slides `001`), and the score of a product of distributions is the sum
+of their scores, p ~ p(x) prod_i (p(x | c_i) / p(x))^w_i (arXiv 2206.01714, eq. 11): exact at one level of noise, over a
+whole run not quite, since adding noise and multiplying do not commute (arXiv 2302.11552).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from minti.diffusion.scheduler import NoiseScheduler
-from minti.diffusion.trajectory import Predict, Sampler, SamplerStep
+from minti.diffusion.steps import Predict
 from minti.machine.messages import shown
-from minti.machine.noise import Generators
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def check_scale(name: str, scale: float) -> None:
-    """Refuses a weight that is no number, or with which every picture would overflow.
-
-    Raises:
-        ValueError: it is not between minus and plus a million.
-    """
-    if not -1e6 <= scale <= 1e6:
-        raise ValueError(f"{name} = {shown(scale)}; expected a number, usually between 1 and 15")
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, c, h, w), timesteps (b,), context (b, n, d) -> (b, c, h, w)
 
 
-@dataclass
-class GuidedPrediction:
-    """The network's raw output for a batch, pushed away from the negative prompt.
-
-        output = uncond + s (cond - uncond)
-
-    s is `guidance_scale`. For B prompts and T timesteps this costs 2 B T evaluations. Two savings are exact:
-
-    - At s = 1 only the conditional prediction is left, and the other is not computed: B T.
-    - The unconditional prediction depends on latents, timestep and negative prompt only. Where pictures agree in these
-      (in the first step from one shared noise) it is computed once for all: 2 B T - (B - 1). Only rounding differs.
-
-    `refresh_every`, `interval` and `last_is_unconditional` save more, but approximate; they are off by default.
+@dataclass(frozen=True)
+class Pull:
+    """A prompt that shapes a picture.
 
     Attributes:
-        network: (latents, timesteps, context) -> raw output; shapes (b, c, h, w), (b,), (b, m, d) -> (b, c, h, w).
-        context: (b, m, d), the encoded prompts.
-        negative_context: (b, m, d), the encoded negative prompts; empty prompts make it the unconditional prediction.
-        refresh_every: compute the unconditional prediction in every k-th step and keep it in between: B T (1 + 1 / k).
-        interval: (low, high): guide between these timesteps, both included, and nowhere else (arXiv 2404.07724).
-        last_is_unconditional: the latents come with one picture more, the last, which follows the negative prompt
-            alone; its prediction serves as the unconditional one of all the others (`shared_trajectory`): T (B + 1).
-        evaluations: how many pictures have gone through the network so far.
+        context: (b, n, d), the encoded prompts.
+        weight: how strongly it pulls, the guidance scale; negative: it pushes away.
+        mask: (b or 1, 1, h, w) in [0, 1], where it pulls; None: everywhere.
 
     Raises:
-        ValueError: a scale that is no number, a refresh below 1, or one unconditional picture for several negative
-            prompts.
+        ValueError: a weight that is no number, or with which every picture would overflow.
     """
 
-    network: Network
     context: Tensor
-    negative_context: Tensor
-    guidance_scale: float
-    refresh_every: int = 1
-    interval: tuple[int, int] | None = None
-    last_is_unconditional: bool = False
-    evaluations: int = field(default=0, init=False)
-    _calls: int = field(default=0, init=False)
-    _kept: Tensor | None = field(default=None, init=False)
+    weight: float
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_scale("guidance_scale", self.guidance_scale)
-        if self.refresh_every < 1:
-            raise ValueError(f"refresh_every = {self.refresh_every}; expected 1 (always) or more")
-        if self.last_is_unconditional:
-            if not (self.negative_context == self.negative_context[:1]).all():
-                raise ValueError("share_unconditional needs one negative prompt for all pictures")
-            self.context = torch.cat([self.context, self.negative_context[:1]])
-
-    def __call__(self, latents: Tensor, t: int) -> Tensor:
-        """(b, c, h, w) latents at timestep t -> (b, c, h, w) guided raw output."""
-        guided = self.guidance_scale != 1 and (self.interval is None or self.interval[0] <= t <= self.interval[1])
-        if not guided:
-            return self._evaluate(latents, t, self.context)
-        if self.last_is_unconditional:
-            cond = self._evaluate(latents, t, self.context)
-            uncond = cond[-1:]
-        elif self._kept is not None and self._calls % self.refresh_every:
-            cond, uncond = self._evaluate(latents, t, self.context), self._kept
-        else:
-            # One batch of 2 b: the unconditional half first; pictures that agree in everything share an entry of it.
-            which = self._distinct(latents) if self._calls == 0 else list(range(len(latents)))
-            chosen = sorted(set(which))
-            context = torch.cat([self.negative_context[chosen], self.context])
-            output = self._evaluate(torch.cat([latents[chosen], latents]), t, context)
-            uncond, cond = output.split([len(chosen), len(latents)])
-            if len(chosen) < len(latents):
-                uncond = uncond[[chosen.index(i) for i in which]]
-            self._kept = uncond
-        self._calls += 1
-        return uncond + self.guidance_scale * (cond - uncond)
-
-    def _distinct(self, latents: Tensor) -> list[int]:
-        """For each picture the first one that has the same latents and the same negative prompt."""
-
-        def same(i: int, j: int) -> bool:
-            negative = self.negative_context
-            return torch.equal(latents[i], latents[j]) and torch.equal(negative[i], negative[j])
-
-        return [next(j for j in range(i + 1) if same(i, j)) for i in range(len(latents))]
-
-    def _evaluate(self, latents: Tensor, t: int, context: Tensor) -> Tensor:
-        self.evaluations += len(latents)
-        timesteps = torch.full((len(latents),), t, device=latents.device)
-        return self.network(latents, timesteps, context)
+        if not -1e6 <= self.weight <= 1e6:
+            raise ValueError(f"guidance_scale or weight = {shown(self.weight)}; expected a number, usually 1 to 15")
 
 
-def shared_trajectory(sampler: Sampler) -> Sampler:
-    """The sampler, with one picture more: it begins at the same noise and is the unconditional one of all the others.
+def guided(network: Network, pulls: Sequence[Pull], negative_context: Tensor) -> Predict:
+    """Away from the negative prompt, towards every prompt, by its weight and in its place.
+
+        output = uncond + sum_i w_i m_i (cond_i - uncond)
+
+    One prompt is plain guidance: 2 B T evaluations for B pictures and T timesteps, or B T where its weight is 1, which
+    leaves cond alone. n prompts: (n + 1) B T.
+
+    Args:
+        negative_context: (b, n, d), the encoded negative prompts; empty prompts make it the unconditional prediction.
+    """
+    if not unconditional_counts(pulls):
+        return unguided(network, pulls[0].context)
+    everything = unguided(network, torch.cat([negative_context, *(pull.context for pull in pulls)]))
+
+    def predict(latents: Tensor, t: int) -> Tensor:
+        # One batch, as in diffusers: the unconditional part first.
+        uncond, *conds = everything(torch.cat([latents] * (1 + len(pulls))), t).chunk(1 + len(pulls))
+        output = uncond
+        for pull, cond in zip(pulls, conds):
+            push = pull.weight * (cond - uncond)
+            output = output + (push if pull.mask is None else pull.mask * push)
+        return output
+
+    return predict
+
+
+def unguided(network: Network, context: Tensor) -> Predict:
+    """The network's own answer to the context, (b, n, d)."""
+    return lambda latents, t: network(latents, torch.full((len(latents),), t, device=latents.device), context)
+
+
+def unconditional_counts(pulls: Sequence[Pull]) -> bool:
+    """Not where one prompt pulls everywhere with weight 1: uncond + 1 (cond - uncond) = cond."""
+    return len(pulls) > 1 or pulls[0].weight != 1 or pulls[0].mask is not None
+
+
+def within(interval: tuple[int, int] | None, inside: Predict, outside: Predict) -> Predict:
+    """One prediction between two timesteps, both included, and another elsewhere (arXiv 2404.07724); None: always."""
+    low, high = interval or (float("-inf"), float("inf"))
+    return lambda latents, t: (inside if low <= t <= high else outside)(latents, t)
+
+
+def refreshed(network: Network, every: int, pictures: int) -> Network:
+    """Computes the unconditional predictions in every k-th call and keeps them in between: B T (1 + 1 / k) evaluations.
+
+    Args:
+        pictures: how many; in a batch of `guided` theirs come first.
 
     Raises:
-        ValueError: the pictures begin at different noise.
+        ValueError: k is below 1.
     """
+    if every < 1:
+        raise ValueError(f"refresh_every = {shown(every)}; expected 1 (always) or more")
+    calls, kept = 0, torch.empty(0)
 
-    def run(
-        predict: Predict,
-        latents: Tensor,
-        scheduler: NoiseScheduler,
-        timesteps: list[int],
-        generator: Generators = None,
-        **options: Any,
-    ) -> Iterator[SamplerStep]:
-        if not (latents == latents[:1]).all():
-            raise ValueError("share_unconditional needs the same initial noise for all pictures")
-        if isinstance(generator, Sequence):
-            generator = [*generator, generator[0].clone_state()]
-        latents = torch.cat([latents, latents[:1]])
-        for step in sampler(predict, latents, scheduler, timesteps, generator, **options):
-            yield SamplerStep(step.timestep, step.latents[:-1], step.clean[:-1])
+    def evaluate(latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        nonlocal calls, kept
+        old = pictures if calls % every and len(latents) > pictures else 0
+        outputs = network(latents[old:], timesteps[old:], context[old:])
+        outputs = torch.cat([kept, outputs]) if old else outputs
+        calls, kept = calls + 1, outputs[:pictures]
+        return outputs
 
-    return run
+    return evaluate
+
+
+class Counted:
+    """A network that counts the pictures that have gone through it."""
+
+    def __init__(self, network: Network):
+        self.network, self.evaluations = network, 0
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        self.evaluations += len(latents)
+        return self.network(latents, timesteps, context)

@@ -20,10 +20,7 @@ VARIANCES = ("posterior", "beta")
 
 
 class Level(NamedTuple):
-    """How much of a noisy picture is signal and how much noise: x = signal_rate x_0 + noise_rate epsilon.
-
-    Usually that of a timestep, sqrt(alpha-bar_t) and sqrt(1 - alpha-bar_t); but some samplers stop between timesteps.
-    """
+    """x = signal_rate x_0 + noise_rate epsilon: usually a timestep's, but some samplers stop between timesteps."""
 
     signal_rate: Tensor
     noise_rate: Tensor
@@ -33,7 +30,7 @@ Timesteps = int | Tensor | Level
 
 
 class NoiseScheduler:
-    """The schedule's numbers and formulas. It holds no state of a run: samplers pass the timesteps they are at.
+    """The schedule's numbers and formulas; it holds no state of a run.
 
     `timesteps` arguments are an int for all pictures of a batch, a (b,) tensor with one for each, or a `Level`.
 
@@ -52,22 +49,17 @@ class NoiseScheduler:
         if not self.alphas_cumprod[-1] >= noisiest:  # nor NaN
             raise ValueError(f"the schedule of {c} has timesteps without signal")
 
-    # --- which timesteps a run visits ---------------------------------------------------------------------------------
-
     def timesteps(self, num_inference_steps: int, spacing: str | None = None, skip_last: bool = False) -> list[int]:
-        """The timesteps of a run, from noisy to clean ("Common Diffusion Noise Schedules", arXiv 2305.08891, table 2).
-
-        - "leading": multiples of T // n, plus `steps_offset`; never visits the noisiest timesteps;
-        - "linspace": from T - 1 to 0, both included;
-        - "trailing": from T - 1 down in strides of T / n.
+        """The timesteps of a run, from noisy to clean (arXiv 2305.08891, table 2).
 
         Args:
-            spacing: the config's when absent, "leading" when that has none.
+            spacing: "leading", multiples of T // n plus `steps_offset`, never visits the noisiest timesteps; "linspace"
+                goes from T - 1 to 0, both included; "trailing" from T - 1 down in strides of T / n. When absent the
+                config's, "leading" when that has none.
             skip_last: space one more than `num_inference_steps` and leave out the cleanest ("trailing" does so anyway).
 
         Raises:
-            ValueError: fewer than one step or more than there are timesteps, an unknown spacing, or an offset that
-                pushes the first timestep beyond the schedule.
+            ValueError: too few or too many steps, an unknown spacing, or an offset that leads beyond the schedule.
         """
         total, n = self.config.num_train_timesteps, num_inference_steps
         spacing = spacing or self.config.timestep_spacing or "leading"
@@ -90,14 +82,8 @@ class NoiseScheduler:
             )
         return steps.tolist()
 
-    # --- the forward process ------------------------------------------------------------------------------------------
-
     def alpha_bar(self, timesteps: int | Tensor, like: Tensor | None = None) -> Tensor:
-        """alpha-bar, shaped to multiply (b, c, h, w): () for an int (1 at -1), (b, 1, 1, 1) for a tensor.
-
-        Args:
-            like: for a tensor of timesteps, whose device and dtype to take.
-        """
+        """alpha-bar, shaped to multiply (b, c, h, w): () for an int (1 at -1), (b, 1, 1, 1) for a tensor."""
         if isinstance(timesteps, int):
             return self.alphas_cumprod[timesteps] if timesteps >= 0 else torch.tensor(1.0)
         alphas_cumprod = self.alphas_cumprod if like is None else self.alphas_cumprod.to(like.device, like.dtype)
@@ -111,10 +97,7 @@ class NoiseScheduler:
         return Level(a**0.5, (1 - a) ** 0.5)
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
-        """x_t = sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) epsilon   (DDPM, eq. 4).
-
-        Lecture notes `002`, 4.3. Their chapter 17, "Forward diffusion (latent)", has z_{t-1} in place of x_0: a slip.
-        """
+        """x_t = sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) epsilon   (DDPM, eq. 4; `002`, 4.3; 17 slips: z_t-1)."""
         level = self.level(timesteps, clean)
         return level.signal_rate * clean + level.noise_rate * noise
 
@@ -130,8 +113,6 @@ class NoiseScheduler:
         if self.config.prediction_type == "sample":
             return clean
         return self.velocity(clean, noise, timesteps)
-
-    # --- conversions --------------------------------------------------------------------------------------------------
 
     def clean_from_noise(self, latents: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
         """x_0 = (x_t - sqrt(1 - alpha-bar_t) epsilon) / sqrt(alpha-bar_t)   (DDPM, eq. 15; `002`, 6.5)."""
@@ -170,11 +151,8 @@ class NoiseScheduler:
             return self.clean_from_noise(latents, output, timesteps), output
         if self.config.prediction_type == "sample":
             return output, self.noise_from_clean(latents, output, timesteps)
-        return self.clean_from_velocity(latents, output, timesteps), self.noise_from_velocity(
-            latents, output, timesteps
-        )
-
-    # --- the reverse process ------------------------------------------------------------------------------------------
+        clean = self.clean_from_velocity(latents, output, timesteps)
+        return clean, self.noise_from_velocity(latents, output, timesteps)
 
     def posterior(
         self, clean: Tensor, latents: Tensor, t: int, previous: int, variance: str = "posterior"
@@ -185,12 +163,9 @@ class NoiseScheduler:
             mean = sqrt(alpha-bar_s) beta / (1 - alpha-bar_t) x_0
                  + sqrt(alpha) (1 - alpha-bar_s) / (1 - alpha-bar_t) x_t
 
-        Args:
-            variance: "posterior", (1 - alpha-bar_s) / (1 - alpha-bar_t) beta, or "beta", as in the lecture notes `002`,
-                5.2 (which write sigma_t = beta_t; it is sigma_t^2 = beta_t).
-
         Returns:
-            The mean, (b, c, h, w), and the variance, a number; not below 1e-20.
+            The mean, (b, c, h, w), and the variance, a number: "posterior", (1 - alpha-bar_s) / (1 - alpha-bar_t) beta,
+            not below 1e-20, or "beta" as in `002`, 5.2 (which writes sigma_t = beta_t; it is sigma_t^2 = beta_t).
         """
         alpha_bar_t, alpha_bar_s = self.alpha_bar(t), self.alpha_bar(previous)
         alpha = alpha_bar_t / alpha_bar_s
@@ -198,8 +173,6 @@ class NoiseScheduler:
         clean_weight = (alpha_bar_s**0.5 * beta) / (1 - alpha_bar_t)
         latents_weight = alpha**0.5 * (1 - alpha_bar_s) / (1 - alpha_bar_t)
         mean = clean_weight * clean + latents_weight * latents
-        if variance == "posterior":
-            return mean, ((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta).clamp(min=1e-20)
         if variance == "beta":
             return mean, beta
-        raise ValueError(f"unknown variance {variance!r}; expected one of {VARIANCES}")
+        return mean, ((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta).clamp(min=1e-20)

@@ -4,9 +4,7 @@ import pytest
 import torch
 
 import minti
-from minti.diffusion.composition import ComposedPrediction, Pull
-from minti.diffusion.guidance import GuidedPrediction
-from minti.diffusion.samplers import SAMPLERS
+from minti.diffusion.guidance import Counted, Pull, guided, refreshed, unguided, within
 from minti.diffusion.scheduler import NoiseScheduler
 
 PROMPTS = ["a red cat", "the dog"]
@@ -14,28 +12,6 @@ PROMPTS = ["a red cat", "the dog"]
 
 def seeded(seed=1):
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.mark.parametrize(("prompts", "shared_noise"), [(PROMPTS, False), (PROMPTS, True), (PROMPTS[:1] * 2, True)])
-def test_one_prompt_alone_is_plain_guidance_bit_for_bit(tiny, prompts, shared_noise):
-    """Also in the first step, where pictures that begin alike share the unconditional prediction, and in no other."""
-    noise = torch.randn(2, 4, 8, 8, generator=seeded())
-    noise = noise[:1].expand(2, -1, -1, -1) if shared_noise else noise
-    with torch.no_grad():
-        context, negative = tiny.encode_prompt(prompts), tiny.encode_prompt(["", ""])
-        ends, counts = [], []
-        for kind in (GuidedPrediction, ComposedPrediction):
-            guided = kind(tiny.unet, context, negative, 7.5)
-
-            def predict(latents, t, guided=guided):
-                return tiny.scheduler.clean_and_noise(guided(latents, t), latents, t)
-
-            *_, last = SAMPLERS["ddim"](predict, noise, tiny.scheduler, tiny.scheduler.timesteps(5))
-            ends.append(last.latents)
-            counts.append(guided.evaluations)
-    assert ends[0].std() > 0.1
-    assert torch.equal(*ends)
-    assert counts == [20 - shared_noise] * 2
 
 
 def test_a_prompt_twice_with_half_weights_is_the_prompt_once(tiny):
@@ -77,9 +53,8 @@ def test_gaussians_give_the_exact_score_of_their_product():
     def context(k):
         return torch.full((2, 1, 1), float(k))
 
-    prediction = ComposedPrediction(
-        network, context(1), context(0), weights[0], also=[Pull(context(2), weights[1]), Pull(context(3), weights[2])]
-    )
+    counted = Counted(network)
+    prediction = guided(counted, [Pull(context(i), weights[i - 1]) for i in (1, 2, 3)], context(0))
     precision, moment = parts[0][1].clone(), parts[0][2].clone()
     for weight, (_, part_precision, part_moment) in zip(weights, parts[1:]):
         precision += weight * (part_precision - parts[0][1])
@@ -87,7 +62,7 @@ def test_gaussians_give_the_exact_score_of_their_product():
     assert (precision > 0).all()
     expected = moment - precision * x
     score = -prediction(x, t) / sigma
-    assert prediction.evaluations == 8
+    assert counted.evaluations == 8
     torch.testing.assert_close(score, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -108,18 +83,29 @@ def test_a_mask_says_where_a_prompt_pulls(tiny):
     torch.testing.assert_close(removed - neither, neither - everywhere, rtol=1e-3, atol=1e-4)
 
 
+def test_several_prompts_can_save_what_one_can():
+    """The unconditional prediction kept for a step; outside an interval the first prompt's own answer."""
+    network = lambda x, t, context: t[:, None, None, None] + context[..., None] * x  # noqa: E731
+    contexts = [torch.full((2, 1, 1), number) for number in (2.0, 3.0, 5.0)]
+    counted = Counted(network)
+    pulls = [Pull(contexts[1], 2.0), Pull(contexts[2], -0.5)]
+    predict = within((200, 800), guided(refreshed(counted, 2, 2), pulls, contexts[0]), unguided(counted, contexts[1]))
+    x = torch.tensor([1.0, 10.0]).view(2, 1, 1, 1)
+    for t, kept in ((900, None), (800, 800), (500, 800), (200, 200), (100, None)):
+        uncond, first, second = (None if kept is None else kept + 2 * x), t + 3 * x, t + 5 * x
+        expected = first if kept is None else uncond + 2 * (first - uncond) - 0.5 * (second - uncond)
+        assert torch.equal(predict(x, t), expected)
+    assert counted.evaluations == 2 * (1 + 3 + 2 + 3 + 1)
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("also", "message"),
     [
-        ({"also": [("a toy", 1.0, torch.ones(1, 1, 3, 3))]}, "mask have shape"),
-        ({"also": [("a toy", 1.0)], "refresh_every": 2}, "leave out refresh_every"),
-        ({"also": [("a toy", 1.0)], "guidance_interval": (0, 10)}, "guidance_interval"),
-        (
-            {"also": [("a toy", 1.0)], "share_unconditional": True, "latents": torch.zeros(1, 4, 8, 8)},
-            "share_unconditional",
-        ),
+        ([("a toy", 1.0, torch.ones(1, 1, 3, 3))], "mask have shape"),
+        ([("a toy", float("nan"))], "weight = nan; expected a number"),
+        ([(["a", "b", "c"], 1.0)], "3 further prompts for 2 prompts"),
     ],
 )
-def test_what_does_not_go_together_is_said(tiny, options, message):
+def test_what_cannot_pull_is_said(tiny, also, message):
     with pytest.raises(ValueError, match=message):
-        minti.sample(tiny, PROMPTS, num_inference_steps=1, **options)
+        minti.sample(tiny, PROMPTS, num_inference_steps=1, also=also)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from helpers import seeded
 
-from minti.diffusion.samplers import ddim, ddpm
+from minti.diffusion.samplers import DDIM, DDPM
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
+from minti.diffusion.steps import Run
 
 
 def test_trailing_timesteps_of_every_number_of_steps():
@@ -36,11 +37,11 @@ def zero_snr(spacing="trailing"):
 
 
 def predict_with(scheduler):
-    """Any function of the latents as the predicted picture, and the noise that goes with it."""
+    """A network that sees in the latents any function of them as the picture, and the noise that goes with it."""
 
     def predict(x, t):
         clean = torch.tanh(x) * (0.3 + t / 1500)
-        return clean, scheduler.noise_from_clean(x, clean, t)
+        return scheduler.target(clean, scheduler.noise_from_clean(x, clean, t), t)
 
     return predict
 
@@ -51,10 +52,11 @@ def test_ddim_with_eta_one_is_ancestral_sampling_from_pure_noise(n):
     scheduler = zero_snr()
     start, timesteps = torch.randn(1, 4, 8, 8, generator=seeded(3)), scheduler.timesteps(n)
     assert scheduler.alphas_cumprod[timesteps[0]] == 0
-    given = (predict_with(scheduler), start, scheduler, timesteps)
+    runs = [Run(start, scheduler, DDIM().stops(scheduler, n), seeded(4)) for _ in range(2)]
     # In the first step DDIM's share of the predicted noise is the root of zero, or of what rounding leaves of 1 - 1: of
     # 2^-22 at most, times noise that is not above 4.
-    for step, expected in zip(ddim(*given, seeded(4), eta=1.0), ddpm(*given, seeded(4)), strict=True):
+    predict = predict_with(scheduler)
+    for step, expected in zip(DDIM(eta=1.0)(predict, runs[0]), DDPM()(predict, runs[1]), strict=True):
         torch.testing.assert_close(step.latents, expected.latents, rtol=1e-4, atol=4 * 2**-11)
 
 
@@ -62,16 +64,15 @@ def test_ddim_with_eta_one_is_ancestral_sampling_from_pure_noise(n):
 def test_ddim_with_eta_one_is_finite(spacing):
     scheduler, start = zero_snr(spacing), torch.randn(1, 4, 2, 2, generator=seeded(3))
     for n in (2, 3, 4, 7, 10, 25, 50, 100):
-        timesteps = scheduler.timesteps(n)
-        for step in ddim(predict_with(scheduler), start, scheduler, timesteps, seeded(4), eta=1.0):
+        run = Run(start, scheduler, DDIM().stops(scheduler, n), seeded(4))
+        for step in DDIM(eta=1.0)(predict_with(scheduler), run):
             assert step.latents.isfinite().all(), (n, step.timestep)
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan"), float("inf")])
 def test_eta_is_from_0_to_1(eta):
-    scheduler = NoiseScheduler()
     with pytest.raises(ValueError, match=r"eta = .*; expected 0"):
-        next(ddim(predict_with(scheduler), torch.zeros(1, 4, 2, 2), scheduler, [500], eta=eta))
+        DDIM(eta=eta)
 
 
 # --- what a scheduler's file may ask for ------------------------------------------------------------------------------

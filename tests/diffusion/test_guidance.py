@@ -7,8 +7,10 @@ import torch
 from helpers import PROMPTS, seeded
 
 import minti
-from minti.diffusion.guidance import GuidedPrediction, check_scale
-from minti.diffusion.samplers import SAMPLERS, run_timesteps
+from minti.diffusion.guidance import Counted, Pull, guided, refreshed
+from minti.diffusion.samplers import DDIM
+from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
+from minti.diffusion.steps import Run
 
 
 def test_evaluations_are_counted(tiny):
@@ -33,56 +35,11 @@ def test_pndm_evaluates_once_more(tiny):
     assert last.evaluations == 2 * len(PROMPTS) * 51
 
 
-def test_the_first_unconditional_prediction_serves_all_from_shared_noise(tiny):
-    """2 B T - (B - 1) evaluations, equal up to rounding to the pictures drawn one by one."""
-    noise = torch.randn(1, 4, 8, 8, generator=seeded())
-    options = {"num_inference_steps": 5, "sampler": "ddim"}
-    prompts = [*PROMPTS, "a photo"]
-    *_, last = minti.sample_steps(tiny, prompts, latents=noise.expand(3, -1, -1, -1), **options)
-    assert last.evaluations == 2 * 3 * 5 - 2
-    for i, prompt in enumerate(prompts):
-        alone = minti.sample(tiny, prompt, latents=noise, output="latents", **options)
-        torch.testing.assert_close(last.latents[i : i + 1], alone, rtol=1e-4, atol=1e-4 * alone.abs().max().item())
-    # In the first step alone, also where pictures stay alike.
-    *_, last = minti.sample_steps(tiny, ["a cat"] * 3, latents=noise.expand(3, -1, -1, -1), **options)
-    assert last.evaluations == 2 * 3 * 5 - 2
-    # Where the negative prompts differ, nothing can be shared.
-    *_, last = minti.sample_steps(tiny, PROMPTS, ["a", "b"], latents=noise.expand(2, -1, -1, -1), **options)
-    assert last.evaluations == 2 * 2 * 5
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_one_unconditional_trajectory_for_all(tiny, sampler):
-    """T (B + 1) evaluations; exact for the empty prompt, whose own trajectory is the shared one."""
-    noise = torch.randn(1, 4, 8, 8, generator=seeded()).expand(3, -1, -1, -1)
-    generators = [seeded(5) for _ in range(3)]
-    options = {"num_inference_steps": 6, "sampler": sampler, "generator": generators}
-    *_, shared = minti.sample_steps(tiny, [*PROMPTS, ""], latents=noise, share_unconditional=True, **options)
-    assert shared.latents.shape == shared.clean.shape == noise.shape
-    evaluations = 7 if sampler == "pndm" else 6
-    assert shared.evaluations == evaluations * (3 + 1)
-    options["generator"] = [seeded(5)]
-    exact = minti.sample(tiny, "", latents=noise[:1], guidance_scale=1, output="latents", **options)
-    torch.testing.assert_close(shared.latents[2:], exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
-
-
-@pytest.mark.parametrize(("sampler", "picture"), [("ddpm", False), ("ddim", True)])
-def test_an_unconditional_trajectory_for_one_picture_alone(tiny, sampler, picture):
-    """It takes the picture's own generator, and begins as late where the run begins with a picture."""
-    noise, clean = torch.randn(2, 1, 4, 8, 8, generator=seeded())
-    options = {"sampler": sampler, "num_inference_steps": 6, "latents": noise}
-    options |= {"init_latents": clean, "strength": 0.5} if picture else {}
-    *_, shared = minti.sample_steps(tiny, "", share_unconditional=True, generator=[seeded(5)], **options)
-    assert shared.evaluations == (3 if picture else 6) * 2
-    exact = minti.sample(tiny, "", guidance_scale=1, output="latents", generator=[seeded(5)], **options)
-    torch.testing.assert_close(shared.latents, exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
-
-
 def test_weights_go_up_to_a_million():
     for weight in (1e6, -1e6):
-        check_scale("weight", weight)
+        Pull(torch.zeros(1, 1, 1), weight)
         with pytest.raises(ValueError, match=r"weight = -?1000000\.0000000001; expected a number"):
-            check_scale("weight", math.nextafter(weight, 2 * weight))
+            Pull(torch.zeros(1, 1, 1), math.nextafter(weight, 2 * weight))
 
 
 def test_refreshing_every_k_steps(tiny):
@@ -98,7 +55,7 @@ def test_refreshing_every_k_steps(tiny):
 
 
 def test_guidance_in_an_interval(tiny):
-    timesteps = run_timesteps("ddim", tiny.scheduler, 6)
+    timesteps = tiny.scheduler.timesteps(6)
     run = lambda **options: list(  # noqa: E731
         minti.sample_steps(tiny, PROMPTS, num_inference_steps=6, sampler="ddim", generator=seeded(), **options)
     )
@@ -111,12 +68,45 @@ def test_guidance_in_an_interval(tiny):
 def test_what_is_kept_is_the_unconditional_prediction():
     """uncond of the last refresh + s (cond - that), with a network whose answers can be told apart."""
     negative, prompt = torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 5.0)
-    guided = GuidedPrediction(
-        lambda x, t, context: t[:, None, None, None] + context[..., None] * x, prompt, negative, 2.0, refresh_every=3
-    )
+    counted = Counted(lambda x, t, context: t[:, None, None, None] + context[..., None] * x)
+    predict = guided(refreshed(counted, 3, pictures=1), [Pull(prompt, 2.0)], negative)
     x = torch.tensor([1.0, 10.0]).view(1, 1, 1, 2)
     for i, t in enumerate((900, 700, 500, 300, 100)):
-        refreshed = (900, 300)[i // 3]
-        uncond, cond = refreshed + 3 * x, t + 5 * x
-        assert torch.equal(guided(x, t), uncond + 2 * (cond - uncond))
-    assert guided.evaluations == 5 + 2
+        last = (900, 300)[i // 3]
+        uncond, cond = last + 3 * x, t + 5 * x
+        assert torch.equal(predict(x, t), uncond + 2 * (cond - uncond))
+    assert counted.evaluations == 5 + 2
+
+
+def test_a_classifier_s_gradient_is_guidance_too():
+    """On a mixture of Gaussians, from predict to predict: at scale 1 the exact conditional score, and its flow.
+
+    x_0 ~ sum_k w_k N(m_k, s_k^2)   =>   p_t(x, k) = w_k N(sqrt(a) m_k, a s_k^2 + 1 - a)
+    grad log p_t(x | k) = grad log p_t(x) + grad log p_t(k | x)   (arXiv 2105.05233, Algorithm 2)
+    """
+    scheduler = NoiseScheduler(SchedulerConfig(set_alpha_to_one=True))
+    w, m, s = (torch.tensor(v).double() for v in ([0.2, 0.5, 0.3], [-2.0, 0.5, 3.0], [0.3, 0.8, 0.4]))
+
+    def log_parts(x, t):  # of p_t(x, k), (..., k)
+        a = scheduler.alphas_cumprod[t].double()
+        return w.log() + torch.distributions.Normal(a.sqrt() * m, (a * s**2 + 1 - a).sqrt()).log_prob(x[..., None])
+
+    def gradient(function, x):
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(function(x).sum(), x)[0]
+
+    def towards(k, scale):
+        classifier = lambda x, t: gradient(lambda x: log_parts(x, t).log_softmax(-1)[..., k], x)  # noqa: E731
+        return lambda predict: lambda x, t: predict(x, t) + scheduler.noise_from_score(scale * classifier(x, t), t)
+
+    network = lambda x, t: scheduler.noise_from_score(gradient(lambda x: log_parts(x, t).logsumexp(-1), x), t)  # noqa: E731
+    start, stops = torch.randn(1, 1, 50, 1, generator=seeded()).double(), DDIM().stops(scheduler, 250)
+    for k in range(3):
+        predict = towards(k, 1.0)(network)
+        for t, (signal, noise) in stops[:-1:50]:
+            score = (signal * m[k] - start) / (signal**2 * s[k] ** 2 + noise**2)
+            torch.testing.assert_close(scheduler.score_from_noise(predict(start, t), t), score, rtol=1e-5, atol=1e-6)
+        *_, last = DDIM()(predict, Run(start, scheduler, stops))
+        a = scheduler.alphas_cumprod[stops[0].timestep].double()
+        expected = m[k] + s[k] * (start - a.sqrt() * m[k]) / (a * s[k] ** 2 + 1 - a).sqrt()
+        torch.testing.assert_close(last.latents, expected, rtol=0, atol=0.03)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from minti.diffusion.betas import make_betas
+from minti.diffusion.samplers import DDPM
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -171,7 +172,7 @@ def test_config_errors():
     with pytest.raises(ValueError, match="unknown beta_schedule 'cubic'"):
         NoiseScheduler(SchedulerConfig(beta_schedule="cubic"))
     with pytest.raises(ValueError, match=r"unknown variance 'learned'; expected one of \('posterior', 'beta'\)"):
-        NoiseScheduler().posterior(torch.zeros(1), torch.zeros(1), 5, 4, "learned")
+        DDPM(variance="learned")
 
 
 @pytest.mark.parametrize(("count", "message"), [(0, "expected at least 1"), (100_001, "expected at most 100,000")])

@@ -24,7 +24,7 @@ NAMES = """
     seed vectors steps max-steps batch-size gradient-accumulation warmup-steps checkpoint-every columns sample-steps
     validate-every num-images height width guidance-scale learning-rate max-row-norm strength weight model output images
     concept placeholder initializer templates lr-schedule row-update prompts embedding sampler negative-prompt
-    init-image mask and where device dtype
+    init-image mask and where device dtype eta variance karras
 """
 FLAGS = ["--flip", "--resume", "--quiet", "--gradient-checkpointing", "--he", "--s", "--", "-x", "@file", ""]
 SPECIAL = ["nan", "inf", "-inf", "", " ", "1e3", "0x10", "١٢", "1_000", "1\n", "-0", "1e400", "1" + "0" * 5000]

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import minti
+from minti.diffusion.samplers import DDIM
 
 STEPS = st.one_of(st.integers(-2, 5), st.sampled_from([1001, 2**63, -(2**63), 10**400]))
 OPTIONS = st.fixed_dictionaries(
@@ -19,7 +20,6 @@ OPTIONS = st.fixed_dictionaries(
         "width": st.one_of(st.integers(-20, 40), st.just(2)),
         "refresh_every": st.integers(-1, 3),
         "guidance_interval": st.tuples(st.integers(-9, 2000), st.integers(-9, 2000)),
-        "share_unconditional": st.booleans(),
         "also": st.lists(st.tuples(st.just("a dog"), NUMBERS), max_size=2),
         "negative_prompt": st.one_of(st.text(max_size=5), st.lists(st.text(max_size=3), max_size=2)),
     },
@@ -49,11 +49,11 @@ def test_a_picture_is_drawn_or_refused(painter, options):
 @example("ddim", float("nan"), 0.5)
 @example("ddim", 10**400, 0.5)
 def test_eta_and_strength_are_used_or_refused(painter, sampler, eta, strength):
-    options = {"eta": eta} if sampler == "ddim" else {}
     with refusal("eta", "strength"):
+        sampler = DDIM(eta) if sampler == "ddim" else sampler
         start = minti.sample(painter, "a cat", output="latents", num_inference_steps=2)
         pictures = minti.sample(
             painter, "a dog", output="pixels", num_inference_steps=3, sampler=sampler, init_latents=start,
-            strength=strength, **options
+            strength=strength
         )  # fmt: skip
         assert pictures.isfinite().all()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +15,7 @@ from running import script, script_inside
 from safetensors.torch import load_file
 
 import minti
+from minti.diffusion.samplers import DDIM, DDPM, DPMSolver
 
 ROOT = Path(__file__).parents[2]
 CONCEPT = next((ROOT / "examples" / "concepts").iterdir())
@@ -98,13 +98,43 @@ def test_a_second_prompt_pulls_with_its_weight_where_its_mask_says(tmp_path):
     )
     half = (torch.arange(16) >= 8).float().expand(1, 1, 16, 16)
     options = {"num_inference_steps": 3, "sampler": "ddim", "guidance_scale": 5.0}
-    model, drawn = minti.StableDiffusion.from_pretrained(), np.asarray(Image.open(tmp_path / "00-00.png"), dtype=int)
+    model, drawn = minti.StableDiffusion.from_pretrained(), Image.open(tmp_path / "00-00.png").tobytes()
     for others, same in (([("a blue moon", 4.0, half)], True), ([], False)):
         generator = torch.Generator().manual_seed(0)
-        expected = np.asarray(
-            minti.sample(model, "a red star", generator=generator, also=others, **options)[0], dtype=int
-        )
-        assert (np.abs(drawn - expected).max() <= 1) == same
+        (expected,) = minti.sample(model, "a red star", generator=generator, also=others, **options)
+        assert (drawn == expected.tobytes()) == same
+
+
+@pytest.mark.parametrize(
+    ("given", "sampler"),
+    [
+        (("ddim", "--eta", 0.5), DDIM(eta=0.5)),
+        (("ddpm", "--variance", "beta"), DDPM(variance="beta")),
+        (("dpm-solver++", "--karras"), DPMSolver(karras=True)),
+    ],
+)
+def test_the_samplers_options_reach_them(tmp_path, given, sampler):
+    options = ("--num-images", 1, "--steps", 3, "--height", 16, "--width", 16, "--output", tmp_path)
+    script_inside("sample.py", "a red star", *options, "--sampler", *given)
+    model, generator = minti.StableDiffusion.from_pretrained(), torch.Generator().manual_seed(0)
+    options = {"num_inference_steps": 3, "height": 16, "width": 16}
+    (expected,) = minti.sample(model, "a red star", sampler=sampler, generator=generator, **options)
+    assert Image.open(tmp_path / "00-00.png").tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--eta", 0.5), "--eta is an option of ddim, not of --sampler ddpm"),
+        (("--sampler", "ddim", "--karras"), "--karras is an option of dpm-solver++, not of --sampler ddim"),
+        (("--sampler", "ddim", "--eta", 2), "eta = 2.0; expected 0 (deterministic) to 1"),
+    ],
+)
+def test_options_of_another_sampler_are_refused(tmp_path, args, message):
+    done = script_inside("sample.py", "a red star", *args, "--output", tmp_path, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 import minti
+from minti.diffusion.steps import SampleStep
 from minti.images import grid, to_pil
-from minti.text_to_image import SampleStep
 
 
 class Trajectory:
