@@ -212,11 +212,9 @@ def sample(
         raise ValueError(f"unknown output {output!r}; expected one of {', '.join(OUTPUTS)}")
     for step in sample_steps(model, prompts, negative_prompt, **options):
         on_step(step)
-    if not step.latents.isfinite().all():
-        raise ValueError(
-            f"the pictures have overflowed (guidance_scale {options.get('guidance_scale', 7.5)}, {model.dtype}); try a "
-            "lower guidance scale, bfloat16 or float32"
-        )
+    guidance = f"guidance_scale {options.get('guidance_scale', 7.5)}, {model.dtype}"
+    otherwise = f"they have overflowed ({guidance}); try a lower guidance scale, bfloat16 or float32"
+    model.check_finite("the pictures", step.latents, otherwise)
     if output == "latents":
         return step.latents
     pixels = model.decode(step.latents)

@@ -6,6 +6,7 @@ import torch
 from helpers import CLASSES, PROMPTS, SCHEDULER, SKIP, THEIR_KEYS, seeded
 
 import minti
+from minti.checkpoints.configs import parse_config
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 
 
@@ -23,7 +24,7 @@ from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 )
 def test_guided_run_equals_the_pipeline(tiny, pipeline, sampler, options):
     """Each sampler from the release's scheduler config, with the spacing that diffusers then gives it."""
-    tiny.scheduler = NoiseScheduler(SchedulerConfig.from_dict(SCHEDULER))
+    tiny.scheduler = NoiseScheduler(parse_config(SchedulerConfig, SCHEDULER))
     karras = {"use_karras_sigmas": options.get("karras", False)} if sampler == "dpm-solver++" else {}
     config = {"set_alpha_to_one": False} | SCHEDULER | karras
     pipeline.scheduler = CLASSES[sampler](

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from pathlib import Path
 
@@ -26,6 +27,19 @@ def needed_files(variant: str | None = None) -> list[str]:
         patterns += [f"{part}/{stem}{suffix}.safetensors", f"{part}/{stem}{suffix}-*.safetensors"]
         patterns.append(f"{part}/{stem}.safetensors.index{suffix}.json")
     return patterns
+
+
+def folder_of(source: str | os.PathLike[str], revision: str | None = None, variant: str | None = None) -> Path:
+    """A model's folder: the one that is named, or that of an id on the hub.
+
+    Raises:
+        OSError: it is neither, or cannot be fetched.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if not HUB_ID.fullmatch(str(source)):
+        raise FileNotFoundError(f"{source} is neither a folder, nor a file, nor an id on the hub")
+    return download(str(source), revision, variant)
 
 
 def download(hub_id: str, revision: str | None = None, variant: str | None = None) -> Path:

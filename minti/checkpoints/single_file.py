@@ -6,6 +6,7 @@ averaged copy of the UNet, optimizer and loss state) is never touched.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from minti.checkpoints.finite import check_tensor
-from minti.checkpoints.text_encoder import TextConfig, fill_text_encoder
+from minti.checkpoints import hub
+from minti.checkpoints.text_encoder import TextConfig
 from minti.checkpoints.weights import build, fill, read_pickle, read_tensors
 from minti.diffusion.scheduler import SchedulerConfig
 from minti.networks.unet import UNet, UNetConfig
@@ -127,8 +128,7 @@ def load_single_file(
         configs: SD v1's when absent.
 
     Raises:
-        ValueError: the file is damaged, a part is missing, of another architecture, or not finite; names the file and
-            the tensor.
+        ValueError: the file is damaged, or a part is missing or of another architecture; names the file and the tensor.
     """
     unet_config, vae_config, text_config = configs or (UNetConfig(), VAEConfig(), TextConfig().hugging_face())
     tensors = read_file(path)
@@ -151,8 +151,12 @@ def load_single_file(
             )
         # The VAE's attention was made of 1 x 1 convolutions.
         found = {key: t[..., 0, 0] if t.ndim == expected[key].ndim + 2 else t for key, t in found.items()}
-        (fill_text_encoder if part == "text encoder" else fill)(network, found, path, dtype, device, name_of)
-        for key, tensor in network.state_dict().items():
-            check_tensor(tensor, path, name_of(key))
+        fill(network, found, path, dtype, device, name_of)
     unet, vae, text_encoder = (network for network, _ in parts.values())
     return unet, vae, text_encoder
+
+
+def tokenizer_beside(path: Path, folder: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of a single file's CLIP tokenizer: the one given, or `tokenizer` beside the file, or the hub's."""
+    beside = path.parent / "tokenizer"
+    return Path(folder) if folder else beside if beside.is_dir() else hub.download_tokenizer()

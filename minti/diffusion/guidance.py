@@ -109,7 +109,7 @@ class GuidedPrediction:
 
         def same(i: int, j: int) -> bool:
             negative = self.negative_context
-            return torch.equal(latents[i], latents[j]) and torch.equal(negative[i], negative[j])
+            return i == j or (torch.equal(latents[i], latents[j]) and torch.equal(negative[i], negative[j]))
 
         return [next(j for j in range(i + 1) if same(i, j)) for i in range(len(latents))]
 

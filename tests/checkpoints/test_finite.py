@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from helpers import PARTS
+from minti.checkpoints.finite import PIECE, check_file
 from safetensors.torch import load_file, save_file
 
 import minti
-from minti.checkpoints.finite import PIECE, check_file
 
 BAD = (math.nan, math.inf, -math.inf)
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig
 
 import minti
 import minti.checkpoints.single_file
+from minti.checkpoints.configs import parse_config
 from minti.checkpoints.single_file import load_single_file, text_name, unet_name, vae_name
 from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
@@ -26,8 +27,8 @@ NETWORK = "diffusion_pytorch_model"
 def original_state(tiny_folder: Path) -> dict[str, torch.Tensor]:
     """The small model under the names that diffusers' own converter reads, with an averaged UNet and training state."""
     tensors = {}
-    unet_config = UNetConfig.from_dict(json.loads((tiny_folder / "unet/config.json").read_text()))
-    vae_config = VAEConfig.from_dict(json.loads((tiny_folder / "vae/config.json").read_text()))
+    unet_config = parse_config(UNetConfig, json.loads((tiny_folder / "unet/config.json").read_text()))
+    vae_config = parse_config(VAEConfig, json.loads((tiny_folder / "vae/config.json").read_text()))
     for key, value in load_file(tiny_folder / "unet" / f"{NETWORK}.safetensors").items():
         tensors[unet_name(key, unet_config)] = value
         tensors[unet_name(key, unet_config, ema=True)] = value + 1
@@ -45,8 +46,8 @@ def original_state(tiny_folder: Path) -> dict[str, torch.Tensor]:
 def configs(tiny_folder):
     read = lambda part: json.loads((tiny_folder / part / "config.json").read_text())  # noqa: E731
     return (
-        UNetConfig.from_dict(read("unet")),
-        VAEConfig.from_dict(read("vae")),
+        parse_config(UNetConfig, read("unet")),
+        parse_config(VAEConfig, read("vae")),
         CLIPTextConfig(**read("text_encoder")),
     )
 

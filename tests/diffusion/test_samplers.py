@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import CLASSES, SCHEDULER, SKIP, THEIR_KEYS, seeded
 
+from minti.checkpoints.configs import parse_config
 from minti.diffusion.samplers import SAMPLERS, ddim, ddpm, invert_ddim, run_timesteps
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 
@@ -29,7 +30,7 @@ def test_bare_sampler_equals_diffusers_scheduler(sampler, spacing, prediction_ty
         **{key: value for key, value in config.items() if key in THEIR_KEYS[sampler]},
         **({"use_karras_sigmas": True} if karras else {}),
     )
-    ours = NoiseScheduler(SchedulerConfig.from_dict({"set_alpha_to_one": sampler == "ddim", **config}))
+    ours = NoiseScheduler(parse_config(SchedulerConfig, {"set_alpha_to_one": sampler == "ddim", **config}))
     assert torch.equal(ours.betas, theirs.betas)
     theirs.set_timesteps(25)
     start = torch.randn(1, 4, 8, 8, generator=seeded(3))
@@ -57,7 +58,7 @@ def test_bare_sampler_equals_diffusers_scheduler(sampler, spacing, prediction_ty
 
 def test_ddpm_over_all_thousand_timesteps_equals_diffusers():
     theirs = diffusers.DDPMScheduler(clip_sample=False)
-    ours = NoiseScheduler(SchedulerConfig.from_dict(dict(theirs.config)))
+    ours = NoiseScheduler(parse_config(SchedulerConfig, dict(theirs.config)))
     theirs.set_timesteps(1000)
     start = torch.randn(1, 4, 4, 4, generator=seeded(3))
     expected, g = start, seeded(4)
@@ -72,7 +73,7 @@ def test_ddpm_over_all_thousand_timesteps_equals_diffusers():
 def test_ddim_inversion_equals_diffusers_and_returns(tiny, pipeline):
     """Latents to noise as DDIMInverseScheduler goes; the way back with DDIM ends near the beginning."""
     theirs = diffusers.DDIMInverseScheduler(**SCHEDULER, set_alpha_to_one=False)
-    ours = NoiseScheduler(SchedulerConfig.from_dict(SCHEDULER))
+    ours = NoiseScheduler(parse_config(SchedulerConfig, SCHEDULER))
     theirs.set_timesteps(50)
     clean = torch.randn(1, 4, 8, 8, generator=seeded(3))
     network = lambda x, t: torch.tanh(x) * (0.3 + t / 1500)  # noqa: E731

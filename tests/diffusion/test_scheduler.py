@@ -4,6 +4,7 @@ import diffusers
 import pytest
 import torch
 
+from minti.checkpoints.configs import parse_config
 from minti.diffusion.betas import make_betas
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 
@@ -13,7 +14,7 @@ SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 def pair(**config):
     """The same schedule in both libraries."""
     theirs = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, clip_sample=False, **config)
-    return NoiseScheduler(SchedulerConfig.from_dict(dict(theirs.config))), theirs
+    return NoiseScheduler(parse_config(SchedulerConfig, dict(theirs.config))), theirs
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -165,7 +166,7 @@ def test_score_is_minus_the_gradient_of_the_energy(t):
 
 def test_config_errors():
     with pytest.raises(ValueError, match="clip_sample = True"):
-        SchedulerConfig.from_dict({"clip_sample": True})
+        parse_config(SchedulerConfig, {"clip_sample": True})
     with pytest.raises(ValueError, match="prediction_type = 'score'"):
         SchedulerConfig(prediction_type="score")
     with pytest.raises(ValueError, match="unknown beta_schedule 'cubic'"):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from helpers import UNET as SMALL
 from helpers import VAE as SMALL_VAE
 
+from minti.checkpoints.configs import parse_config
 from minti.networks.layers import GEGLU, ResnetBlock, timestep_embedding
 from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
@@ -33,7 +34,7 @@ UNETS = {
 
 def twins(theirs, ours_class, config_class):
     """Our network with the weights of theirs."""
-    ours = ours_class(config_class.from_dict(dict(theirs.config))).eval()
+    ours = ours_class(parse_config(config_class, dict(theirs.config))).eval()
     ours.load_state_dict(theirs.state_dict())
     return ours
 
@@ -152,7 +153,7 @@ def test_timestep_embedding_closed_form():
 )
 def test_another_architecture_is_refused_by_name(key, value):
     with pytest.raises(ValueError, match=f"{key} = "):
-        UNetConfig.from_dict({key: value})
+        parse_config(UNetConfig, {key: value})
 
 
 @torch.no_grad()
