@@ -123,4 +123,4 @@ def test_what_cannot_be_shared_or_begun(tiny):
     with pytest.raises(ValueError, match="pndm cannot begin at pure noise"):
         minti.sample(tiny, "a cat", sampler="pndm", num_inference_steps=3)
     with pytest.raises(ValueError, match="expected prediction_type 'v_prediction' or 'sample'"):
-        SchedulerConfig(rescale_betas_zero_snr=True)
+        parse_config(SchedulerConfig, {"rescale_betas_zero_snr": True})
