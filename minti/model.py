@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from minti.text import encode, tokenize
 PACKAGE = Path(__file__).resolve().parent
 TOYBOX = PACKAGE / "toybox" if (PACKAGE / "toybox").is_dir() else PACKAGE.parent / "weights" / "toybox"
 
+QUERIES_AND_KEYS = r"\b(to_[qk]|[qk]_proj)\."
 OVERFLOWN = "the weights are finite, so they have overflowed; try bfloat16 or float32"
 
 
@@ -162,26 +164,33 @@ class StableDiffusion:
     def check_finite(self, what: str, result: Tensor, otherwise: str = OVERFLOWN) -> None:
         """Refuses a result that is not finite, and says which weight is to blame, or, where none is, why `otherwise`.
 
+        Fused attention may take scores that are no numbers for masked ones, and go on with zeros: so queries' and keys'
+        weights, a twentieth of all, are looked at also where the result is finite.
+
         Raises:
-            ValueError: a number of `result` is NaN or infinite.
+            ValueError: a number of `result`, or of those weights, is NaN or infinite.
         """
-        if not _finite(result):
-            culprit = self.not_finite()
+        culprit = self.not_finite(QUERIES_AND_KEYS)
+        if culprit or not _finite(result):
+            culprit = culprit or self.not_finite()
             why = f"so has {culprit}; fetch the file again, or use another" if culprit else otherwise
             raise ValueError(f"{what} have numbers that are not finite: {why}")
 
-    def not_finite(self) -> str | None:
+    def not_finite(self, among: str = "") -> str | None:
         """The first weight with a number that is NaN or infinite, such as "unet: conv_in.weight"; None without one.
 
-        Asked where a result is not finite, and not while loading: whoever looks at all weights reads the file twice.
+        Asked where there is a result, and not while loading: who looks at all weights there reads the files twice.
+
+        Args:
+            among: only those in whose name this pattern is found.
         """
         for part in ("unet", "vae", "text_encoder"):
-            for key, tensor in getattr(self, part).state_dict().items():
-                if not _finite(tensor):
-                    return f"{part}: {key}"
+            for name, weight in getattr(self, part).named_parameters():
+                if re.search(among, name) and not _finite(weight):
+                    return f"{part}: {name}"
         return None
 
 
 def _finite(tensor: Tensor) -> bool:
-    """The least and the greatest tell: NaN is both where one number is; and unlike `isfinite` they take no memory."""
+    """The least and the greatest tell: both are NaN where one number is; and unlike `isfinite` they take no memory."""
     return tensor.numel() == 0 or bool(torch.stack(tensor.detach().aminmax()).isfinite().all())

@@ -8,9 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from minti.checkpoints.rules import OFF, RULES
+from minti.checkpoints.rules import RULES
 from minti.machine.configs import check_range, check_types
-from minti.machine.messages import one_line, quoted, shortened, shown
+from minti.machine.messages import one_line, shortened, shown
 
 C = TypeVar("C")
 
@@ -56,21 +56,15 @@ def parse_config(kind: type[C], values: Mapping[str, Any], origin: str = "config
     for key, value in values.items():
         if key in known:
             chosen[key] = tuple(value) if isinstance(value, list) else value
-        elif key in rules.fixed or (rules.strict and not key.startswith("_") and key not in rules.ignored):
-            accepted = rules.fixed.get(key, OFF)
-            if value not in accepted:
-                raise ValueError(
-                    f"{origin}: {shortened(key)} = {shown(value)}, but minti implements SD v1, where it is "
-                    + " or ".join(map(repr, accepted))
-                )
+        accepted = rules.accepts(key, known)
+        if accepted is not None and value not in accepted:
+            what = f"{origin}: {shortened(key)} = {shown(value)}, but minti implements SD v1, where it is "
+            raise ValueError(what + " or ".join(map(repr, accepted)))
     config = kind(**chosen)
     try:
         check_types(config)
         for names, (least, most) in rules.ranges.items():
             check_range(config, least, most, *names.split())
-        for key, choices in rules.choices.items():
-            if getattr(config, key) not in choices:
-                raise ValueError(f"{key} = {quoted(getattr(config, key))}; expected one of {choices}")
         rules.check(config)
     except ValueError as error:
         raise ValueError(f"{origin}: {error}") from None

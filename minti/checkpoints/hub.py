@@ -17,15 +17,10 @@ TOKENIZER = "openai/clip-vit-large-patch14"  # the tokenizer of all SD v1 models
 def needed_files(variant: str | None = None) -> list[str]:
     """Patterns of the files that minti reads of a model folder: safetensors, configs and the tokenizer, no more."""
     suffix = f".{variant}" if variant else ""
-    patterns = ["defaults.json", "scheduler/scheduler_config.json", "tokenizer/*"]
-    for part, stem in (
-        ("unet", "diffusion_pytorch_model"),
-        ("vae", "diffusion_pytorch_model"),
-        ("text_encoder", "model"),
-    ):
-        patterns.append(f"{part}/config.json")
-        patterns += [f"{part}/{stem}{suffix}.safetensors", f"{part}/{stem}{suffix}-*.safetensors"]
-        patterns.append(f"{part}/{stem}.safetensors.index{suffix}.json")
+    patterns = ["defaults.json", "*/config.json", "scheduler/scheduler_config.json", "tokenizer/*"]
+    for stem in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
+        patterns += [f"{stem}{suffix}.safetensors", f"{stem}{suffix}-*.safetensors"]
+        patterns.append(f"{stem}.safetensors.index{suffix}.json")
     return patterns
 
 

@@ -5,7 +5,7 @@ A file is refused where minti would load it and draw wrongly, or where its numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,24 +26,30 @@ OFF = (None, False)
 
 @dataclass(frozen=True)
 class Rules:
-    """What one kind of config file may say.
+    """What one kind of config file may say; names of keys are separated by spaces.
 
     Attributes:
-        fixed: keys that are no fields, of which minti implements some values only.
-        strict: what becomes of all other keys. True: they must be off (None or False), so that a checkpoint of another
-            architecture is refused, and not loaded and drawn wrongly. False: they are passed over.
+        accepted: of keys of which minti implements some values only, those.
+        strict: what becomes of keys that are not known. True: they must be off (None or False), so that a checkpoint of
+            another architecture is refused, and not loaded and drawn wrongly. False: they are passed over.
         ignored: keys that change nothing here.
-        ranges: the least and the most of numbers: fields, separated by spaces.
-        choices: what a field may be.
+        ranges: the least and the most of numbers.
         check: raises ValueError where the values do not go together.
     """
 
-    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    accepted: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     strict: bool = True
-    ignored: tuple[str, ...] = ()
+    ignored: str = ""
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     check: Callable[[Any], None] = lambda config: None
+
+    def accepts(self, key: str, known: Container[str]) -> tuple[Any, ...] | None:
+        """The values that a key may have; None: any."""
+        for names, values in self.accepted.items():
+            if key in names.split():
+                return values
+        passes = key in known or key in self.ignored.split() or key.startswith("_") or not self.strict
+        return None if passes else OFF
 
 
 def _check_levels(config: UNetConfig | VAEConfig) -> None:
@@ -87,23 +93,18 @@ def _check_defaults(config: ModelDefaults) -> None:
     check_templates(config.prompts)
 
 
-RULES: dict[type, Rules] = {
+RULES = {
     UNetConfig: Rules(
-        fixed={
+        accepted={
             "act_fn": ("silu",),
-            "downsample_padding": (1,),
-            "mid_block_scale_factor": (1,),
             "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-            "resnet_time_scale_shift": ("default",),
-            "dropout": (0.0,),
-            "transformer_layers_per_block": (1,),
-            "resnet_out_scale_factor": (1.0,),
             "time_embedding_type": ("positional",),
-            "conv_in_kernel": (3,),
-            "conv_out_kernel": (3,),
-            "attention_type": ("default",),
+            "resnet_time_scale_shift attention_type": ("default",),
+            "downsample_padding mid_block_scale_factor transformer_layers_per_block resnet_out_scale_factor": (1,),
+            "conv_in_kernel conv_out_kernel": (3,),
+            "dropout": (0.0,),
         },
-        ignored=("addition_embed_type_num_heads",),
+        ignored="addition_embed_type_num_heads",
         ranges={
             "sample_size in_channels out_channels block_out_channels cross_attention_dim": (1, 2**16),
             "attention_head_dim norm_num_groups": (1, 2**16),
@@ -114,14 +115,12 @@ RULES: dict[type, Rules] = {
         check=_check_unet,
     ),
     VAEConfig: Rules(
-        fixed={
+        accepted={
             "act_fn": ("silu",),
-            "mid_block_add_attention": (True,),
-            "use_quant_conv": (True,),
-            "use_post_quant_conv": (True,),
+            "mid_block_add_attention use_quant_conv use_post_quant_conv": (True,),
             "force_upcast": (True, False),
         },
-        ignored=("sample_size", "down_block_types", "up_block_types"),
+        ignored="sample_size down_block_types up_block_types",
         ranges={
             "in_channels out_channels latent_channels block_out_channels norm_num_groups": (1, 2**16),
             "layers_per_block": (1, 16),
@@ -130,6 +129,7 @@ RULES: dict[type, Rules] = {
         check=_check_levels,
     ),
     TextConfig: Rules(
+        accepted={"hidden_act": ("quick_gelu", "gelu")},
         strict=False,  # the file repeats the defaults of everything that Hugging Face's models can do
         ranges={
             "vocab_size": (1, 2**24),
@@ -138,20 +138,19 @@ RULES: dict[type, Rules] = {
             "layer_norm_eps": (1e-12, 1),
             "bos_token_id eos_token_id pad_token_id": (0, 2**24),
         },
-        choices={"hidden_act": ("quick_gelu", "gelu")},
         check=_check_text,
     ),
     SchedulerConfig: Rules(
-        # Schedulers of many kinds write this file, each with keys of its own; what changes the numbers is refused.
-        strict=False,
-        fixed={
-            **dict.fromkeys(("trained_betas", "clip_sample", "thresholding", "use_lu_lambdas"), OFF),
-            **{f"use_{kind}_sigmas": OFF for kind in ("karras", "exponential", "beta", "flow")},
+        accepted={
+            "prediction_type": PREDICTION_TYPES,
+            "timestep_spacing": (*SPACINGS, None),
+            "trained_betas clip_sample thresholding use_lu_lambdas": OFF,
+            "use_karras_sigmas use_exponential_sigmas use_beta_sigmas use_flow_sigmas": OFF,
             "skip_prk_steps": (True,),
             "variance_type": ("fixed_small", None),
         },
+        strict=False,  # schedulers of many kinds write this file, each with keys of its own
         ranges={"num_train_timesteps": (1, 100_000), "beta_start beta_end": (1e-7, 0.999)},
-        choices={"prediction_type": PREDICTION_TYPES, "timestep_spacing": (*SPACINGS, None)},
         check=_check_scheduler,
     ),
     ModelDefaults: Rules(

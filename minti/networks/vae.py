@@ -116,19 +116,15 @@ class Encoder(nn.Module):
 
     def __init__(self, config: VAEConfig):
         super().__init__()
-        sizes, groups = config.block_out_channels, config.norm_num_groups
+        sizes, groups, layers = config.block_out_channels, config.norm_num_groups, config.layers_per_block
         self.conv_in = nn.Conv2d(config.in_channels, sizes[0], kernel_size=3, padding=1)
-        self.down_blocks = nn.ModuleList()
-        c_in = sizes[0]
-        for level, c_out in enumerate(sizes):
-            block = VAEBlock([(c_in, c_out)] + [(c_out, c_out)] * (config.layers_per_block - 1), groups)
-            if level < len(sizes) - 1:
-                block.downsamplers = nn.ModuleList([Downsample(c_out, asymmetric=True)])
-            self.down_blocks.append(block)
-            c_in = c_out
-        self.mid_block = VAEMidBlock(c_in, groups)
-        self.conv_norm_out = nn.GroupNorm(groups, c_in, eps=EPS)
-        self.conv_out = nn.Conv2d(c_in, 2 * config.latent_channels, kernel_size=3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            VAEBlock(c_in, c_out, layers, groups, down=level < len(sizes) - 1)
+            for level, (c_in, c_out) in enumerate(zip((sizes[0], *sizes), sizes))
+        )
+        self.mid_block = VAEMidBlock(sizes[-1], groups)
+        self.conv_norm_out = nn.GroupNorm(groups, sizes[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(sizes[-1], 2 * config.latent_channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -143,19 +139,15 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VAEConfig):
         super().__init__()
-        sizes, groups = config.block_out_channels[::-1], config.norm_num_groups
+        sizes, groups, layers = config.block_out_channels[::-1], config.norm_num_groups, config.layers_per_block
         self.conv_in = nn.Conv2d(config.latent_channels, sizes[0], kernel_size=3, padding=1)
         self.mid_block = VAEMidBlock(sizes[0], groups)
-        self.up_blocks = nn.ModuleList()
-        c_in = sizes[0]
-        for level, c_out in enumerate(sizes):
-            block = VAEBlock([(c_in, c_out)] + [(c_out, c_out)] * config.layers_per_block, groups)
-            if level < len(sizes) - 1:
-                block.upsamplers = nn.ModuleList([Upsample(c_out)])
-            self.up_blocks.append(block)
-            c_in = c_out
-        self.conv_norm_out = nn.GroupNorm(groups, c_in, eps=EPS)
-        self.conv_out = nn.Conv2d(c_in, config.out_channels, kernel_size=3, padding=1)
+        self.up_blocks = nn.ModuleList(
+            VAEBlock(c_in, c_out, layers + 1, groups, up=level < len(sizes) - 1)
+            for level, (c_in, c_out) in enumerate(zip((sizes[0], *sizes), sizes))
+        )
+        self.conv_norm_out = nn.GroupNorm(groups, sizes[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(sizes[-1], config.out_channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(x))
@@ -167,10 +159,11 @@ class Decoder(nn.Module):
 class VAEBlock(nn.Module):
     """Resnets at one size, then a change of size, if any: (b, c_in, h, w) -> (b, c_out, h', w')."""
 
-    def __init__(self, channels: list[tuple[int, int]], groups: int):
+    def __init__(self, c_in: int, c_out: int, layers: int, groups: int, down: bool = False, up: bool = False):
         super().__init__()
-        self.resnets = nn.ModuleList(ResnetBlock(c_in, c_out, groups, EPS) for c_in, c_out in channels)
-        self.downsamplers = self.upsamplers = ()
+        self.resnets = nn.ModuleList(ResnetBlock(c, c_out, groups, EPS) for c in (c_in, *[c_out] * (layers - 1)))
+        self.downsamplers = nn.ModuleList([Downsample(c_out, asymmetric=True)] if down else [])
+        self.upsamplers = nn.ModuleList([Upsample(c_out)] if up else [])
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in (*self.resnets, *self.downsamplers, *self.upsamplers):

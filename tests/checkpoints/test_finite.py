@@ -69,6 +69,22 @@ def test_what_is_not_asked_may_hold_anything(folder, tiny):
     assert_refused(lambda: minti.sample(model, "a dog", **options), "vae: encoder.conv_in.weight")
 
 
+@pytest.mark.parametrize("value", BAD)
+@pytest.mark.parametrize(
+    "among", ["attn1.to_k", "attn2.to_q", "layers.1.self_attn.q_proj.bias", "attentions.0.to_k.bias"]
+)
+def test_what_attention_would_pass_over(tiny, among, value):
+    """Scores of NaN or minus infinity are masked ones to a fused kernel: the weights are looked at themselves."""
+    weights = {f"{part}: {n}": p for part in PARTS for n, p in getattr(tiny, part).named_parameters() if among in n}
+    assert weights
+    for name, weight in weights.items():
+        for place in (0, -1):
+            was = weight.view(-1)[place].item()
+            weight.view(-1)[place] = value
+            assert_refused(lambda: minti.sample(tiny, "a cat", num_inference_steps=1, sampler="ddim"), name)
+            weight.view(-1)[place] = was
+
+
 def test_finite_weights_may_overflow(tiny):
     """Then the line says so instead."""
     assert tiny.not_finite() is None

@@ -94,7 +94,7 @@ def test_attention_can_be_replaced_and_the_halves_parted():
 
 @torch.no_grad()
 def test_a_hook_reaches_every_layer():
-    """In bfloat16 on a CPU, where wide convolutions are matrix products: each once; and no forward rewrites a weight."""
+    """Once, also in bfloat16 on a CPU, where wide convolutions are matrix products; no forward rewrites a weight."""
     torch.manual_seed(0)
     unet = UNet(parse_config(UNetConfig, SMALL | {"block_out_channels": (32, 64, 1024)})).eval().bfloat16()
     vae = VAE(parse_config(VAEConfig, SMALL_VAE)).eval().bfloat16()
