@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minti.machine.configs import Config, check_range, check_types
-from minti.templates import check_templates
-
 FILE = "defaults.json"
 
 
 @dataclass(frozen=True)
-class ModelDefaults(Config):
+class ModelDefaults:
     """The keys of a model folder's `defaults.json`, which only minti reads; the defaults are SD v1's.
 
     Attributes:
@@ -34,10 +31,3 @@ class ModelDefaults(Config):
         "an oil painting of a {} in a forest",
         "a photo of a {} next to a cup of coffee",
     )
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_range(self, -1e6, 1e6, "guidance_scale")
-        check_range(self, 1, 100_000, "batch_size")
-        check_templates(self.templates)
-        check_templates(self.prompts)

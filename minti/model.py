@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,13 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from minti.checkpoints import hub, weights
-from minti.checkpoints.single_file import SCHEDULER_CONFIG, load_single_file
-from minti.checkpoints.text_encoder import load_text_encoder
+from minti.checkpoints import hub
+from minti.checkpoints.folder import load_folder
+from minti.checkpoints.rules import check_parts
+from minti.checkpoints.single_file import SCHEDULER_CONFIG, load_single_file, tokenizer_beside
 from minti.checkpoints.tokenizer import load_tokenizer
 from minti.defaults import ModelDefaults
 from minti.diffusion.scheduler import NoiseScheduler
-from minti.machine.messages import shown
 from minti.networks.unet import UNet
 from minti.networks.vae import VAE, DiagonalGaussian
 from minti.text import encode, name_word, tokenize
@@ -26,6 +27,9 @@ from minti.text import encode, name_word, tokenize
 # The bundled model stands beside the package in a clone, and inside it once installed.
 PACKAGE = Path(__file__).resolve().parent
 TOYBOX = PACKAGE / "toybox" if (PACKAGE / "toybox").is_dir() else PACKAGE.parent / "weights" / "toybox"
+
+QUERIES_AND_KEYS = r"\b(to_[qk]|[qk]_proj)\."
+OVERFLOWN = "the weights are finite, so they have overflowed; try bfloat16 or float32"
 
 
 @dataclass
@@ -78,60 +82,12 @@ class StableDiffusion:
         """
         path, device = Path(source), torch.device(device)
         if path.is_file():
-            unet, vae, text_encoder = load_single_file(path, dtype, device, ema)
-            beside = path.parent / "tokenizer"
-            folder = Path(tokenizer) if tokenizer else beside if beside.is_dir() else hub.download_tokenizer()
-            return cls(unet, vae, text_encoder, load_tokenizer(folder), NoiseScheduler(SCHEDULER_CONFIG))
-
-        if not path.is_dir():
-            if not hub.HUB_ID.fullmatch(str(source)):
-                raise FileNotFoundError(f"{source} is neither a folder, nor a file, nor an id on the hub")
-            path = hub.download(str(source), revision, variant)
-        parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-        missing = [part for part in parts if not (path / part).is_dir()]
-        if missing:
-            raise FileNotFoundError(f"{path} has no {', '.join(missing)}; a model folder holds {', '.join(parts)}")
-        return cls(
-            unet=weights.load_unet(path / "unet", dtype, device, variant),
-            vae=weights.load_vae(path / "vae", dtype, device, variant),
-            text_encoder=load_text_encoder(path / "text_encoder", dtype, device, variant),
-            tokenizer=load_tokenizer(path / "tokenizer"),
-            scheduler=weights.load_scheduler(path / "scheduler"),
-            defaults=weights.load_defaults(path),
-        )
-
-    def __post_init__(self) -> None:
-        unet, latent_channels = self.unet.config, self.vae.config.latent_channels
-        if unet.in_channels != latent_channels:
-            raise ValueError(
-                f"the UNet takes {unet.in_channels} channels and the VAE makes {latent_channels}; minti "
-                "implements text to image, not models made for inpainting or upscaling"
-            )
-        if unet.cross_attention_dim != self.text_encoder.config.hidden_size:
-            raise ValueError(
-                f"the UNet expects a context {unet.cross_attention_dim} numbers wide and the text encoder gives "
-                f"{self.text_encoder.config.hidden_size}; they are of different models"
-            )
-        if (
-            unet.out_channels != unet.in_channels
-            or not self.vae.config.in_channels == self.vae.config.out_channels == 3
-        ):
-            raise ValueError("the UNet must give as many channels as it takes, and the VAE must take and give three")
-        self._check_tokens()
-
-    def _check_tokens(self) -> None:
-        """Refuses a tokenizer of another text encoder."""
-        positions, most = self.text_encoder.config.max_position_embeddings, self.tokenizer.model_max_length
-        if not isinstance(most, int) or not 3 <= most <= positions:
-            raise ValueError(
-                f"the tokenizer makes prompts of {shown(most)} tokens (its model_max_length), and the text encoder can "
-                f"take 3 to {positions}; they are of different models"
-            )
-        rows, last = self.text_encoder.get_input_embeddings().num_embeddings, max(self.tokenizer.get_vocab().values())
-        if last >= rows:
-            raise ValueError(
-                f"the tokenizer has tokens up to {last} and the text encoder {rows} rows; they are of different models"
-            )
+            parts = load_single_file(path, dtype, device, ema)
+            parts += (load_tokenizer(tokenizer_beside(path, tokenizer)), NoiseScheduler(SCHEDULER_CONFIG))
+        else:
+            parts = load_folder(hub.folder_of(source, revision, variant), dtype, device, variant)
+        check_parts(*parts[:4])
+        return cls(*parts)
 
     @property
     def resolution(self) -> int:
@@ -200,8 +156,14 @@ class StableDiffusion:
         return [weight for network in networks for weight in network.parameters() if weight.requires_grad]
 
     def encode(self, pixels: Tensor) -> DiagonalGaussian:
-        """Pictures (b, 3, H, W) in [-1, 1] to the VAE's distribution over *unscaled* latents."""
-        return self.vae.encode(pixels.to(self.device, self.dtype))
+        """Pictures (b, 3, H, W) in [-1, 1] to the VAE's distribution over *unscaled* latents.
+
+        Raises:
+            ValueError: a size that is no multiple of the VAE's factor; what comes out is not finite.
+        """
+        moments = self.vae.moments(pixels.to(self.device, self.dtype))
+        self.check_finite("the latents", moments)
+        return DiagonalGaussian.from_moments(moments)
 
     def scale(self, latents: Tensor) -> Tensor:
         """The VAE's latents, of any shape, to those that the UNet sees."""
@@ -225,7 +187,46 @@ class StableDiffusion:
         """Scaled latents (b, c, h, w) to pictures (b, 3, H, W), about [-1, 1] but not clamped.
 
         Large batches are decoded in slices of two million pixels, eight pictures of 512 x 512, to bound the memory.
+
+        Raises:
+            ValueError: what comes out is not finite.
         """
         pixels = latents.shape[-2] * latents.shape[-1] * self.vae.config.factor**2
         slices = (latents / self.vae.config.scaling_factor).split(max(1, 2**21 // pixels))
-        return torch.cat([self.vae.decode(part) for part in slices])
+        pictures = torch.cat([self.vae.decode(part) for part in slices])
+        self.check_finite("the pictures", pictures)
+        return pictures
+
+    def check_finite(self, what: str, result: Tensor, otherwise: str = OVERFLOWN) -> None:
+        """Refuses a result that is not finite, and says which weight is to blame, or, where none is, why `otherwise`.
+
+        Fused attention may take scores that are no numbers for masked ones, and go on with zeros: so queries' and keys'
+        weights, a twentieth of all, are looked at also where the result is finite.
+
+        Raises:
+            ValueError: a number of `result`, or of those weights, is NaN or infinite.
+        """
+        culprit = self.not_finite(QUERIES_AND_KEYS)
+        if culprit or not _finite(result):
+            culprit = culprit or self.not_finite()
+            why = f"so has {culprit}; fetch the file again, or use another" if culprit else otherwise
+            raise ValueError(f"{what} have numbers that are not finite: {why}")
+
+    def not_finite(self, among: str = "") -> str | None:
+        """The first weight with a number that is NaN or infinite, such as "unet: conv_in.weight"; None without one.
+
+        Asked where there is a result, and not while loading: who looks at all weights there reads the files twice.
+
+        Args:
+            among: only those in whose name this pattern is found.
+        """
+        for part in ("unet", "vae", "text_encoder"):
+            for name, weight in getattr(self, part).named_parameters():
+                if re.search(among, name) and not _finite(weight):
+                    return f"{part}: {name}"
+        return None
+
+
+def _finite(tensor: Tensor) -> bool:
+    """The least and the greatest tell: both are NaN where one number is; and unlike `isfinite` they take no memory."""
+    return tensor.numel() == 0 or bool(torch.stack(tensor.detach().aminmax()).isfinite().all())

@@ -84,10 +84,8 @@ def sample_steps(
     run = Run(noise.to(model.device, model.dtype), model.scheduler, stops, generator)
     for step in sampler(predict, from_picture(run, **picture)):
         if not step.latents.isfinite().all():
-            raise ValueError(
-                f"the pictures have overflowed (guidance_scale {scale}, {model.dtype}); try a lower guidance scale, "
-                "bfloat16 or float32"
-            )
+            otherwise = f"they have overflowed (guidance_scale {scale}, {model.dtype}); try a lower one, or bfloat16"
+            model.check_finite("the pictures", step.latents, otherwise)
         yield step._replace(evaluations=network.evaluations)
 
 
@@ -153,6 +151,7 @@ def sample(
         raise ValueError(f"unknown output {output!r}; expected one of {', '.join(OUTPUTS)}")
     for step in sample_steps(model, prompts, negative_prompt, **options):
         on_step(step)
+    model.check_finite("the pictures", step.latents)
     if output == "latents":
         return step.latents
     pixels = model.decode(step.latents)

@@ -6,6 +6,7 @@ import torch
 from helpers import PROMPTS, SCHEDULER, seeded
 
 import minti
+from minti.checkpoints.configs import parse_config
 from minti.diffusion.samplers import DDIM, SAMPLERS
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 from minti.diffusion.steps import Run
@@ -68,7 +69,7 @@ def test_ddim_inversion_equals_diffusers(prediction_type, spacing):
     """Latents to noise as DDIMInverseScheduler goes, bit for bit."""
     config = SCHEDULER | {"prediction_type": prediction_type, "set_alpha_to_one": False, "timestep_spacing": spacing}
     theirs = diffusers.DDIMInverseScheduler(**config)
-    ours = NoiseScheduler(SchedulerConfig.from_dict(config))
+    ours = NoiseScheduler(parse_config(SchedulerConfig, config))
     theirs.set_timesteps(50)
     expected = clean = torch.randn(1, 4, 8, 8, generator=seeded(3))
     for t in theirs.timesteps:
@@ -80,7 +81,7 @@ def test_ddim_inversion_equals_diffusers(prediction_type, spacing):
 def test_ddim_returns_from_where_its_inversion_led():
     """Halving the step halves the error of a method of first order; here a tenth of the step."""
     scheduler, clean = (
-        NoiseScheduler(SchedulerConfig.from_dict(SCHEDULER)),
+        NoiseScheduler(parse_config(SchedulerConfig, SCHEDULER)),
         torch.randn(1, 4, 8, 8, generator=seeded(3)),
     )
     errors = []

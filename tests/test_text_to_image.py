@@ -9,6 +9,7 @@ import torch
 from helpers import CLASSES, PROMPTS, SCHEDULER, SKIP, THEIR_KEYS, seeded
 
 import minti
+from minti.checkpoints.configs import parse_config
 from minti.diffusion.guidance import Pull, guided
 from minti.diffusion.samplers import SAMPLERS
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
@@ -28,7 +29,7 @@ from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 )
 def test_guided_run_equals_the_pipeline(tiny, pipeline, sampler, options):
     """Each sampler from the release's scheduler config, with the spacing that diffusers then gives it."""
-    tiny.scheduler = NoiseScheduler(SchedulerConfig.from_dict(SCHEDULER))
+    tiny.scheduler = NoiseScheduler(parse_config(SchedulerConfig, SCHEDULER))
     karras = {"use_karras_sigmas": options.get("karras", False)} if sampler == "dpm-solver++" else {}
     config = {"set_alpha_to_one": False} | SCHEDULER | karras
     pipeline.scheduler = CLASSES[sampler](
@@ -193,4 +194,4 @@ def test_what_cannot_be_begun(tiny):
     with pytest.raises(ValueError, match="pndm cannot begin at pure noise"):
         minti.sample(tiny, "a cat", sampler="pndm", num_inference_steps=3)
     with pytest.raises(ValueError, match="expected prediction_type 'v_prediction' or 'sample'"):
-        SchedulerConfig(rescale_betas_zero_snr=True)
+        parse_config(SchedulerConfig, {"rescale_betas_zero_snr": True})

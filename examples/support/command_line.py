@@ -27,7 +27,7 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 import minti
-from minti.checkpoints.weights import load_defaults
+from minti.checkpoints.folder import load_defaults
 from minti.machine import processes
 from minti.machine.messages import one_line, quoted, shortened
 

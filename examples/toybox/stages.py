@@ -17,6 +17,7 @@ import minti
 from data import build_tokenizer, draw_captions, draw_near_misses, scene_of, tokenize
 from export import SCHEDULER_CONFIG, TEXT_CONFIG, UNET_CONFIG, VAE_CONFIG, special_ids
 from loop import batches, save_atomically, train_stage
+from minti.checkpoints.configs import parse_config
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 from minti.images import from_bytes, grid, save_png, to_pil
 from minti.networks.unet import UNet, UNetConfig
@@ -60,7 +61,7 @@ def train_clip(folder: Path, pictures: Tensor, steps: int, device: torch.device)
 
 def train_vae(folder: Path, pictures: Tensor, steps: int, device: torch.device) -> VAE:
     """The VAE learns on random 32 x 32 crops, so that group norm cannot hide the colours of the rest of the picture."""
-    vae = VAE(VAEConfig.from_dict(VAE_CONFIG)).to(device)
+    vae = VAE(parse_config(VAEConfig, VAE_CONFIG)).to(device)
     kl_weight = 5e-4
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
@@ -134,9 +135,9 @@ def train_unet(
     tokenizer, text_model = CLIPTokenizer.from_pretrained(folder / "tokenizer"), clip.text_model.eval()
     means, stds = encode_pictures(folder / "latents.pt", vae, pictures, device)
     scaling_factor = 1 / means.float().std().item()
-    scheduler = NoiseScheduler(SchedulerConfig.from_dict(SCHEDULER_CONFIG))
+    scheduler = NoiseScheduler(parse_config(SchedulerConfig, SCHEDULER_CONFIG))
     signal_to_noise = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
-    unet = UNet(UNetConfig.from_dict(UNET_CONFIG)).to(device)
+    unet = UNet(parse_config(UNetConfig, UNET_CONFIG)).to(device)
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
         indices = batches(len(means), 32, step)

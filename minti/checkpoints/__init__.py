@@ -1,6 +1,7 @@
 """Where the weights come from: model folders, the original single file, the Hugging Face hub.
 
-Read `weights` for a folder in the layout of SD v1.4, `text_encoder` and `tokenizer` for those of its parts that are
-Hugging Face's, `single_file` for the names of the original release, `finite` for numbers that are none, `hub` for what
-is fetched; `run_state` is no model's, but an interrupted run's. Nothing here runs code that a file brings along.
+Read `folder` for the layout of SD v1.4 and `single_file` for the names of the original release; `weights` for safe
+reading and filling a network; `configs` for their config files and `rules` for what those may say; `text_encoder` and
+`tokenizer` for the parts that are Hugging Face's; `hub` for what is fetched. `run_state` is no model's, but an
+interrupted run's. Nothing here runs code that a file brings along.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from pathlib import Path
 
@@ -16,16 +17,24 @@ TOKENIZER = "openai/clip-vit-large-patch14"  # the tokenizer of all SD v1 models
 def needed_files(variant: str | None = None) -> list[str]:
     """Patterns of the files that minti reads of a model folder: safetensors, configs and the tokenizer, no more."""
     suffix = f".{variant}" if variant else ""
-    patterns = ["defaults.json", "scheduler/scheduler_config.json", "tokenizer/*"]
-    for part, stem in (
-        ("unet", "diffusion_pytorch_model"),
-        ("vae", "diffusion_pytorch_model"),
-        ("text_encoder", "model"),
-    ):
-        patterns.append(f"{part}/config.json")
-        patterns += [f"{part}/{stem}{suffix}.safetensors", f"{part}/{stem}{suffix}-*.safetensors"]
-        patterns.append(f"{part}/{stem}.safetensors.index{suffix}.json")
+    patterns = ["defaults.json", "*/config.json", "scheduler/scheduler_config.json", "tokenizer/*"]
+    for stem in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
+        patterns += [f"{stem}{suffix}.safetensors", f"{stem}{suffix}-*.safetensors"]
+        patterns.append(f"{stem}.safetensors.index{suffix}.json")
     return patterns
+
+
+def folder_of(source: str | os.PathLike[str], revision: str | None = None, variant: str | None = None) -> Path:
+    """A model's folder: the one that is named, or that of an id on the hub.
+
+    Raises:
+        OSError: it is neither, or cannot be fetched.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if not HUB_ID.fullmatch(str(source)):
+        raise FileNotFoundError(f"{source} is neither a folder, nor a file, nor an id on the hub")
+    return download(str(source), revision, variant)
 
 
 def download(hub_id: str, revision: str | None = None, variant: str | None = None) -> Path:

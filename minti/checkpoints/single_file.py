@@ -6,6 +6,7 @@ averaged copy of the UNet, optimizer and loss state) is never touched.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from minti.checkpoints.finite import check_tensor
-from minti.checkpoints.text_encoder import TextConfig, fill_text_encoder
+from minti.checkpoints import hub
+from minti.checkpoints.text_encoder import TextConfig
 from minti.checkpoints.weights import build, fill, read_pickle, read_tensors
 from minti.diffusion.scheduler import SchedulerConfig
 from minti.networks.unet import UNet, UNetConfig
@@ -33,6 +34,13 @@ RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
+UNET_ENDS = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
@@ -49,31 +57,17 @@ def unet_name(key: str, config: UNetConfig, ema: bool = False) -> str:
     name = key
     if match := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", key):
         side, level, kind, i, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
-        if kind == "downsamplers":
-            name = f"input_blocks.{(level + 1) * per_level}.0.{rest.replace('conv', 'op')}"
-        elif kind == "upsamplers":
-            behind = 2 if config.up_block_types[level].startswith("CrossAttn") else 1
-            name = f"output_blocks.{(level + 1) * per_level - 1}.{behind}.{rest}"
-        else:
-            block = (
-                f"input_blocks.{1 + level * per_level + i}"
-                if side == "down"
-                else f"output_blocks.{level * per_level + i}"
-            )
-            name = f"{block}.{0 if kind == 'resnets' else 1}.{rest}"
+        attends = config.up_block_types[level].startswith("CrossAttn")
+        inside = {"resnets": 0, "attentions": 1, "downsamplers": 0, "upsamplers": 1 + attends}[kind]
+        place = level * per_level + (per_level - 1 if kind.endswith("samplers") else i)
+        name = f"input_blocks.{1 + place}" if side == "down" else f"output_blocks.{place}"
+        name += f".{inside}.{rest.replace('conv', 'op') if kind == 'downsamplers' else rest}"
     elif match := re.match(r"mid_block\.(resnets|attentions)\.(\d+)\.(.*)", key):
         name = f"middle_block.{1 if match[1] == 'attentions' else 2 * int(match[2])}.{match[3]}"
     if "resnets" in key:
         name = re.sub(r"\b(norm1|conv1|time_emb_proj|norm2|conv2|conv_shortcut)\b", lambda m: RESNET[m[1]], name)
-    for new, old in (
-        ("time_embedding.linear_1", "time_embed.0"),
-        ("time_embedding.linear_2", "time_embed.2"),
-        ("conv_in.", "input_blocks.0.0."),
-        ("conv_norm_out.", "out.0."),
-        ("conv_out.", "out.2."),
-    ):
-        if key.startswith(new):
-            name = key.replace(new, old)
+    for new, old in UNET_ENDS.items():
+        name = re.sub(rf"^{new}\.", f"{old}.", name)
     return "model_ema." + f"diffusion_model.{name}".replace(".", "") if ema else f"model.diffusion_model.{name}"
 
 
@@ -82,8 +76,7 @@ def vae_name(key: str, config: VAEConfig) -> str:
     name = re.sub(r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2", key)
     name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
     coarsest = len(config.block_out_channels) - 1
-    up: Callable[[re.Match[str]], str] = lambda m: f"up.{coarsest - int(m[1])}."  # noqa: E731
-    name = re.sub(r"up_blocks\.(\d+)\.", up, name)
+    name = re.sub(r"up_blocks\.(\d+)\.", lambda m: f"up.{coarsest - int(m[1])}.", name)
     name = name.replace(".resnets.", ".block.").replace("upsamplers.0", "upsample")
     name = re.sub(r"mid_block\.block\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
     name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
@@ -127,8 +120,7 @@ def load_single_file(
         configs: SD v1's when absent.
 
     Raises:
-        ValueError: the file is damaged, a part is missing, of another architecture, or not finite; names the file and
-            the tensor.
+        ValueError: the file is damaged, or a part is missing or of another architecture; names the file and the tensor.
     """
     unet_config, vae_config, text_config = configs or (UNetConfig(), VAEConfig(), TextConfig().hugging_face())
     tensors = read_file(path)
@@ -151,8 +143,12 @@ def load_single_file(
             )
         # The VAE's attention was made of 1 x 1 convolutions.
         found = {key: t[..., 0, 0] if t.ndim == expected[key].ndim + 2 else t for key, t in found.items()}
-        (fill_text_encoder if part == "text encoder" else fill)(network, found, path, dtype, device, name_of)
-        for key, tensor in network.state_dict().items():
-            check_tensor(tensor, path, name_of(key))
+        fill(network, found, path, dtype, device, name_of)
     unet, vae, text_encoder = (network for network, _ in parts.values())
     return unet, vae, text_encoder
+
+
+def tokenizer_beside(path: Path, folder: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of a single file's CLIP tokenizer: the one given, or `tokenizer` beside the file, or the hub's."""
+    beside = path.parent / "tokenizer"
+    return Path(folder) if folder else beside if beside.is_dir() else hub.download_tokenizer()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from minti.checkpoints.weights import read_json
+from minti.checkpoints.configs import read_json
 from minti.machine.messages import one_line
 
 UNREAD = "special_tokens_map_file"  # a path on the computer of whoever wrote the release's; nothing opens it

@@ -1,4 +1,5 @@
-"""The variances beta_t of the noise schedule: linear, scaled linear, cosine; and stretched to zero terminal SNR.
+"""Which noise schedule a model was trained with, and its variances beta_t: linear, scaled linear, cosine; and stretched
+to zero terminal SNR.
 
 Lecture notes `002`, 4.1 and 5.2; questions `003`, 1 and 20.
 """
@@ -6,11 +7,40 @@ Lecture notes `002`, 4.1 and 5.2; questions `003`, 1 and 20.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from minti.machine.messages import quoted
+
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+SPACINGS = ("leading", "linspace", "trailing")
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """The keys of `scheduler/scheduler_config.json`; the defaults are SD v1.4's.
+
+    Attributes:
+        beta_schedule, beta_start, beta_end, num_train_timesteps: as `make_betas` takes them.
+        prediction_type: what the UNet was trained to predict: "epsilon", "sample" (x_0) or "v_prediction".
+        timestep_spacing: which timesteps a short run visits; see `NoiseScheduler.timesteps`. None: the sampler's own.
+        steps_offset: added to the timesteps of "leading".
+        set_alpha_to_one: whether DDIM's last step ends at alpha-bar = 1, or at alpha-bar_0 as SD does.
+        rescale_betas_zero_snr: whether the schedule is stretched until its last timestep is pure noise.
+    """
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: str = "scaled_linear"
+    prediction_type: str = "epsilon"
+    timestep_spacing: str | None = None
+    steps_offset: int = 0
+    set_alpha_to_one: bool = False
+    rescale_betas_zero_snr: bool = False
 
 
 def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) -> Tensor:
@@ -37,7 +67,7 @@ def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) ->
 
         betas = [min(1 - alpha_bar((t + 1) / steps) / alpha_bar(t / steps), 0.999) for t in range(steps)]
         return torch.tensor(betas, dtype=torch.float32)
-    raise ValueError(f"unknown beta_schedule {schedule!r}; expected one of {', '.join(SCHEDULES)}")
+    raise ValueError(f"unknown beta_schedule {quoted(schedule)}; expected one of {SCHEDULES}")
 
 
 def rescale_to_zero_snr(betas: Tensor) -> Tensor:

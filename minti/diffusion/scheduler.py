@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minti.diffusion.betas import make_betas, rescale_to_zero_snr
-from minti.diffusion.settings import SPACINGS, SchedulerConfig
+from minti.diffusion.betas import SPACINGS, SchedulerConfig, make_betas, rescale_to_zero_snr
 
 VARIANCES = ("posterior", "beta")
 

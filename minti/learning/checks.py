@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from minti.model import StableDiffusion
+
 MAX_LOSSES = 20  # of steps in float16, which begins with a scale of 2^16 and halves it with each
 
 
@@ -16,17 +18,11 @@ class TrainingError(RuntimeError):
 
 
 def check_step(
-    name: str, number: int, loss: float, norm: float, batches: Sequence[object], scaler: torch.amp.GradScaler
+    model: StableDiffusion, step: str, loss: float, norm: float, batches: Sequence[object], scaler: torch.amp.GradScaler
 ) -> None:
-    """Looks at a step before it is taken.
+    """Looks at a step, of that name, before it is taken: at its mean loss, and at the gradient's norm.
 
     In float16 a step that overflows is lost and halves the scale; an error it is only where that does not help.
-
-    Args:
-        name: of what learns.
-        number: of the step.
-        norm: of the gradient.
-        batches: what was learned from.
 
     Raises:
         TrainingError: the loss or the gradient is not finite, or there is no gradient.
@@ -34,10 +30,11 @@ def check_step(
     finite = math.isfinite(loss) and math.isfinite(norm)
     if not finite and not (scaler.is_enabled() and scaler.get_scale() > 2.0 ** (16 - MAX_LOSSES)):
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-        seen = ", ".join(map(str, batches))
-        raise TrainingError(f"{what} at step {number}, of {seen}; try a lower learning rate or float32")
+        seen, culprit = ", ".join(map(str, batches)), model.not_finite()
+        mend = f"so is {culprit}: fetch that file again" if culprit else "try a lower learning rate or float32"
+        raise TrainingError(f"{what} at {step}, of {seen}; {mend}")
     if norm == 0:
-        raise TrainingError(f"{name} receives no gradient at step {number}: nothing leads from it to the loss")
+        raise TrainingError(f"there is no gradient at {step}: nothing leads from it to the loss")
 
 
 def check_values(name: str, steps: int, values: dict[str, Tensor], first: dict[str, Tensor]) -> None:

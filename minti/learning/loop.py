@@ -72,7 +72,7 @@ class Loop:
         loss = self.backward(batches)
         self.scaler.unscale_(self.optimizer)
         norm = clip(self.part.gradients(), self.max_norm)
-        check_step(self.part.name, self.number, loss, norm, batches, self.scaler)
+        check_step(self.model, f"step {self.number} of {self.part.name}", loss, norm, batches, self.scaler)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.rate(self.taken)
         scale = self.scaler.get_scale()

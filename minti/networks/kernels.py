@@ -28,38 +28,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def convolution(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The layer's convolution of (b, c_in, h, w)."""
-    few_positions = x.shape[0] * x.shape[2] * x.shape[3] <= conv.out_channels
-    if few_positions and conv.out_channels >= 1024 and _on_cpu_in_bfloat16(conv.weight):
-        return convolution_product(conv, x)
-    return conv(x)
+class Convolution(nn.Conv2d):
+    """A 3 × 3 convolution: (b, c_in, h, w) -> (b, c_out, h', w')."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        few_positions = x.shape[0] * x.shape[2] * x.shape[3] <= self.out_channels
+        if few_positions and self.out_channels >= 1024 and _on_cpu_in_bfloat16(self.weight):
+            return convolution_product(self, x)
+        return super().forward(x)
 
 
-def norm_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """conv(norm(x)): (b, c_in, h, w) -> (b, c_out, h, w)."""
-    return _recomputed(lambda x: conv(norm(x)), x)
-
-
-def norm_silu_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """conv(silu(norm(x))): (b, c_in, h, w) -> (b, c_out, h, w)."""
-    return _recomputed(lambda x: convolution(conv, F.silu(norm(x))), x)
-
-
-def gated(projected: Tensor) -> Tensor:
-    """value * gelu(gate), where (b, n, 2 d) holds value and gate: -> (b, n, d)."""
-
-    def product(projected: Tensor) -> Tensor:
-        value, gate = projected.chunk(2, dim=-1)
-        return value * F.gelu(gate)
-
-    return _recomputed(product, projected)
-
-
-# --- computed twice instead of kept -----------------------------------------------------------------------------------
-
-
-def _recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), of which only `x` is kept for the backward pass.
 
     Usually torch keeps the result of every operation inside `function`. Here they are dropped, and the backward pass
@@ -132,13 +111,10 @@ def attention_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def convolution_product(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 3 × 3 convolution as one product: (b h w, 9 c_in) neighbourhoods by (9 c_in, c_out) weights."""
-    if not conv.weight.is_contiguous(memory_format=torch.channels_last):
-        # Once, the first time: the order (c_out, 3, 3, c_in), of which the product takes a view.
-        conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
+    """A 3 × 3 convolution as one product: (b h w, 9 c_in) neighbourhoods by the (c_out, 9 c_in) weights."""
     (p, _), (stride, _) = conv.padding, conv.stride
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, p, p, p, p))  # b c h w -> b h+2p w+2p c
     h, w = padded.shape[1] - 2, padded.shape[2] - 2
     shifted = [padded[:, i : i + h : stride, j : j + w : stride] for i in range(3) for j in range(3)]
-    product = F.linear(torch.cat(shifted, dim=-1), conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
+    product = F.linear(torch.stack(shifted, dim=-1).flatten(3), conv.weight.flatten(1), conv.bias)
     return product.permute(0, 3, 1, 2).contiguous()  # b h w c -> b c h w

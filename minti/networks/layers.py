@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minti.networks.kernels import attention, convolution, gated, norm_conv, norm_silu_conv
+from minti.networks.kernels import Convolution, attention, recomputed
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, flip_sin_to_cos: bool = True, freq_shift: float = 0) -> Tensor:
@@ -67,18 +67,18 @@ class ResnetBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, groups: int, eps: float, time_embed_dim: int | None = None):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.conv1 = Convolution(in_channels, out_channels, kernel_size=3, padding=1)
         if time_embed_dim is not None:
             self.time_emb_proj = nn.Linear(time_embed_dim, out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.conv2 = Convolution(out_channels, out_channels, kernel_size=3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, time_emb: Tensor | None = None) -> Tensor:
-        hidden = norm_silu_conv(self.norm1, self.conv1, x)  # b c_in h w -> b c_out h w
+        hidden = recomputed(lambda x: self.conv1(F.silu(self.norm1(x))), x)  # b c_in h w -> b c_out h w
         if time_emb is not None:
             hidden = hidden + self.time_emb_proj(F.silu(time_emb))[:, :, None, None]
-        hidden = norm_silu_conv(self.norm2, self.conv2, hidden)
+        hidden = recomputed(lambda hidden: self.conv2(F.silu(self.norm2(hidden))), hidden)
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
         return shortcut + hidden
 
@@ -88,7 +88,13 @@ class Attention(nn.Module):
 
     Queries come from `x`, (b, n, query_dim). Keys and values come from `context`, (b, m, context_dim): cross-attention;
     or from `x` itself when there is none: self-attention. -> (b, n, query_dim).
+
+    Attributes:
+        attend: q, k, v of (b, heads, n or m, d) to (b, heads, n, d). A layer can be given another, such as one that
+            watches the weights or changes them.
     """
+
+    attend = staticmethod(attention)
 
     def __init__(self, query_dim: int, heads: int, context_dim: int | None = None, qkv_bias: bool = False):
         super().__init__()
@@ -104,7 +110,7 @@ class Attention(nn.Module):
         q = rearrange(self.to_q(x), "b n (heads d) -> b heads n d", heads=self.heads)
         k = rearrange(self.to_k(context), "b m (heads d) -> b heads m d", heads=self.heads)
         v = rearrange(self.to_v(context), "b m (heads d) -> b heads m d", heads=self.heads)
-        attended = attention(q, k, v)  # b heads n d
+        attended = self.attend(q, k, v)  # b heads n d
         return self.to_out[0](rearrange(attended, "b heads n d -> b n (heads d)"))
 
 
@@ -133,7 +139,11 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(dim_in, 2 * dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return gated(self.proj(x))  # b n d_in -> b n (2 d_out) -> b n d_out
+        def product(projected: Tensor) -> Tensor:
+            value, gate = projected.chunk(2, dim=-1)
+            return value * F.gelu(gate)
+
+        return recomputed(product, self.proj(x))  # b n d_in -> b n (2 d_out) -> b n d_out
 
 
 class FeedForward(nn.Module):
@@ -183,7 +193,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, kernel_size=1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        hidden = norm_conv(self.norm, self.proj_in, x)
+        hidden = recomputed(lambda x: self.proj_in(self.norm(x)), x)
         tokens = rearrange(hidden, "b c h w -> b (h w) c")
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
@@ -201,10 +211,10 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, asymmetric: bool = False):
         super().__init__()
         self.asymmetric = asymmetric
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=0 if asymmetric else 1)
+        self.conv = Convolution(channels, channels, kernel_size=3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolution(self.conv, F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
 
 
 class Upsample(nn.Module):
@@ -212,8 +222,8 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.conv = Convolution(channels, channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
         scale = {"scale_factor": 2.0} if size is None else {"size": size}
-        return convolution(self.conv, F.interpolate(x, mode="nearest", **scale))
+        return self.conv(F.interpolate(x, mode="nearest", **scale))

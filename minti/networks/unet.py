@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from minti.machine.configs import Config, check_range, check_types
-from minti.machine.messages import shown
 from minti.networks.layers import (
     Downsample,
     ResnetBlock,
@@ -26,7 +24,7 @@ from minti.networks.layers import (
 
 
 @dataclass(frozen=True)
-class UNetConfig(Config):
+class UNetConfig:
     """The keys of `unet/config.json` that size the network; the defaults are SD v1.4's.
 
     `sample_size` is the latents' height and width in training. `attention_head_dim` is the *number* of heads: the
@@ -47,42 +45,97 @@ class UNetConfig(Config):
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
 
-    FIXED = {
-        "act_fn": ("silu",),
-        "downsample_padding": (1,),
-        "mid_block_scale_factor": (1,),
-        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-        "resnet_time_scale_shift": ("default",),
-        "dropout": (0.0,),
-        "transformer_layers_per_block": (1,),
-        "resnet_out_scale_factor": (1.0,),
-        "time_embedding_type": ("positional",),
-        "conv_in_kernel": (3,),
-        "conv_out_kernel": (3,),
-        "attention_type": ("default",),
-    }
-    IGNORED = ("addition_embed_type_num_heads",)
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        sizes = ("sample_size", "in_channels", "out_channels", "block_out_channels", "cross_attention_dim")
-        check_range(self, 1, 2**16, *sizes, "attention_head_dim", "norm_num_groups")
-        check_range(self, 1, 16, "layers_per_block")
-        check_range(self, 1e-12, 1, "norm_eps")
-        check_range(self, 0, 1, "freq_shift")
-        levels = len(self.block_out_channels)
-        if not 1 <= levels <= 8:
-            raise ValueError(f"block_out_channels has {levels} levels; expected 1 to 8")
-        if any(channels % self.attention_head_dim or channels < 4 for channels in self.block_out_channels):
-            heads = f"attention_head_dim = {self.attention_head_dim}"
-            raise ValueError(f"block_out_channels = {self.block_out_channels}; expected multiples of {heads}")
-        for key, kinds in (
-            ("down_block_types", ("CrossAttnDownBlock2D", "DownBlock2D")),
-            ("up_block_types", ("CrossAttnUpBlock2D", "UpBlock2D")),
-        ):
-            value = getattr(self, key)
-            if len(value) != levels or any(kind not in kinds for kind in value):
-                raise ValueError(f"{key} = {shown(value)}; expected {levels} of {kinds}")
+class UNet(nn.Module):
+    """Stable Diffusion's denoiser, sized by its config."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        sizes = config.block_out_channels
+        last, layers = len(sizes) - 1, config.layers_per_block
+
+        self.conv_in = nn.Conv2d(config.in_channels, sizes[0], kernel_size=3, padding=1)
+        self.time_embedding = TimestepEmbedding(sizes[0], 4 * sizes[0])
+
+        self.down_blocks = nn.ModuleList()
+        skip_channels = [sizes[0]]  # channels of every feature map that the right half will take back
+        for level, (kind, c_out) in enumerate(zip(config.down_block_types, sizes)):
+            channels = [(skip_channels[-1], c_out)] + [(c_out, c_out)] * (layers - 1)
+            self.down_blocks.append(DownBlock(channels, config, kind.startswith("CrossAttn"), level < last))
+            skip_channels += [c_out] * (layers + (level < last))
+
+        self.mid_block = MidBlock(sizes[-1], config)
+
+        self.up_blocks = nn.ModuleList()
+        c_in = sizes[-1]
+        for level, (kind, c_out) in enumerate(zip(config.up_block_types, reversed(sizes))):
+            channels = []
+            for _ in range(layers + 1):
+                channels.append((c_in + skip_channels.pop(), c_out))
+                c_in = c_out
+            self.up_blocks.append(UpBlock(channels, config, kind.startswith("CrossAttn"), level < last))
+
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, sizes[0], eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(sizes[0], config.out_channels, kernel_size=3, padding=1)
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Whether training computes each layer twice instead of keeping what its backward pass needs."""
+        for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
+            block.checkpointing = on
+
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """Predicts the noise (or what the scheduler's `prediction_type` says).
+
+        Args:
+            noisy_latents: (b, c, h, w); any h and w, though only multiples of 2 ** (levels - 1) halve evenly.
+            timesteps: (b,), in [0, num_train_timesteps).
+            context: (b, m, d), the encoded prompts.
+
+        Returns:
+            (b, c, h, w), in the dtype of `noisy_latents`.
+
+        SD v1.4 at 512 x 512, channels and size of x behind each rung, with the prompt's (b, 77, 768) attended to:
+
+            conv_in                320 x 64 x 64
+            down_blocks  0, 1, 2   320 x 32 x 32   640 x 16 x 16   1280 x 8 x 8    with the prompt, then halved
+                         3        1280 x 8 x 8                                     without either
+            mid_block             1280 x 8 x 8                                     with the prompt
+            up_blocks    0        1280 x 16 x 16                                   without the prompt, doubled
+                         1, 2, 3  1280 x 32 x 32   640 x 64 x 64   320 x 64 x 64   with it; the last is not doubled
+            conv_out                 4 x 64 x 64
+        """
+        time_emb = self.embed_time(timesteps, noisy_latents.dtype)
+        x, skips = self.left(noisy_latents, time_emb, context)
+        return self.right(x, skips, time_emb, context)
+
+    def embed_time(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+        """The timesteps as every resnet block receives them: (b,) -> (b, 4 c_0)."""
+        config = self.config
+        features = timestep_embedding(
+            timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift
+        )
+        return self.time_embedding(features.to(dtype))
+
+    def left(self, noisy_latents: Tensor, time_emb: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """From the latents to the bottom of the ladder.
+
+        Returns:
+            x, (b, c_last, h', w'), and the feature maps on the way to it, the finest first.
+        """
+        x = self.conv_in(noisy_latents)
+        skips = [x]
+        for block in self.down_blocks:
+            x, kept = block(x, time_emb, context)
+            skips += kept
+        return self.mid_block(x, time_emb, context), skips
+
+    def right(self, x: Tensor, skips: list[Tensor], time_emb: Tensor, context: Tensor) -> Tensor:
+        """From what `left` gives, which is left as it is, to the prediction: (b, c, h, w)."""
+        skips = list(skips)
+        for block in self.up_blocks:
+            x = block(x, skips, time_emb, context)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
 class UNetBlock(nn.Module):
@@ -169,79 +222,3 @@ class UpBlock(UNetBlock):
             # Where an odd size was halved, the next kept feature map says which size to return to.
             x = upsampler(x, size=skips[-1].shape[-2:])
         return x
-
-
-class UNet(nn.Module):
-    """Stable Diffusion's denoiser, sized by its config."""
-
-    def __init__(self, config: UNetConfig):
-        super().__init__()
-        self.config = config
-        sizes = config.block_out_channels
-        last, layers = len(sizes) - 1, config.layers_per_block
-
-        self.conv_in = nn.Conv2d(config.in_channels, sizes[0], kernel_size=3, padding=1)
-        self.time_embedding = TimestepEmbedding(sizes[0], 4 * sizes[0])
-
-        self.down_blocks = nn.ModuleList()
-        skip_channels = [sizes[0]]  # channels of every feature map that the right half will take back
-        for level, (kind, c_out) in enumerate(zip(config.down_block_types, sizes)):
-            channels = [(skip_channels[-1], c_out)] + [(c_out, c_out)] * (layers - 1)
-            self.down_blocks.append(DownBlock(channels, config, kind.startswith("CrossAttn"), level < last))
-            skip_channels += [c_out] * (layers + (level < last))
-
-        self.mid_block = MidBlock(sizes[-1], config)
-
-        self.up_blocks = nn.ModuleList()
-        c_in = sizes[-1]
-        for level, (kind, c_out) in enumerate(zip(config.up_block_types, reversed(sizes))):
-            channels = []
-            for _ in range(layers + 1):
-                channels.append((c_in + skip_channels.pop(), c_out))
-                c_in = c_out
-            self.up_blocks.append(UpBlock(channels, config, kind.startswith("CrossAttn"), level < last))
-
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, sizes[0], eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(sizes[0], config.out_channels, kernel_size=3, padding=1)
-
-    def set_checkpointing(self, on: bool) -> None:
-        """Whether training computes each layer twice instead of keeping what its backward pass needs."""
-        for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
-            block.checkpointing = on
-
-    def forward(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        """Predicts the noise (or what the scheduler's `prediction_type` says).
-
-        Args:
-            noisy_latents: (b, c, h, w); any h and w, though only multiples of 2 ** (levels - 1) halve without a rest.
-            timesteps: (b,), in [0, num_train_timesteps).
-            context: (b, m, d), the encoded prompts.
-
-        Returns:
-            (b, c, h, w), in the dtype of `noisy_latents`.
-
-        SD v1.4 at 512 x 512, channels and size of x behind each rung, with the prompt's (b, 77, 768) attended to:
-
-            conv_in                320 x 64 x 64
-            down_blocks  0, 1, 2   320 x 32 x 32   640 x 16 x 16   1280 x 8 x 8    with the prompt, then halved
-                         3        1280 x 8 x 8                                     without either
-            mid_block             1280 x 8 x 8                                     with the prompt
-            up_blocks    0        1280 x 16 x 16                                   without the prompt, doubled
-                         1, 2, 3  1280 x 32 x 32   640 x 64 x 64   320 x 64 x 64   with it; the last is not doubled
-            conv_out                 4 x 64 x 64
-        """
-        config = self.config
-        features = timestep_embedding(
-            timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift
-        )
-        time_emb = self.time_embedding(features.to(noisy_latents.dtype))  # b, 4 * c_0
-
-        x = self.conv_in(noisy_latents)
-        skips = [x]
-        for block in self.down_blocks:
-            x, kept = block(x, time_emb, context)
-            skips += kept
-        x = self.mid_block(x, time_emb, context)
-        for block in self.up_blocks:
-            x = block(x, skips, time_emb, context)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))

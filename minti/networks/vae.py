@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minti.machine.configs import Config, check_range, check_types
 from minti.machine.noise import Generators, randn
 from minti.networks.layers import Downsample, ResnetBlock, SpatialAttention, Upsample
 
@@ -21,7 +20,7 @@ EPS = 1e-6  # of every norm in the VAE; the config does not say
 
 
 @dataclass(frozen=True)
-class VAEConfig(Config):
+class VAEConfig:
     """The keys of `vae/config.json` that size the network; the defaults are SD v1.4's.
 
     `scaling_factor` makes the latents' standard deviation about one; older releases leave it out.
@@ -35,29 +34,49 @@ class VAEConfig(Config):
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
 
-    FIXED = {
-        "act_fn": ("silu",),
-        "mid_block_add_attention": (True,),
-        "use_quant_conv": (True,),
-        "use_post_quant_conv": (True,),
-        "force_upcast": (True, False),
-    }
-    IGNORED = ("sample_size", "down_block_types", "up_block_types")
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_range(
-            self, 1, 2**16, "in_channels", "out_channels", "latent_channels", "block_out_channels", "norm_num_groups"
-        )
-        check_range(self, 1, 16, "layers_per_block")
-        check_range(self, 1e-6, 1e6, "scaling_factor")
-        if not 1 <= len(self.block_out_channels) <= 8:
-            raise ValueError(f"block_out_channels has {len(self.block_out_channels)} levels; expected 1 to 8")
-
     @property
     def factor(self) -> int:
         """How many pixels a latent is wide (8 in SD v1.4)."""
         return 2 ** (len(self.block_out_channels) - 1)
+
+
+class VAE(nn.Module):
+    """Stable Diffusion's autoencoder, sized by its config.
+
+    Latents are *unscaled* here: as the encoder gives them, not yet multiplied by `scaling_factor` as the UNet sees them
+    (`StableDiffusion.scale`).
+    """
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        self.config = config
+        c = config.latent_channels
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = nn.Conv2d(2 * c, 2 * c, kernel_size=1)
+        self.post_quant_conv = nn.Conv2d(c, c, kernel_size=1)
+
+    def encode(self, pixels: Tensor) -> DiagonalGaussian:
+        """Pictures to distributions over latents.
+
+        Args:
+            pixels: (b, 3, H, W) in [-1, 1]; H and W multiples of `config.factor`.
+
+        Raises:
+            ValueError: H or W is no multiple of the factor.
+        """
+        return DiagonalGaussian.from_moments(self.moments(pixels))
+
+    def moments(self, pixels: Tensor) -> Tensor:
+        """As `encode`, but means and log-variances as the network gives them, (b, 2 c, h, w)."""
+        height, width = pixels.shape[-2:]
+        if height % self.config.factor or width % self.config.factor:
+            raise ValueError(f"the VAE takes sizes that are multiples of {self.config.factor}; got {height} x {width}")
+        return self.quant_conv(self.encoder(pixels))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Unscaled latents (b, c, h, w) to pictures (b, 3, H, W), about [-1, 1] but not clamped."""
+        return self.decoder(self.post_quant_conv(latents))
 
 
 @dataclass(frozen=True)
@@ -92,13 +111,59 @@ class DiagonalGaussian:
         return 0.5 * torch.sum(self.mean**2 + self.logvar.exp() - 1.0 - self.logvar, dim=(1, 2, 3))
 
 
+class Encoder(nn.Module):
+    """Pixels to moments: (b, 3, H, W) -> (b, 2 c, h, w)."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        sizes, groups, layers = config.block_out_channels, config.norm_num_groups, config.layers_per_block
+        self.conv_in = nn.Conv2d(config.in_channels, sizes[0], kernel_size=3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            VAEBlock(c_in, c_out, layers, groups, down=level < len(sizes) - 1)
+            for level, (c_in, c_out) in enumerate(zip((sizes[0], *sizes), sizes))
+        )
+        self.mid_block = VAEMidBlock(sizes[-1], groups)
+        self.conv_norm_out = nn.GroupNorm(groups, sizes[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(sizes[-1], 2 * config.latent_channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)  # b c h w -> b c_out h/2 w/2
+        x = self.mid_block(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """Latents to pixels: (b, c, h, w) -> (b, 3, H, W)."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        sizes, groups, layers = config.block_out_channels[::-1], config.norm_num_groups, config.layers_per_block
+        self.conv_in = nn.Conv2d(config.latent_channels, sizes[0], kernel_size=3, padding=1)
+        self.mid_block = VAEMidBlock(sizes[0], groups)
+        self.up_blocks = nn.ModuleList(
+            VAEBlock(c_in, c_out, layers + 1, groups, up=level < len(sizes) - 1)
+            for level, (c_in, c_out) in enumerate(zip((sizes[0], *sizes), sizes))
+        )
+        self.conv_norm_out = nn.GroupNorm(groups, sizes[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(sizes[-1], config.out_channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid_block(self.conv_in(x))
+        for block in self.up_blocks:
+            x = block(x)  # b c h w -> b c_out 2h 2w
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
 class VAEBlock(nn.Module):
     """Resnets at one size, then a change of size, if any: (b, c_in, h, w) -> (b, c_out, h', w')."""
 
-    def __init__(self, channels: list[tuple[int, int]], groups: int):
+    def __init__(self, c_in: int, c_out: int, layers: int, groups: int, down: bool = False, up: bool = False):
         super().__init__()
-        self.resnets = nn.ModuleList(ResnetBlock(c_in, c_out, groups, EPS) for c_in, c_out in channels)
-        self.downsamplers = self.upsamplers = ()
+        self.resnets = nn.ModuleList(ResnetBlock(c, c_out, groups, EPS) for c in (c_in, *[c_out] * (layers - 1)))
+        self.downsamplers = nn.ModuleList([Downsample(c_out, asymmetric=True)] if down else [])
+        self.upsamplers = nn.ModuleList([Upsample(c_out)] if up else [])
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in (*self.resnets, *self.downsamplers, *self.upsamplers):
@@ -116,91 +181,3 @@ class VAEMidBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
-
-
-class Encoder(nn.Module):
-    """Pixels to moments: (b, 3, H, W) -> (b, 2 c, h, w)."""
-
-    def __init__(self, config: VAEConfig):
-        super().__init__()
-        sizes, groups = config.block_out_channels, config.norm_num_groups
-        self.conv_in = nn.Conv2d(config.in_channels, sizes[0], kernel_size=3, padding=1)
-        self.down_blocks = nn.ModuleList()
-        c_in = sizes[0]
-        for level, c_out in enumerate(sizes):
-            block = VAEBlock([(c_in, c_out)] + [(c_out, c_out)] * (config.layers_per_block - 1), groups)
-            if level < len(sizes) - 1:
-                block.downsamplers = nn.ModuleList([Downsample(c_out, asymmetric=True)])
-            self.down_blocks.append(block)
-            c_in = c_out
-        self.mid_block = VAEMidBlock(c_in, groups)
-        self.conv_norm_out = nn.GroupNorm(groups, c_in, eps=EPS)
-        self.conv_out = nn.Conv2d(c_in, 2 * config.latent_channels, kernel_size=3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)  # b c h w -> b c_out h/2 w/2
-        x = self.mid_block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
-
-
-class Decoder(nn.Module):
-    """Latents to pixels: (b, c, h, w) -> (b, 3, H, W)."""
-
-    def __init__(self, config: VAEConfig):
-        super().__init__()
-        sizes, groups = config.block_out_channels[::-1], config.norm_num_groups
-        self.conv_in = nn.Conv2d(config.latent_channels, sizes[0], kernel_size=3, padding=1)
-        self.mid_block = VAEMidBlock(sizes[0], groups)
-        self.up_blocks = nn.ModuleList()
-        c_in = sizes[0]
-        for level, c_out in enumerate(sizes):
-            block = VAEBlock([(c_in, c_out)] + [(c_out, c_out)] * config.layers_per_block, groups)
-            if level < len(sizes) - 1:
-                block.upsamplers = nn.ModuleList([Upsample(c_out)])
-            self.up_blocks.append(block)
-            c_in = c_out
-        self.conv_norm_out = nn.GroupNorm(groups, c_in, eps=EPS)
-        self.conv_out = nn.Conv2d(c_in, config.out_channels, kernel_size=3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(x))
-        for block in self.up_blocks:
-            x = block(x)  # b c h w -> b c_out 2h 2w
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
-
-
-class VAE(nn.Module):
-    """Stable Diffusion's autoencoder, sized by its config.
-
-    Latents are *unscaled* here: as the encoder gives them, not yet multiplied by `scaling_factor` as the UNet sees them
-    (`StableDiffusion.scale`).
-    """
-
-    def __init__(self, config: VAEConfig):
-        super().__init__()
-        self.config = config
-        c = config.latent_channels
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
-        self.quant_conv = nn.Conv2d(2 * c, 2 * c, kernel_size=1)
-        self.post_quant_conv = nn.Conv2d(c, c, kernel_size=1)
-
-    def encode(self, pixels: Tensor) -> DiagonalGaussian:
-        """Pictures to distributions over latents.
-
-        Args:
-            pixels: (b, 3, H, W) in [-1, 1]; H and W multiples of `config.factor`.
-
-        Raises:
-            ValueError: H or W is no multiple of the factor.
-        """
-        height, width = pixels.shape[-2:]
-        if height % self.config.factor or width % self.config.factor:
-            raise ValueError(f"the VAE takes sizes that are multiples of {self.config.factor}; got {height} x {width}")
-        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(pixels)))
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Unscaled latents (b, c, h, w) to pictures (b, 3, H, W), about [-1, 1] but not clamped."""
-        return self.decoder(self.post_quant_conv(latents))

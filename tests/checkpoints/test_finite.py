@@ -1,54 +1,97 @@
-"""Weights with NaN or an infinity among them are refused on loading; file and tensor are named."""
+"""A weight that is NaN or infinite: nothing is drawn, encoded or learned with it, and one line names it."""
 
+import itertools
 import math
+import re
 
 import pytest
 import torch
-from helpers import PARTS
+from helpers import PARTS, pictures
 from safetensors.torch import load_file, save_file
 
 import minti
-from minti.checkpoints.finite import PIECE, check_file
 
 BAD = (math.nan, math.inf, -math.inf)
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+USED = {"unet": "up_blocks.1", "vae": "decoder.up_blocks", "text_encoder": "layers.1.mlp"}
 
 
-@pytest.mark.parametrize(("part", "value"), list(zip(PARTS, BAD)))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_part_is_refused(folder, part, value, dtype):
+def spoil(folder, part, value, dtype=torch.float32, among=""):
+    """Writes a part's weights in a dtype, one number of them spoilt; returns the tensor's name."""
     path = folder / part / f"{PARTS[part]}.safetensors"
-    tensors = load_file(path)
-    name = sorted(tensors)[len(tensors) // 2]
+    tensors = {key: tensor.to(dtype) for key, tensor in load_file(path).items()}
+    name = max(key for key in tensors if among in key and key.endswith("weight"))
     tensors[name].view(-1)[-1] = value
     save_file(tensors, path)
-    with pytest.raises(ValueError) as caught:
-        minti.StableDiffusion.from_pretrained(folder, dtype=dtype)
-    assert str(caught.value) == f"{path}: {name} has numbers that are not finite; fetch the file again, or use another"
+    return name
+
+
+def assert_refused(run, culprit):
+    with pytest.raises(ValueError, match=r"numbers that are not finite: so has .*; fetch the file again") as caught:
+        run()
+    assert f"{culprit};" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", BAD)
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_wherever_it_stands(tmp_path, dtype, value):
-    """First, last, on both sides of where a piece of the file ends, and behind tensors of other kinds."""
-    path, per_piece = tmp_path / "file.safetensors", PIECE // dtype.itemsize
-    count = 2 * per_piece + 3
-    others = {"a": torch.arange(5), "b": torch.zeros(3), "c": torch.zeros(0), "z": torch.zeros(7, dtype=torch.uint8)}
-    for place in (None, 0, per_piece - 1, per_piece, count - 1):
-        weight = torch.zeros(count, dtype=dtype)
-        if place is not None:
-            weight[place] = value
-        save_file(others | {"weight": weight}, path, {"dtype": "F32"})
-        if place is None:
-            check_file(path)
-        else:
-            with pytest.raises(ValueError, match=r"file\.safetensors: weight has numbers that are not finite"):
-                check_file(path)
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "dtypes", list(itertools.pairwise((torch.float32, torch.float32, torch.float16, torch.bfloat16)))
+)
+def test_nothing_is_drawn(folder, dtypes, part, value):
+    """Whichever dtype the model has, and the file."""
+    dtype, kept = dtypes
+    name = spoil(folder, part, value, kept, among=USED[part])
+    model = minti.StableDiffusion.from_pretrained(folder, dtype=dtype)
+    assert re.fullmatch(f"{part}: (text_model.)?{re.escape(name.removeprefix('text_model.'))}", model.not_finite())
+    assert_refused(lambda: minti.sample(model, "a cat", num_inference_steps=2), model.not_finite())
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_large_numbers_are_numbers(tmp_path, dtype):
-    """The largest that there are, whose sum is none."""
-    largest = torch.full((1000,), torch.finfo(dtype).max, dtype=dtype)
-    save_file({"weight": largest}, tmp_path / "file.safetensors")
-    check_file(tmp_path / "file.safetensors")
+@pytest.mark.parametrize("value", BAD)
+@pytest.mark.parametrize("among", ["encoder.conv_in", "quant_conv"])
+def test_nothing_is_encoded(folder, among, value):
+    """Also where the number is a log-variance, which is clamped."""
+    name = spoil(folder, "vae", value, among=among)
+    model = minti.StableDiffusion.from_pretrained(folder)
+    assert_refused(lambda: model.encode(pictures(1)), f"vae: {name}")
+
+
+def test_what_is_not_asked_may_hold_anything(folder, tiny):
+    """The encoder while a picture is drawn, and the row of a token that no prompt has."""
+    spoil(folder, "vae", math.nan, among="encoder.conv_in")
+    spoil(folder, "text_encoder", math.nan, among="token_embedding")
+    model = minti.StableDiffusion.from_pretrained(folder)
+    embedding = model.text_encoder.get_input_embeddings().weight
+    embedding[-1], embedding[model.tokenizer.convert_tokens_to_ids("dog</w>")] = embedding[0], math.inf
+    options = {"num_inference_steps": 2, "output": "pixels", "latents": torch.zeros(1, 4, 8, 8), "sampler": "ddim"}
+    was = tiny.text_encoder.get_input_embeddings().weight
+    was[-1] = was[0]
+    assert torch.equal(minti.sample(model, "a cat", **options), minti.sample(tiny, "a cat", **options))
+    assert_refused(lambda: minti.sample(model, "a dog", **options), "vae: encoder.conv_in.weight")
+
+
+@pytest.mark.parametrize("value", BAD)
+@pytest.mark.parametrize(
+    "among", ["attn1.to_k", "attn2.to_q", "layers.1.self_attn.q_proj.bias", "attentions.0.to_k.bias"]
+)
+def test_what_attention_would_pass_over(tiny, among, value):
+    """Scores of NaN or minus infinity are masked ones to a fused kernel: the weights are looked at themselves."""
+    weights = {f"{part}: {n}": p for part in PARTS for n, p in getattr(tiny, part).named_parameters() if among in n}
+    assert weights
+    for name, weight in weights.items():
+        for place in (0, -1):
+            was = weight.view(-1)[place].item()
+            weight.view(-1)[place] = value
+            assert_refused(lambda: minti.sample(tiny, "a cat", num_inference_steps=1, sampler="ddim"), name)
+            weight.view(-1)[place] = was
+
+
+def test_finite_weights_may_overflow(tiny):
+    """Then the line says so instead."""
+    assert tiny.not_finite() is None
+    tiny.vae.decoder.conv_in.weight.fill_(3e38)
+    tiny.unet.conv_out.bias.fill_(3e38)  # the largest numbers are numbers, though their sum is none
+    assert tiny.not_finite() is None
+    with pytest.raises(ValueError, match="the pictures have numbers that are not finite: the weights are finite, so"):
+        tiny.decode(torch.ones(1, 4, 8, 8))
+    with pytest.raises(ValueError, match=r"overflowed \(guidance_scale 9, .*\); try a lower guidance scale"):
+        minti.sample(tiny, "a cat", num_inference_steps=2, guidance_scale=9)

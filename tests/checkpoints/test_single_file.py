@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig
 
 import minti
 import minti.checkpoints.single_file
+from minti.checkpoints.configs import parse_config
 from minti.checkpoints.single_file import load_single_file, text_name, unet_name, vae_name
 from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
@@ -26,8 +27,8 @@ NETWORK = "diffusion_pytorch_model"
 def original_state(tiny_folder: Path) -> dict[str, torch.Tensor]:
     """The small model under the names that diffusers' own converter reads, with an averaged UNet and training state."""
     tensors = {}
-    unet_config = UNetConfig.from_dict(json.loads((tiny_folder / "unet/config.json").read_text()))
-    vae_config = VAEConfig.from_dict(json.loads((tiny_folder / "vae/config.json").read_text()))
+    unet_config = parse_config(UNetConfig, json.loads((tiny_folder / "unet/config.json").read_text()))
+    vae_config = parse_config(VAEConfig, json.loads((tiny_folder / "vae/config.json").read_text()))
     for key, value in load_file(tiny_folder / "unet" / f"{NETWORK}.safetensors").items():
         tensors[unet_name(key, unet_config)] = value
         tensors[unet_name(key, unet_config, ema=True)] = value + 1
@@ -45,8 +46,8 @@ def original_state(tiny_folder: Path) -> dict[str, torch.Tensor]:
 def configs(tiny_folder):
     read = lambda part: json.loads((tiny_folder / part / "config.json").read_text())  # noqa: E731
     return (
-        UNetConfig.from_dict(read("unet")),
-        VAEConfig.from_dict(read("vae")),
+        parse_config(UNetConfig, read("unet")),
+        parse_config(VAEConfig, read("vae")),
         CLIPTextConfig(**read("text_encoder")),
     )
 
@@ -140,30 +141,33 @@ def test_single_file(tiny, checkpoint, configs, form):
 
 
 @pytest.mark.parametrize("form", ["ckpt", "safetensors"])
-def test_a_weight_that_is_not_finite(checkpoint, configs, form):
-    """It is named as the file names it; what else the file holds may be as it likes."""
+def test_a_weight_that_is_not_finite(tiny, checkpoint, configs, form):
+    """Nothing is drawn, and it is named; what else the file holds may be as it likes."""
     state, path = minti.checkpoints.single_file.read_file(checkpoint), checkpoint.with_suffix(f".{form}")
     state = {key: value.clone() for key, value in state.items()}
     save = save_file if form == "safetensors" else torch.save
     state["loss.logvar"].fill_(torch.nan)
     state["model_ema.diffusion_modelinput_blocks00weight"].view(-1)[-1] = torch.nan
-    save(state, path)
-    load_single_file(path, None, torch.device("cpu"), configs=configs)
-    for name in (
-        "model.diffusion_model.input_blocks.0.0.weight",
-        "first_stage_model.quant_conv.bias",
-        "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+
+    def draw(**options):
+        save(state, path)
+        networks = load_single_file(path, None, torch.device("cpu"), configs=configs, **options)
+        model = minti.StableDiffusion(*networks, tiny.tokenizer, tiny.scheduler)
+        minti.sample(model, "a cat", num_inference_steps=2, output="pixels")
+
+    draw()
+    for name, key in (
+        ("model.diffusion_model.input_blocks.0.0.weight", "unet: conv_in.weight"),
+        ("first_stage_model.post_quant_conv.bias", "vae: post_quant_conv.bias"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", r"text_encoder: .*final_layer_norm\.bias"),
     ):
         was, state[name] = state[name], state[name].clone()
         state[name].view(-1)[-1] = torch.inf
-        save(state, path)
-        with pytest.raises(ValueError, match=re.escape(f"{path}: {name} has numbers that are not finite; ")):
-            load_single_file(path, None, torch.device("cpu"), configs=configs)
+        with pytest.raises(ValueError, match=f"numbers that are not finite: so has {key}; fetch the file again"):
+            draw()
         state[name] = was
-    with pytest.raises(
-        ValueError, match=r"model_ema\.diffusion_modelinput_blocks00weight has numbers that are not finite"
-    ):
-        load_single_file(path, None, torch.device("cpu"), ema=True, configs=configs)
+    with pytest.raises(ValueError, match=r"so has unet: conv_in\.weight; fetch"):
+        draw(ema=True)
 
 
 def test_a_single_file_whose_text_encoder_lost_a_level(tiny, checkpoint, configs, tmp_path):

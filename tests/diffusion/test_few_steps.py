@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import seeded
 
+from minti.checkpoints.configs import parse_config
 from minti.diffusion.samplers import DDIM, DDPM
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 from minti.diffusion.steps import Run
@@ -92,7 +93,7 @@ def test_eta_is_from_0_to_1(eta):
 )
 def test_what_would_draw_otherwise_is_refused(kind, options, message):
     with pytest.raises(ValueError, match=f"scheduler_config.json: {message}"):
-        SchedulerConfig.from_dict(dict(kind(**options).config), "scheduler_config.json")
+        parse_config(SchedulerConfig, dict(kind(**options).config), "scheduler_config.json")
 
 
 @pytest.mark.parametrize(
@@ -105,5 +106,5 @@ def test_what_would_draw_otherwise_is_refused(kind, options, message):
     ],
 )
 def test_what_draws_the_same_is_read(kind, options):
-    config = SchedulerConfig.from_dict(dict(kind(beta_start=0.001, **options).config))
+    config = parse_config(SchedulerConfig, dict(kind(beta_start=0.001, **options).config))
     assert config.beta_start == 0.001

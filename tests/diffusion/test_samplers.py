@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import CLASSES, SCHEDULER, SKIP, THEIR_KEYS, seeded
 
+from minti.checkpoints.configs import parse_config
 from minti.diffusion.samplers import DDIM, DDPM, SAMPLERS
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 from minti.diffusion.steps import Run
@@ -30,7 +31,7 @@ def test_bare_sampler_equals_diffusers_scheduler(sampler, spacing, prediction_ty
         **{key: value for key, value in config.items() if key in THEIR_KEYS[sampler]},
         **({"use_karras_sigmas": True} if karras else {}),
     )
-    ours = NoiseScheduler(SchedulerConfig.from_dict({"set_alpha_to_one": sampler == "ddim", **config}))
+    ours = NoiseScheduler(parse_config(SchedulerConfig, {"set_alpha_to_one": sampler == "ddim", **config}))
     assert torch.equal(ours.betas, theirs.betas)
     theirs.set_timesteps(25)
     start = torch.randn(1, 4, 8, 8, generator=seeded(3))
@@ -54,7 +55,7 @@ def test_bare_sampler_equals_diffusers_scheduler(sampler, spacing, prediction_ty
 
 def test_ddpm_over_all_thousand_timesteps_equals_diffusers():
     theirs = diffusers.DDPMScheduler(clip_sample=False)
-    ours = NoiseScheduler(SchedulerConfig.from_dict(dict(theirs.config)))
+    ours = NoiseScheduler(parse_config(SchedulerConfig, dict(theirs.config)))
     theirs.set_timesteps(1000)
     start = torch.randn(1, 4, 4, 4, generator=seeded(3))
     expected, g = start, seeded(4)

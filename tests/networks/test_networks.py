@@ -6,8 +6,11 @@ import torch
 import torch.nn.functional as F
 from helpers import UNET as SMALL
 from helpers import VAE as SMALL_VAE
+from torch import nn
 
-from minti.networks.layers import GEGLU, ResnetBlock, timestep_embedding
+from minti.checkpoints.configs import parse_config
+from minti.networks.kernels import Convolution
+from minti.networks.layers import GEGLU, Attention, ResnetBlock, timestep_embedding
 from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
 
@@ -33,7 +36,7 @@ UNETS = {
 
 def twins(theirs, ours_class, config_class):
     """Our network with the weights of theirs."""
-    ours = ours_class(config_class.from_dict(dict(theirs.config))).eval()
+    ours = ours_class(parse_config(config_class, dict(theirs.config))).eval()
     ours.load_state_dict(theirs.state_dict())
     return ours
 
@@ -64,6 +67,51 @@ def test_unet_gradients_equal_diffusers():
         gradients.append(leaf.grad)
     assert gradients[0].abs().max() > 1e-4
     assert torch.equal(*gradients)
+
+
+# --- seams ------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_attention_can_be_replaced_and_the_halves_parted():
+    """The formula written out in place of `attend`; a right half from a left half's feature maps, twice."""
+    torch.manual_seed(0)
+    unet = UNet(parse_config(UNetConfig, SMALL)).eval()
+    x, timesteps, context = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 7, 48)
+    expected = unet(x, timesteps, context)
+    time_emb = unet.embed_time(timesteps, x.dtype)
+    features = unet.left(x, time_emb, context)
+    assert torch.equal(unet.right(*features, time_emb, context), expected)
+    assert torch.equal(unet.right(*features, time_emb, context), expected)
+    layers = [layer for layer in unet.modules() if isinstance(layer, Attention)]
+    for layer in layers:
+        layer.attend = lambda q, k, v: torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, dim=-1) @ v
+    torch.testing.assert_close(unet(x, timesteps, context), expected, rtol=1e-5, atol=1e-5)
+    for layer in layers:
+        layer.attend = lambda q, k, v: 0 * q
+    assert not torch.allclose(unet(x, timesteps, context), expected, rtol=1e-2, atol=1e-2)
+
+
+@torch.no_grad()
+def test_a_hook_reaches_every_layer():
+    """Once, also in bfloat16 on a CPU, where wide convolutions are matrix products; no forward rewrites a weight."""
+    torch.manual_seed(0)
+    unet = UNet(parse_config(UNetConfig, SMALL | {"block_out_channels": (32, 64, 1024)})).eval().bfloat16()
+    vae = VAE(parse_config(VAEConfig, SMALL_VAE)).eval().bfloat16()
+    weights = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    layers = [m for network in (unet, vae) for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    reached = []
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, inputs, output: reached.append(layer))
+    unet(torch.randn(1, 4, 8, 8).bfloat16(), torch.tensor([3]), torch.randn(1, 7, 48).bfloat16())
+    vae.decode(vae.encode(torch.zeros(1, 3, 16, 16).bfloat16()).mean)
+    assert len(reached) == len(layers) == len(set(reached))
+    assert any(layer.out_channels >= 1024 for layer in layers if isinstance(layer, Convolution))
+    now = unet.state_dict()
+    assert all(torch.equal(now[name], was) and now[name].stride() == was.stride() for name, was in weights.items())
+
+
+# --- what is kept for the backward pass -------------------------------------------------------------------------------
 
 
 def plain_resnet(block, x):
@@ -152,7 +200,7 @@ def test_timestep_embedding_closed_form():
 )
 def test_another_architecture_is_refused_by_name(key, value):
     with pytest.raises(ValueError, match=f"{key} = "):
-        UNetConfig.from_dict({key: value})
+        parse_config(UNetConfig, {key: value})
 
 
 @torch.no_grad()

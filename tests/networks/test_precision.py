@@ -1,7 +1,6 @@
 """Half precision: the networks in bfloat16 or float16, what learns in float32."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -92,7 +91,7 @@ def test_attention_as_products_finds_a_needle():
 def test_convolution_as_product(stride, padding, size):
     """Equal to torch's in float32 but for the order of the sums; so is the gradient."""
     torch.manual_seed(0)
-    conv = torch.nn.Conv2d(6, 10, kernel_size=3, stride=stride, padding=padding)
+    conv = nn.Conv2d(6, 10, kernel_size=3, stride=stride, padding=padding)
     x = torch.randn(2, 6, *size, requires_grad=True)
     expected, got = conv(x), kernels.convolution_product(conv, x)
     assert torch.allclose(got, expected, atol=1e-6)
@@ -107,19 +106,19 @@ def test_layers_in_bfloat16_choose_products_where_they_pay(monkeypatch):
     for name in ("attention_products", "convolution_product"):
         function = getattr(kernels, name)
         monkeypatch.setattr(kernels, name, lambda *args, f=function, name=name: used.append(name) or f(*args))
-    attention, wide, narrow = Attention(16, heads=2), nn.Conv2d(8, 1024, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
-    ways = (attention, partial(kernels.convolution, wide), partial(kernels.convolution, narrow))
+    attention = Attention(16, heads=2)
+    wide, narrow = (kernels.Convolution(8, channels, 3, padding=1) for channels in (1024, 16))
     chosen = (["attention_products"], ["convolution_product"], [])
     inputs = (torch.randn(1, 1024, 16), torch.randn(1, 8, 4, 4), torch.randn(1, 8, 4, 4))
-    for layer, way, x, expected in zip((attention, wide, narrow), ways, inputs, chosen):
-        exact = way(x).detach()
+    for layer, x, expected in zip((attention, wide, narrow), inputs, chosen):
+        exact = layer(x).detach()
         assert used == []
         layer.bfloat16()
-        assert relative_error(way(x.bfloat16()).detach(), exact) < 0.02
+        assert relative_error(layer(x.bfloat16()).detach(), exact) < 0.02
         assert used == expected
         used.clear()
     attention(torch.randn(1, 1023, 16).bfloat16())
-    kernels.convolution(wide, torch.randn(1, 8, 32, 33).bfloat16())
+    wide(torch.randn(1, 8, 32, 33).bfloat16())
     assert used == []
 
 

@@ -147,9 +147,7 @@ def test_a_checkpoint_of_an_earlier_minti_is_refused(folder):
     assert facts.pop("format") == 2
     written = json.dumps(facts)
     save_file(tensors, newest(folder), {"facts": written, "sha256": checksum(tensors, written)})
-    with pytest.raises(
-        ValueError, match="step-000002.safetensors was written by another version of minti"
-    ):
+    with pytest.raises(ValueError, match=r"step-000002\.safetensors was written by another version of minti"):
         minti.load_checkpoint(folder)
 
 
