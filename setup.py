@@ -26,7 +26,7 @@ setup(
         # Before 0.37, diffusers copies a shortcut's input into another memory layout: its VAE then rounds otherwise.
         "test": [
             "diffusers>=0.37",
-            "hypothesis>=6.100",
+            "hypothesis>=6.111",
             "ipykernel>=6",
             "matplotlib>=3.8",
             "nbclient>=0.10",

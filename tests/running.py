@@ -29,9 +29,14 @@ def script(name, *args, check=True):
 
 def script_inside(name, *args, check=True):
     """The same in this process, which has done the imports already: most of a short script's time."""
-    with pytest.MonkeyPatch.context() as patch, io.StringIO() as out, io.StringIO() as err:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(),  # scripts set `showwarning`
+        io.StringIO() as out,
+        io.StringIO() as err,
+    ):
+        warnings.simplefilter("ignore", DeprecationWarning)  # as Python by itself does, and pytest does not
         patch.setattr(sys, "argv", [name, *map(str, args)])
-        patch.setattr(warnings, "showwarning", warnings.showwarning)  # scripts set it
         patch.syspath_prepend(ROOT / "examples")
         with redirect_stdout(out), redirect_stderr(err):
             try:

@@ -2,7 +2,7 @@
 
 Both libraries open the same files; everything is compared in float32 on the CPU and is equal bit for bit.
 
-    pytest tests/full_size                                   # random weights, written for the occasion
+    pytest -m full_size                                      # random weights, written for the occasion
     MINTI_SD_V1_4=FOLDER_FILE_OR_HUB_ID pytest -m release    # the same tests on the real ones
 """
 
@@ -27,12 +27,12 @@ NEEDED = 15 * GB  # of memory and of disk
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without the real weights their tests are left out, and not listed as skipped."""
-    if REAL_RELEASE:
-        return
-    if re.search(r"(?<!not )\brelease\b", config.option.markexpr):
+    """What takes many minutes and 15 GB is left out, and not listed as skipped, unless `-m` names it."""
+    asked_for = set(re.findall(r"(?<!not )\b(full_size|release)\b", config.option.markexpr))
+    if "release" in asked_for and not REAL_RELEASE:
         raise pytest.UsageError("-m release needs SD v1.4: set MINTI_SD_V1_4 to its folder, file or id on the hub")
-    left_out = [item for item in items if item.get_closest_marker("release")]
+    others = {"full_size", "release"} - asked_for
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in others)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -49,8 +49,8 @@ def all_threads() -> Iterator[None]:
 @pytest.fixture(
     scope="package",
     params=[
-        pytest.param("random", marks=pytest.mark.slow),
-        pytest.param("real", marks=[pytest.mark.slow, pytest.mark.release]),
+        pytest.param("random", marks=pytest.mark.full_size),
+        pytest.param("real", marks=pytest.mark.release),
     ],
 )
 def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:

@@ -29,7 +29,7 @@ ODD = {
     "half": lambda: torch.ones(1, 48, dtype=torch.float16),
     "eight bits": lambda: torch.ones(1, 48).to(torch.float8_e4m3fn),
     "eight bits more": lambda: torch.ones(1, 48).to(torch.float8_e5m2),
-    "powers": lambda: torch.ones(1, 48).to(torch.float8_e8m0fnu),
+    "powers": lambda: torch.ones(1, 48).to(getattr(torch, "float8_e8m0fnu", torch.float8_e5m2)),
     "whole": lambda: torch.ones(1, 48, dtype=torch.int64),
     "complex": lambda: torch.ones(1, 48, dtype=torch.complex64),
     "truth": lambda: torch.ones(1, 48, dtype=torch.bool),

@@ -3,12 +3,12 @@
 import importlib
 import math
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from running import script
 
 from minti.diffusion.scheduler import NoiseScheduler
 
@@ -80,8 +80,7 @@ def test_stein_s_identity_tells_samples_from_others():
 @pytest.mark.slow
 def test_the_toybox_knows_which_picture_is_meant(tmp_path):
     """The energy rises from the picture that the prompt names to the other, and falls under the other's prompt."""
-    command = [sys.executable, ROOT / "examples/energies.py", "--output", tmp_path, "--steps", "10", "--points", "16"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = script("energies.py", "--output", tmp_path, "--steps", 10, "--points", 16)
     under = dict(re.findall(r"under '(.*)': (-?[\d.]+);", done.stdout))
     assert float(under["a red star"]) > 10
     assert float(under["a blue moon"]) < -10
