@@ -24,8 +24,7 @@ def check_step(
 
     In float16 a step that overflows is lost and halves the scale; an error it is only where that does not help.
 
-    Raises:
-        TrainingError: the loss or the gradient is not finite, or there is no gradient.
+    Raises TrainingError: the loss or the gradient is not finite, or there is no gradient.
     """
     finite = math.isfinite(loss) and math.isfinite(norm)
     if not finite and not (scaler.is_enabled() and scaler.get_scale() > 2.0 ** (16 - MAX_LOSSES)):
@@ -40,8 +39,7 @@ def check_step(
 def check_values(name: str, steps: int, values: dict[str, Tensor], first: dict[str, Tensor]) -> None:
     """Looks at what so many steps have made of the values that were there at first.
 
-    Raises:
-        TrainingError: they are not finite, or have not moved in five steps.
+    Raises TrainingError: they are not finite, or have not moved in five steps.
     """
     if not is_finite(values):
         raise TrainingError(f"{name} is not finite after {steps} steps; try a lower learning rate")

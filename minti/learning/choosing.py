@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from minti.learning.pictures import Concept
+from minti.learning.pictures import Concept, Images
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.learning.textual_inversion import word_loss
 from minti.learning.watching import FixedSet
@@ -29,7 +28,7 @@ SIZE = 16  # pictures, each with its own timestep and noise
 def choose_initializer(
     model: StableDiffusion,
     config: TextualInversionConfig,
-    images: Sequence[Image.Image] | Tensor,
+    images: Images,
     tried: int = 16,
     rounds: int = 3,
 ) -> list[tuple[str, float]]:
@@ -41,11 +40,8 @@ def choose_initializer(
         tried: how many of the best by first order are tried in each round.
         rounds: at most; the first begins at the mean of all words, the others at the best word so far.
 
-    Returns:
-        (word, loss over fixed pictures, timesteps and noise) of those tried, the best first.
-
-    Raises:
-        ValueError: the vocabulary has no word; there are no pictures.
+    Returns (word, loss over fixed pictures, timesteps and noise) of those tried, the best first. Raises ValueError: the
+    vocabulary has no word; there are no pictures.
     """
     words = {word: index for word, index in known_words(model).items() if len(word) > 1 and word.isalpha()}
     if not words:

@@ -15,29 +15,19 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from minti.learning.pictures import Concept
+from minti.learning.pictures import Concept, Images
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.learning.textual_inversion import word_loss
 from minti.learning.watching import FixedSet
 from minti.machine.processes import add_up
 from minti.model import StableDiffusion
 
-MOST = 4
-SIZE = 128  # pictures that decide; other draws than those by which a run chooses its best rows
-
 
 class Decision(NamedTuple):
-    """What one more row was worth.
-
-    Attributes:
-        rows: how many there were then.
-        loss: mean over the pictures that decide.
-        gain, error: how much lower that is than with a row less, and the standard error of this difference; NaN for the
-            first.
-        kept: whether the gain was more than two standard errors.
+    """What one more row was worth: with so many rows the mean loss over the pictures that decide, how much lower it is
+    than with a row less and the standard error of that (NaN for the first), and whether the gain was above two of them.
     """
 
     rows: int
@@ -61,30 +51,14 @@ class Growing:
                 ...
         minti.save_embeddings(word.best, path)
 
-    After the last the model knows the word with the rows that were kept, and no more. Until then its tokenizer is a
-    copy, since a tokenizer cannot forget, and no other word may be added.
-
-    Args:
-        config: `num_vectors` is how many rows the word begins with.
-        images: as for `textual_inversion`.
-        most: how many rows it may have at most.
-        size: how many pictures decide, each with its own timestep and noise.
-
-    Attributes:
-        decisions: one for each wrapper that was trained.
-        best: the wrapper whose rows were kept.
-
-    Raises:
-        ValueError: `most` is less than `config.num_vectors`; there are no pictures.
+    It begins with `config.num_vectors` rows and has `most` at last; `size` pictures decide. `decisions` are made one
+    for each wrapper that was trained, and `best` is the wrapper whose rows were kept. After the last the model knows
+    the word with these rows, and no more. Until then its tokenizer is a copy, since a tokenizer cannot forget, and no
+    other word may be added. Raises ValueError: `most` is too few; there are no pictures.
     """
 
     def __init__(
-        self,
-        model: StableDiffusion,
-        config: TextualInversionConfig,
-        images: Sequence[Image.Image] | Tensor,
-        most: int = MOST,
-        size: int = SIZE,
+        self, model: StableDiffusion, config: TextualInversionConfig, images: Images, most: int = 4, size: int = 128
     ):
         if most < config.num_vectors:
             raise ValueError(f"the word begins with {config.num_vectors} rows, and {most} are the most; raise `most`")
@@ -95,12 +69,14 @@ class Growing:
         self._known = model.text_encoder.get_input_embeddings().num_embeddings
 
     def __iter__(self) -> Iterator[TrainingWrapper]:
-        fixed, before, rows = None, None, None
+        # Other draws than those by which a run chooses its best rows.
+        generator = torch.Generator().manual_seed(self.config.seed + 2)
+        fixed = FixedSet(Concept(self.model, self.images, self.config.horizontal_flip), self.size, generator)
+        before, rows = None, None
         for count in range(self.config.num_vectors, self.most + 1):
             self.model.tokenizer = copy.deepcopy(self._tokenizer)
             wrapper = TrainingWrapper(self.model, replace(self.config, num_vectors=count))
             yield wrapper
-            fixed = fixed or self._fixed_set()
             losses = losses_of(self.model, fixed, wrapper.prompts)
             gain, error = paired(before, losses)
             kept = before is None or gain > 2 * error
@@ -110,18 +86,11 @@ class Growing:
             if not kept:
                 break
             self.best, before, rows = wrapper, losses, learned
-        self._remember(rows)
-
-    def _fixed_set(self) -> FixedSet:
-        concept = Concept(self.model, self.images, self.config.horizontal_flip)
-        return FixedSet(concept, self.size, torch.Generator().manual_seed(self.config.seed + 2))
+        self.best.tokenizer = self.model.tokenizer = self._tokenizer
+        self.model.add_word(self.config.placeholder_token, rows)
 
     def _forget(self, count: int) -> None:
-        """Takes the word's `count` rows out of the vocabulary.
-
-        Raises:
-            ValueError: another word was added behind it.
-        """
+        """Takes the word's `count` rows out of the vocabulary. Raises ValueError: another word was added behind it."""
         last = self.model.text_encoder.get_input_embeddings().num_embeddings
         if last != self._known + count:
             raise ValueError(
@@ -130,11 +99,6 @@ class Growing:
             )
         self.model.text_encoder.resize_token_embeddings(self._known, mean_resizing=False)
         del self.model.words[self.config.placeholder_token]
-
-    def _remember(self, rows: Tensor) -> None:
-        """Puts the word back with the rows that were kept, (k, d)."""
-        self.best.tokenizer = self.model.tokenizer = self._tokenizer
-        self.model.add_word(self.config.placeholder_token, rows)
 
 
 @torch.no_grad()

@@ -33,8 +33,7 @@ class Batch(NamedTuple):
 class Concept:
     """What the VAE's encoder says of each picture, and with `flip` of its mirror image: mean and logvar, (n, c, h, w).
 
-    Raises:
-        ValueError: there are no pictures.
+    Raises ValueError: there are no pictures.
     """
 
     @torch.no_grad()

@@ -16,9 +16,8 @@ def check_wrapper(wrapper: TrainingWrapper) -> None:
 
     Asked of a copy of the tokenizer, before the word is added.
 
-    Raises:
-        ValueError: the placeholder cannot be a new word or is not found in a prompt, a template is too long for it, or
-            E4's recipe would have to train a matrix in half precision.
+    Raises ValueError: the placeholder cannot be a new word or is not found in a prompt, a template is too long for it,
+    or E4's recipe would have to train a matrix in half precision.
     """
     config, dtype = wrapper.config, wrapper.text_encoder.get_input_embeddings().weight.dtype
     if config.row_update == "restore" and dtype != torch.float32:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,51 +33,33 @@ NAME = re.compile(r"step-(\d+)\.safetensors")
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything of a run that changes from step to step, and what tells that it is the same run.
-
-    Attributes:
-        step: how many steps have been taken.
-        tensors: for a word some tens of kilobytes in all.
-        facts: what JSON can hold.
-    """
+    """All of a run that changes from step to step, and in `facts["identity"]` what tells that it is the same run."""
 
     step: int
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
 
-    def compare(self, now: dict[str, Any], may_differ: Sequence[str]) -> None:
-        """Asks whether it is of the same run as `now`'s identity.
-
-        Raises:
-            ValueError: it is not; names every difference.
-        """
-        was = self.facts["identity"]
-        keys = sorted((was.keys() | now) - set(may_differ))
-        pairs = [(k, shortened(str(was.get(k))), shortened(str(now.get(k)))) for k in keys if was.get(k) != now.get(k)]
-        differences = [f"{key} was {before} and is {after}" for key, before, after in pairs[:20]]
-        if differences:
-            raise ValueError(
-                f"the checkpoint is of another run: {'; '.join(differences)}. Go on with the same, or begin anew"
-            )
-
     def check(self, shapes: Mapping[str, torch.Size]) -> None:
-        """Looks whether some tensors are there, of these shapes, and finite.
-
-        Raises:
-            KeyError, RuntimeError: they are not; names the first.
-        """
+        """Raises KeyError, RuntimeError: a tensor of these names is not there, or not of that shape and finite."""
         for name, shape in shapes.items():
             if self.tensors[name].shape != shape or not self.tensors[name].isfinite().all():
                 raise RuntimeError(f"{name} is not {tuple(shape)} finite numbers")
 
     def check_facts(self, own: dict[str, Any]) -> None:
-        """Looks whether the facts have the keys and types of a run's own.
+        """Holds the facts against those of the run that is to go on.
 
-        Raises:
-            KeyError, RuntimeError: they have not; names the first.
+        Raises ValueError: they are of another run; names every difference. Raises KeyError, RuntimeError: they have
+        other keys or types; names the first.
         """
+        was, now = self.facts["identity"], own["identity"]
+        differ = [key for key in sorted(was.keys() | now) if was.get(key) != now.get(key)]
+        before_after = [(key, shortened(str(was.get(key))), shortened(str(now.get(key)))) for key in differ[:20]]
+        if differences := [f"{key} was {before} and is {after}" for key, before, after in before_after]:
+            raise ValueError(
+                f"the checkpoint is of another run: {'; '.join(differences)}. Go on with the same, or begin anew"
+            )
         for name, value in own.items():
-            if name not in ("identity", "format") and not _alike(self.facts[name], value):
+            if name != "identity" and not _alike(self.facts[name], value):
                 raise RuntimeError(f"{name} is {shown(self.facts[name])}")
 
     @contextmanager
@@ -93,8 +75,7 @@ class RunState:
 def write_run_state(folder: str | os.PathLike[str], state: RunState, keep: int = 3) -> Path:
     """Writes `step-N.safetensors` into a folder, atomically, and removes all but the newest few.
 
-    Raises:
-        OSError: it cannot be written; older ones are as they were.
+    Raises OSError: it cannot be written; older ones are as they were.
     """
     path = Path(folder) / f"step-{state.step:06}.safetensors"
     with replacing(path) as temporary:
@@ -110,10 +91,8 @@ def write_run_state(folder: str | os.PathLike[str], state: RunState, keep: int =
 def read_run_state(folder: str | os.PathLike[str]) -> RunState | None:
     """The newest whole state of a folder, for `textual_inversion(..., checkpoint=...)`; None where there is none.
 
-    Warns of newer ones that are damaged.
-
-    Raises:
-        ValueError: there are files, but all are damaged, or the newest is of another version of minti.
+    Warns of newer ones that are damaged. Raises ValueError: there are files, but all are damaged, or the newest whole
+    one is of another version of minti.
     """
     paths = _newest_first(Path(folder))
     for path in paths:

@@ -19,16 +19,12 @@ from minti.machine.processes import world_size
 from minti.words.files import write_embeddings
 
 ADAM = ("exp_avg", "exp_avg_sq")
-MAY_DIFFER = ("steps", "max_steps")  # a run may be made longer
 
 
 def save_embeddings(wrapper: TrainingWrapper, path: str | os.PathLike[str]) -> None:
     """Writes the learned rows to a safetensors file that diffusers' `load_textual_inversion` reads; atomic.
 
-    The file holds one tensor, (num_vectors, d) float32, under the placeholder's name.
-
-    Raises:
-        ValueError, OSError: as `write_embeddings`.
+    The file holds one tensor, (num_vectors, d) float32, under the placeholder's name. Raises as `write_embeddings`.
     """
     write_embeddings(path, {wrapper.config.placeholder_token: wrapper.rows.values})
 
@@ -36,24 +32,23 @@ def save_embeddings(wrapper: TrainingWrapper, path: str | os.PathLike[str]) -> N
 def save_checkpoint(wrapper: TrainingWrapper, folder: str | os.PathLike[str], keep: int = 3) -> Path:
     """Writes the state after the last step of `textual_inversion`, within the loop or after it; keeps the newest few.
 
-    Raises:
-        ValueError: no run has begun, or it ended in the middle of a step.
-        OSError: it cannot be written; older ones are as they were.
+    Raises ValueError: no run has begun, or it ended in the middle of a step. Raises OSError: it cannot be written;
+    older ones are as they were.
     """
     return write_run_state(folder, run_state(wrapper), keep)
 
 
 def identity(wrapper: TrainingWrapper) -> dict[str, Any]:
-    """What must be the same for a run to go on: settings, model, pictures, optimizer, how many processes."""
+    """What must be the same for a run to go on. It may be made longer."""
     model, concept = wrapper.model, wrapper.run.fixed.concept
-    pictures = hashlib.sha256(concept.mean.float().cpu().numpy().tobytes()).hexdigest()[:16]
-    return asdict(wrapper.config) | {
+    settings = {key: value for key, value in asdict(wrapper.config).items() if key not in ("steps", "max_steps")}
+    return settings | {
         "learning_rate": wrapper.learning_rate,
         "batch_size": wrapper.batch_size,
         "templates": list(wrapper.templates),
         "model": model.fingerprint,
         "dtype": str(model.dtype),
-        "pictures": pictures,
+        "pictures": hashlib.sha256(concept.mean.float().cpu().numpy().tobytes()).hexdigest()[:16],
         "optimizer": type(wrapper.run.loop.optimizer).__name__,
         "processes": world_size(),
     }
@@ -62,8 +57,7 @@ def identity(wrapper: TrainingWrapper) -> dict[str, Any]:
 def run_state(wrapper: TrainingWrapper) -> RunState:
     """A copy of all that changes: part, optimizer, generator, scaler, how many steps, and what the watcher has seen.
 
-    Raises:
-        ValueError: no run has begun, or an error or Ctrl-C has ended it within a step.
+    Raises ValueError: no run has begun, or an error or Ctrl-C has ended it within a step.
     """
     run = wrapper.run
     if run is None:
@@ -86,17 +80,12 @@ def run_state(wrapper: TrainingWrapper) -> RunState:
 
 
 def restore(wrapper: TrainingWrapper, state: RunState) -> None:
-    """Goes on where the state was taken.
-
-    Raises:
-        ValueError: it is of another run, or does not fit one; names every difference.
-    """
+    """Goes on where the state was taken. Raises ValueError: it is of another run, or no whole state."""
     run, loop, part = wrapper.run, wrapper.run.loop, wrapper.run.loop.part
     with state.reading():
-        state.compare(identity(wrapper), MAY_DIFFER)
+        state.check_facts(run_state(wrapper).facts)
         if state.step > loop.steps:
             raise ValueError(f"the checkpoint is of step {state.step}, beyond the {loop.steps} wanted")
-        state.check_facts(run_state(wrapper).facts)
         own, taken, watcher = part.state_dict(), state.facts["loop"]["taken"], state.facts["watcher"]
         state.check({f"{kind}.{name}": value.shape for kind in ("part", "best") for name, value in own.items()})
         optimizer = optimizer_state(state, loop, taken)
@@ -114,13 +103,13 @@ def restore(wrapper: TrainingWrapper, state: RunState) -> None:
 def optimizer_state(state: RunState, loop: Loop, taken: int) -> dict[int, dict[str, Tensor]]:
     """What the optimizer keeps of each parameter after so many steps; what is not the part's does not matter.
 
-    Raises:
-        KeyError, RuntimeError: AdamW's is not there, or does not fit.
+    Raises KeyError, RuntimeError: AdamW's is not there, or does not fit.
     """
     found: dict[int, dict[str, Tensor]] = {}
-    for name in (name for name in state.tensors if name.startswith("optimizer.")):
-        _, number, key = name.split(".")
-        found.setdefault(int(number), {})[key] = state.tensors[name]
+    for name, tensor in state.tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".")
+            found.setdefault(int(number), {})[key] = tensor
     for number, parameter in enumerate(loop.part.trained()):
         values = found.get(number, {})
         if isinstance(loop.optimizer, torch.optim.AdamW) and (taken > 0 or values):

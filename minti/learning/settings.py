@@ -24,21 +24,17 @@ class TextualInversionConfig:
     """What to learn and how. None means "what suits the model", where nothing else is said.
 
     Attributes:
-        placeholder_token: the new word.
-        initializer_token: a known word or phrase, roughly what the pictures show, from which training starts; None:
-            random.
-        num_vectors: how many rows the word has.
+        placeholder_token, num_vectors: the new word, and how many rows it has.
+        initializer_token: a known word or phrase, roughly what the pictures show, to start from; None: a random row.
         row_update: "new_rows" (lean) or "restore" (E4's recipe); both learn the same.
         templates: "object", "style", or prompts with `{}` where the word goes; None: the model's own.
         horizontal_flip: also show mirror images.
         steps: train for exactly so many; None stops when the fixed loss has levelled off, at the latest at `max_steps`.
         batch_size: pictures per forward pass; None: 1 on SD v1.4, 8 on the toybox.
-        gradient_accumulation: forward and backward passes per optimizer step.
-        gradient_checkpointing: save memory, at the cost of time; see `UNet.set_checkpointing`.
+        gradient_accumulation, gradient_checkpointing: batches per step; whether to save memory at the cost of time.
         learning_rate: None: three tenths of the vocabulary rows' root mean square.
         lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
-        weight_decay: AdamW's, on the new rows.
-        max_gradient_norm: clips the gradient of the new rows; None for no clipping.
+        weight_decay, max_gradient_norm: AdamW's, on the new rows; clips their gradient, None: does not.
         max_row_norm: keeps each row's length below so many mean lengths of the vocabulary's rows; None lets it grow.
         seed: of everything random.
     """
@@ -98,7 +94,9 @@ class TrainingWrapper:
 
     Attributes:
         unet, vae, text_encoder, tokenizer, scheduler: the model's parts, under E4's names.
-        vocabulary_norm, vocabulary_rms: mean length of the model's own rows, and root mean square of their numbers.
+        vocabulary_norm: mean length of the model's own rows.
+        learning_rate, batch_size, templates: the config's, or what suits the model; a rate of three tenths of the rows'
+            root mean square is about 4e-3 on SD v1.4.
         rows: the part that learns, whose `values` are the word's rows, once `prepare_for_textual_inversion` has run.
         placeholder_ids: their token ids.
         run: the run that learns them, once `textual_inversion` has begun.
@@ -111,7 +109,11 @@ class TrainingWrapper:
         # The words that the model came with: what was learned since must not change how the next word is learned.
         vocabulary = model.text_encoder.get_input_embeddings().weight.detach()[: model.tokenizer.vocab_size].float()
         self.vocabulary_norm = vocabulary.norm(dim=1).mean().item()
-        self.vocabulary_rms = vocabulary.square().mean().sqrt().item()
+        own_rate = 0.3 * vocabulary.square().mean().sqrt().item()
+        self.learning_rate = own_rate if config.learning_rate is None else config.learning_rate
+        self.batch_size = config.batch_size or model.defaults.batch_size
+        templates = config.templates or model.defaults.templates
+        self.templates: Sequence[str] = TEMPLATES[templates] if isinstance(templates, str) else templates
         self.rows: Word | RestoredMatrix | None = None
         self.placeholder_ids: list[int] = []
         self.run: Watched | None = None
@@ -127,26 +129,6 @@ class TrainingWrapper:
         self._inside.close()
 
     @property
-    def learning_rate(self) -> float:
-        """The config's, or three tenths of the vocabulary rows' root mean square (about 4e-3 on SD v1.4)."""
-        return 0.3 * self.vocabulary_rms if self.config.learning_rate is None else self.config.learning_rate
-
-    @property
-    def batch_size(self) -> int:
-        """The config's, or the model's own."""
-        return self.config.batch_size or self.model.defaults.batch_size
-
-    @property
-    def templates(self) -> Sequence[str]:
-        """The config's, or the model's own."""
-        templates = self.model.defaults.templates if self.config.templates is None else self.config.templates
-        return TEMPLATES[templates] if isinstance(templates, str) else templates
-
-    def prompt(self, template: str) -> str:
-        """A template with the placeholder in it."""
-        return template.replace("{}", self.config.placeholder_token)
-
-    @property
     def prompts(self) -> list[str]:
         """What training says of the pictures: every template with the placeholder in it."""
-        return [self.prompt(template) for template in self.templates]
+        return [template.replace("{}", self.config.placeholder_token) for template in self.templates]

@@ -54,9 +54,8 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> Optimizer:
 
     The rows are inside the model until `wrapper.leave()`, or until `textual_inversion` begins.
 
-    Raises:
-        ValueError: the placeholder is a word already, the initializer is neither a single token nor a phrase, a
-            template is too long for the word to fit, or E4's recipe would have to train a matrix in half precision.
+    Raises ValueError: the placeholder is a word already, the initializer is neither a single token nor a phrase, a
+    template is too long for the word to fit, or E4's recipe would have to train a matrix in half precision.
     """
     model, config = wrapper.model, wrapper.config
     check_wrapper(wrapper)
@@ -86,8 +85,7 @@ def textual_inversion(
         optimizer: what `prepare_for_textual_inversion` returned; called here when absent.
         checkpoint: what `load_checkpoint` found of an interrupted run, which then goes on to the same end.
 
-    Raises:
-        ValueError, TrainingError: no pictures, a checkpoint of another run, or as task 2; see `checks`.
+    Raises ValueError, TrainingError: no pictures, a checkpoint of another run, or as task 2; see `checks`.
     """
     run = begin(wrapper, images, optimizer)
     if checkpoint is not None:

@@ -61,13 +61,7 @@ class FixedSet:
 
 
 def evaluation_interval(size: int, batch_size: int, share: float = 0.05) -> int:
-    """Every how many training steps a fixed set may be evaluated.
-
-    Args:
-        size: how many pictures an evaluation puts through the UNet.
-        batch_size: how many pictures a training step puts through it.
-        share: of the run's time that evaluations may take.
-    """
+    """Every how many training steps a fixed set of that size may be evaluated, to take that share of the run's time."""
     return math.ceil(size / (share * batch_size * STEP_COST))
 
 
@@ -94,15 +88,13 @@ class TrainingState:
     """What the loop shows after each optimizer step.
 
     Attributes:
-        step: counts from 1.
-        loss: of this step; mostly shows which timesteps were drawn.
-        learning_rate: of this step.
-        gradient_norm: of the new rows, before clipping; NaN where float16 has lost the step.
+        step, finished: counts from 1; whether this is the last.
+        loss, learning_rate: of this step; a single loss mostly shows which timesteps were drawn.
+        gradient_norm: before clipping; NaN where float16 has lost the step.
         row_norm: mean length of the new rows. A vector far longer than any word's (`wrapper.vocabulary_norm`) stops
             obeying the rest of the prompt.
         fixed_loss: the loss over a fixed set of pictures, timesteps and noise; None where it was not computed.
         initializer_loss, empty_loss: the same for the initializer word and for the empty prompt.
-        finished: whether this is the last step.
     """
 
     step: int
@@ -122,13 +114,11 @@ class Watched:
     Every so often the mean of the loop's loss over a fixed set is evaluated, which takes a twentieth of the time.
 
     Args:
-        prompts: what to say of the set's pictures.
-        size: how many of them at a time; and how many are in the loop's batches.
+        prompts, size: what to say of the set's pictures; how many are in a batch, the set's and the loop's.
         may_stop: whether to end the run where the fixed loss has levelled off.
 
     Attributes:
-        losses: the fixed loss, before the first step and of every evaluation.
-        empty_loss: that with the empty prompt.
+        losses, empty_loss: the fixed loss, before the first step and of every evaluation; with the empty prompt.
         best, best_step: the part's values where it was lowest, and after how many steps that was.
         last: those of the last step, once `keep_best` has put the best in their place.
         number: of the last step that was taken and looked at; the loop's own is ahead within a step.
@@ -143,11 +133,7 @@ class Watched:
         self.best_step = self.number = 0
 
     def __iter__(self) -> Iterator[TrainingState]:
-        """Takes steps.
-
-        Raises:
-            TrainingError: see `checks`.
-        """
+        """Takes steps. Raises TrainingError: see `checks`."""
         steps = iter(self.loop)
         while not self.finished:
             step, values = next(steps), self.loop.part.state_dict()
