@@ -1,4 +1,4 @@
-"""Textual inversion from beginning to end, without options: set up, learn, draw.
+"""Textual inversion from beginning to end, without options: set up, draw, learn, draw again.
 
 python examples/first_word.py        (writes to outputs/first_word/)
 """
@@ -14,7 +14,23 @@ pictures = open_folder("examples/concepts/red-diamond-pink-belt")
 config = minti.TextualInversionConfig(placeholder_token="<gem>", initializer_token="toy")
 wrapper = minti.TrainingWrapper(model, config)
 
-# 2. Learn: the networks stay as they are; what is trained is one row of the text encoder's embedding, 128 numbers.
+
+def draw(word):
+    """Four pictures, from the same noise at every call."""
+    prompts = [
+        "a photo of a {} on a teal background",
+        "a sketch of a {}",
+        "a cartoon of a {}",
+        "a {} next to a blue star",
+    ]
+    return minti.sample(
+        model, [prompt.replace("{}", word) for prompt in prompts], generator=torch.Generator().manual_seed(0)
+    )
+
+
+before = draw("toy")
+
+# 2. Learn: the networks stay as they are; all that is trained is one embedding vector of 128 numbers.
 #    The loss on fixed pictures, timesteps and noise falls while the word gets better, and when it no longer falls,
 #    training stops.
 for state in minti.textual_inversion(wrapper, pictures):
@@ -22,7 +38,7 @@ for state in minti.textual_inversion(wrapper, pictures):
         print(f"step {state.step}: {state.fixed_loss:.4f}, where 'toy' has {state.initializer_loss:.4f}")
 minti.save_embeddings(wrapper, "outputs/first_word/gem.safetensors")
 
-# 3. Draw: it is a word like any other now.
-prompts = ["a photo of a <gem> on a teal background", "a sketch of a <gem>", "a <gem> next to a blue star"]
-drawn = minti.sample(model, prompts, guidance_scale=5.0, generator=torch.Generator().manual_seed(0))
-save_png(grid(drawn, columns=3), "outputs/first_word/gem.png")
+# 3. Draw again: it is a word like any other now.
+save_png(grid(pictures[:4] + before + draw("<gem>"), columns=4, gap=4), "outputs/first_word/gem.png")
+print("outputs/first_word/gem.png: four of the five pictures; the prompts with 'toy', before; with '<gem>', after")
+print("How it is done, task by task: minti/learning/textual_inversion.py")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+JOURNEYS = (ROOT / "examples/journeys.md").read_text()
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
 
 
@@ -36,7 +37,7 @@ def test_commands_name_scripts(path):
 
 def test_the_diagrams_name_files():
     """Every `wing/file.py` or `file.py` in a box of the two journeys is a file of minti."""
-    diagrams = re.findall(r"```mermaid\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    diagrams = re.findall(r"```mermaid\n(.*?)```", JOURNEYS, re.DOTALL)
     assert len(diagrams) == 2
     for diagram in diagrams:
         names = re.findall(r"[\w/]+\.py", diagram)
@@ -45,8 +46,8 @@ def test_the_diagrams_name_files():
 
 
 def test_the_reading_order_goes_down():
-    """In the README's table of files, what a file imports stands below it."""
-    files = re.findall(r"\]\(minti/([\w/]+)\.py\)", (ROOT / "README.md").read_text())
+    """In the table of files, what a file imports stands below it."""
+    files = re.findall(r"\]\(\.\./minti/([\w/]+)\.py\)", JOURNEYS)
     order = ["minti." + file.replace("/", ".") for file in files]
     assert len(order) > 10
     for i, name in enumerate(order):
