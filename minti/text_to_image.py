@@ -84,8 +84,8 @@ def sample_steps(
     run = Run(noise.to(model.device, model.dtype), model.scheduler, stops, generator)
     for step in sampler(predict, from_picture(run, **picture)):
         if not step.latents.isfinite().all():
-            otherwise = f"they have overflowed (guidance_scale {scale}, {model.dtype}); try a lower one, or bfloat16"
-            model.check_finite("the pictures", step.latents, otherwise)
+            overflow = f"they have overflowed (guidance_scale {scale}, {model.dtype})"
+            model.check_finite("the pictures", step.latents, f"{overflow}; try a lower guidance scale, or bfloat16")
         yield step._replace(evaluations=network.evaluations)
 
 

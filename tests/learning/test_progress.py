@@ -96,7 +96,17 @@ def test_no_pictures(tiny):
 
 
 def test_a_loss_that_is_not_finite(tiny):
-    with pytest.raises(minti.TrainingError, match="the loss is nan at step 1"):
+    """Of weights that are none the first is named; they are looked at only now."""
+    with torch.no_grad():
+        tiny.unet.conv_out.bias[0] = torch.nan
+    with pytest.raises(
+        minti.TrainingError, match=r"the loss is nan at step 1 .*, of picture .*; so is unet: conv_out\.bias"
+    ):
+        next(minti.textual_inversion(wrapper(tiny), pictures()))
+
+
+def test_pictures_that_are_not_finite(tiny):
+    with pytest.raises(ValueError, match="the latents have numbers that are not finite"):
         next(minti.textual_inversion(wrapper(tiny), torch.full((1, 3, 16, 16), float("nan"))))
 
 
