@@ -44,13 +44,12 @@ class SchedulerConfig:
 
 
 def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) -> Tensor:
-    """The variances beta_t, (steps,) float32.
+    """The variances beta_t of T = `steps` timesteps, (T,) float32.
 
     Args:
         schedule: "linear" (DDPM, arXiv 2006.11239), "scaled_linear" (latent diffusion, arXiv 2112.10752: the square
             roots are linear) or "squaredcos_cap_v2" (the cosine of arXiv 2102.09672, eq. 17).
         beta_start, beta_end: the first variance and the last; the cosine needs neither.
-        steps: T, how many timesteps there are.
 
     Raises:
         ValueError: unknown schedule.

@@ -44,9 +44,6 @@ class NoiseScheduler:
         if c.rescale_betas_zero_snr:
             self.betas = rescale_to_zero_snr(self.betas)
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
-        noisiest = 0.0 if c.rescale_betas_zero_snr else torch.finfo(torch.float32).tiny
-        if not self.alphas_cumprod[-1] >= noisiest:  # nor NaN
-            raise ValueError(f"the schedule of {c} has timesteps without signal")
 
     def timesteps(self, num_inference_steps: int, spacing: str | None = None, skip_last: bool = False) -> list[int]:
         """The timesteps of a run, from noisy to clean (arXiv 2305.08891, table 2).
