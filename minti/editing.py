@@ -37,8 +37,8 @@ def from_picture(
         mask: (b or 1, 1, h, w), 1 where to draw and 0 where to keep the picture, which is noised to the level that each
             step arrives at, and clean after the last; usually with strength 1.
 
-    Raises:
-        ValueError: a strength out of range or below 1 in a run of one step, a mask without a picture, or other shapes.
+    Raises ValueError: a strength out of range or below 1 in a run of one step, a mask without a picture, or other
+    shapes.
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength = {shown(strength)}; expected more than 0 and at most 1")
@@ -63,11 +63,7 @@ def from_picture(
 
 
 def fitted(tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
-    """The tensor in that shape; one for all pictures is repeated.
-
-    Raises:
-        ValueError: it has another shape.
-    """
+    """The tensor in that shape; one for all pictures is repeated. Raises ValueError: it has another shape."""
     if tensor.ndim != len(shape) or tensor.shape[1:] != shape[1:] or len(tensor) not in (1, shape[0]):
         raise ValueError(
             f"{name} have shape {tuple(tensor.shape)}; expected {tuple(shape)}, or 1 in place of {shape[0]}"
@@ -79,8 +75,7 @@ def fitted(tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
 def picture_latents(model: StableDiffusion, picture: Image.Image, height: int, width: int) -> Tensor:
     """A picture as `init_latents`: cropped to height x width pixels and encoded, (1, c, h, w), scaled.
 
-    Raises:
-        ValueError: a size that is no multiple of the VAE's factor.
+    Raises ValueError: a size that is no multiple of the VAE's factor.
     """
     model.latents_shape(1, height, width)
     return model.scale(model.encode(to_pixels(picture, (height, width))[None]).mean)
@@ -108,8 +103,7 @@ def invert_ddim(predict: Predict, run: Run) -> Iterator[SampleStep]:
     The step from level s up to level t solves DDIM's update for x_t, with the prediction taken at x_s instead of x_t
     (questions `003`, 33; arXiv 2105.05233, appendix F).
 
-    Args:
-        run: with the picture's latents; its stops are visited from the last to the first.
+    `run`: with the picture's latents; its stops are visited from the last to the first.
     """
     latents, scheduler = run.latents, run.scheduler
     for t, level in reversed(run.stops[:-1]):
@@ -128,8 +122,7 @@ def inverted_noise(model: StableDiffusion, init_latents: Tensor, prompts: str | 
         init_latents: (b, c, h, w), scaled.
         prompts: what the pictures show, one for all or one for each.
 
-    Returns:
-        (b, c, h, w), for the `latents` of `minti.sample`; another prompt then edits the picture along its own path.
+    Returns (b, c, h, w), for the `latents` of `minti.sample`; another prompt then edits the picture along its own path.
     """
     context = model.encode_prompt(prompts).expand(len(init_latents), -1, -1)
     run = Run(init_latents, model.scheduler, DDIM().stops(model.scheduler, steps))

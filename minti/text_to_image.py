@@ -67,8 +67,7 @@ def sample_steps(
         gradient: lets a gradient flow through the run.
         picture: `init_latents`, `strength` and `mask` of `editing.from_picture`.
 
-    Raises:
-        ValueError: what cannot be drawn, in one line; or latents that are not finite.
+    Raises ValueError: what cannot be drawn, in one line; or latents that are not finite.
     """
     context = encoded(model, prompts)  # b n d, (b, 77, 768) in SD v1.4
     shape = latents_shape(model, len(context), height, width, picture.get("init_latents"))
@@ -92,8 +91,7 @@ def sample_steps(
 def encoded(model: StableDiffusion, prompts: Prompts, like: Tensor | None = None, name: str = "prompts") -> Tensor:
     """Words or contexts as contexts, (b, n, d); with `like` in its shape, one for all repeated.
 
-    Raises:
-        ValueError: no prompt, or contexts of another shape.
+    Raises ValueError: no prompt, or contexts of another shape.
     """
     if isinstance(prompts, str):
         prompts = [prompts]
@@ -144,8 +142,7 @@ def sample(
         on_step: called after every step, for a progress bar or a preview.
         options: the other arguments of `sample_steps`, with their defaults.
 
-    Raises:
-        ValueError: as `sample_steps`; unknown output.
+    Raises ValueError: as `sample_steps`; unknown output.
     """
     if output not in OUTPUTS:
         raise ValueError(f"unknown output {output!r}; expected one of {', '.join(OUTPUTS)}")

@@ -16,11 +16,7 @@ C = TypeVar("C")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A config file.
-
-    Raises:
-        FileNotFoundError, ValueError: naming the file.
-    """
+    """A config file. Raises FileNotFoundError, ValueError: naming the file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; expected a model folder in the layout of SD v1.4")
     try:
@@ -33,11 +29,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_config(kind: type[C], path: Path) -> C:
-    """A config file as the dataclass of its kind.
-
-    Raises:
-        FileNotFoundError, ValueError: naming the file.
-    """
+    """A config file as the dataclass of its kind. Raises FileNotFoundError, ValueError: naming the file."""
     return parse_config(kind, read_json(path), str(path))
 
 
@@ -48,9 +40,8 @@ def parse_config(kind: type[C], values: Mapping[str, Any], origin: str = "config
         values: the JSON object; keys that begin with an underscore are remarks of the writer.
         origin: what to call the file in an error message.
 
-    Raises:
-        ValueError: a key has a value of a wrong type, out of range, or one that minti does not implement; names the
-            file and the key.
+    Raises ValueError: a key has a value of a wrong type, out of range, or one that minti does not implement; names the
+    file and the key.
     """
     rules, known, chosen = RULES[kind], {field.name for field in fields(kind)}, {}
     for key, value in values.items():

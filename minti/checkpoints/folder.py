@@ -34,9 +34,8 @@ def load_folder(folder: Path, dtype: torch.dtype | None, device: torch.device, v
         dtype: None keeps the files'.
         variant: such as "fp16", for `diffusion_pytorch_model.fp16.safetensors`.
 
-    Raises:
-        FileNotFoundError, ValueError: a part or file is missing, damaged, or of another architecture; names the file,
-            and the key or tensor.
+    Raises FileNotFoundError, ValueError: a part or file is missing, damaged, or of another architecture; names the
+    file, and the key or tensor.
     """
     if missing := [part for part in PARTS if not (folder / part).is_dir()]:
         raise FileNotFoundError(f"{folder} has no {', '.join(missing)}; a model folder holds {', '.join(PARTS)}")
@@ -69,11 +68,8 @@ def read_part(
 ) -> tuple[Path, dict[str, Tensor]]:
     """The weights of one part, from one file or from the shards that an index lists.
 
-    Returns:
-        The file that an error message should name, and all tensors.
-
-    Raises:
-        FileNotFoundError, ValueError: a file is missing or damaged; names it.
+    Returns the file that an error message should name, and all tensors. Raises FileNotFoundError, ValueError: a file is
+    missing or damaged; names it.
     """
     suffix = f".{variant}" if variant else ""
     path, index = folder / f"{stem}{suffix}.safetensors", folder / f"{stem}.safetensors.index{suffix}.json"

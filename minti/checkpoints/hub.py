@@ -27,8 +27,7 @@ def needed_files(variant: str | None = None) -> list[str]:
 def folder_of(source: str | os.PathLike[str], revision: str | None = None, variant: str | None = None) -> Path:
     """A model's folder: the one that is named, or that of an id on the hub.
 
-    Raises:
-        OSError: it is neither, or cannot be fetched.
+    Raises OSError: it is neither, or cannot be fetched.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -42,8 +41,7 @@ def download(hub_id: str, revision: str | None = None, variant: str | None = Non
 
     Progress bars, resuming, mirrors and offline mode are huggingface_hub's.
 
-    Raises:
-        OSError: no licence accepted, no such model or revision, no network, no space; says what to do.
+    Raises OSError: no licence accepted, no such model or revision, no network, no space; says what to do.
     """
     return _snapshot(hub_id, revision, needed_files(variant))
 

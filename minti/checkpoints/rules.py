@@ -163,8 +163,7 @@ RULES = {
 def check_parts(unet: UNet, vae: VAE, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
     """Looks whether loaded parts go together.
 
-    Raises:
-        ValueError: they are of different models, or of one for another purpose.
+    Raises ValueError: they are of different models, or of one for another purpose.
     """
     sizes, latent_channels, text = unet.config, vae.config.latent_channels, text_encoder.config
     if sizes.in_channels != latent_channels:

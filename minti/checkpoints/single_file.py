@@ -50,8 +50,7 @@ def unet_name(key: str, config: UNetConfig, ema: bool = False) -> str:
     The old UNet counts its blocks in one row: every resnet (with its attention) and every downsampling is an input
     block, every resnet (with its attention and the upsampling behind it) an output block.
 
-    Args:
-        ema: the name of the averaged copy.
+    `ema`: the name of the averaged copy.
     """
     per_level = config.layers_per_block + 1
     name = key
@@ -90,8 +89,7 @@ def vae_name(key: str, config: VAEConfig) -> str:
 def text_name(key: str, level: str = "text_model.") -> str:
     """The text encoder's key, with the level `text_model.` or without, to its name in the file.
 
-    Args:
-        level: "" for the name in merged files, some of which have lost the level.
+    `level`: "" for the name in merged files, some of which have lost the level.
     """
     return f"cond_stage_model.transformer.{level}{key.removeprefix('text_model.')}"
 
@@ -119,8 +117,8 @@ def load_single_file(
         ema: take the UNet's averaged copy.
         configs: SD v1's when absent.
 
-    Raises:
-        ValueError: the file is damaged, or a part is missing or of another architecture; names the file and the tensor.
+    Raises ValueError: the file is damaged, or a part is missing or of another architecture; names the file and the
+    tensor.
     """
     unet_config, vae_config, text_config = configs or (UNetConfig(), VAEConfig(), TextConfig().hugging_face())
     tensors = read_file(path)

@@ -29,8 +29,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def read_tensors(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU: mapped from the disk, or converted to `dtype` where it is another.
 
-    Raises:
-        FileNotFoundError, ValueError: naming the file.
+    Raises FileNotFoundError, ValueError: naming the file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; minti reads weights in the safetensors format only")
@@ -60,8 +59,7 @@ class ModelCheckpoint:
 def read_pickle(path: Path) -> Any:
     """The content of a `.ckpt`, `.pt` or `.bin` file: tensors and plain containers; nothing in it is executed.
 
-    Raises:
-        ValueError: the file is damaged, or holds anything else; names the file.
+    Raises ValueError: the file is damaged, or holds anything else; names the file.
     """
     allowed = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([ModelCheckpoint])
@@ -84,11 +82,7 @@ def read_pickle(path: Path) -> Any:
 def build(make: Callable[[], M], origin: Path) -> M:
     """Builds a network without storage for its parameters.
 
-    Args:
-        origin: which file to name in an error message.
-
-    Raises:
-        ValueError: the config's numbers do not go together.
+    `origin`: which file to name in an error message. Raises ValueError: the config's numbers do not go together.
     """
     try:
         with torch.device("meta"):
@@ -113,8 +107,7 @@ def fill(
         dtype: None keeps the file's.
         called: what the file calls the tensor of a key.
 
-    Raises:
-        ValueError: a tensor is missing, unexpected or misshapen; names the file and the key.
+    Raises ValueError: a tensor is missing, unexpected or misshapen; names the file and the key.
     """
     expected = network.state_dict()
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()

@@ -51,8 +51,7 @@ def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) ->
             roots are linear) or "squaredcos_cap_v2" (the cosine of arXiv 2102.09672, eq. 17).
         beta_start, beta_end: the first variance and the last; the cosine needs neither.
 
-    Raises:
-        ValueError: unknown schedule.
+    Raises ValueError: unknown schedule.
     """
     if schedule == "linear":
         return torch.linspace(beta_start, beta_end, steps, dtype=torch.float32)
@@ -74,11 +73,7 @@ def rescale_to_zero_snr(betas: Tensor) -> Tensor:
 
     SNR is the ratio of signal to noise; where alpha-bar ends at 0, the last timestep is pure noise.
 
-    Args:
-        betas: (T,).
-
-    Returns:
-        (T,), the last of them 1.
+    `betas`: (T,). Returns (T,), the last of them 1.
     """
     root = torch.cumprod(1.0 - betas, dim=0).sqrt()
     first, last = root[0].clone(), root[-1].clone()

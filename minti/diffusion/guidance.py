@@ -31,8 +31,7 @@ class Pull:
         weight: how strongly it pulls, the guidance scale; negative: it pushes away.
         mask: (b or 1, 1, h, w) in [0, 1], where it pulls; None: everywhere.
 
-    Raises:
-        ValueError: a weight that is no number, or with which every picture would overflow.
+    Raises ValueError: a weight that is no number, or with which every picture would overflow.
     """
 
     context: Tensor
@@ -52,8 +51,7 @@ def guided(network: Network, pulls: Sequence[Pull], negative_context: Tensor) ->
     One prompt is plain guidance: 2 B T evaluations for B pictures and T timesteps, or B T where its weight is 1, which
     leaves cond alone. n prompts: (n + 1) B T.
 
-    Args:
-        negative_context: (b, n, d), the encoded negative prompts; empty prompts make it the unconditional prediction.
+    `negative_context`: (b, n, d), the encoded negative prompts; empty prompts make it the unconditional prediction.
     """
     if not unconditional_counts(pulls):
         return unguided(network, pulls[0].context)
@@ -90,11 +88,7 @@ def within(interval: tuple[int, int] | None, inside: Predict, outside: Predict) 
 def refreshed(network: Network, every: int, pictures: int) -> Network:
     """Computes the unconditional predictions in every k-th call and keeps them in between: B T (1 + 1 / k) evaluations.
 
-    Args:
-        pictures: how many; in a batch of `guided` theirs come first.
-
-    Raises:
-        ValueError: k is below 1.
+    `pictures`: how many; in a batch of `guided` theirs come first. Raises ValueError: k is below 1.
     """
     if every < 1:
         raise ValueError(f"refresh_every = {shown(every)}; expected 1 (always) or more")

@@ -20,8 +20,7 @@ class PNDM(Sampler):
     Deterministic. The first step is taken twice, the second time with the mean of the predictions at its two ends, so
     that n steps cost n + 1 evaluations.
 
-    Raises:
-        ValueError: the run would begin at pure noise (zero terminal SNR), where the transfer of eq. 11 is undefined.
+    Raises ValueError: the run would begin at pure noise (zero terminal SNR), where the transfer of eq. 11 is undefined.
     """
 
     def __call__(self, predict: Predict, run: Run) -> Iterator[SampleStep]:

@@ -22,8 +22,7 @@ class DDPM(Sampler):
     Attributes:
         variance: "posterior" or "beta"; see `NoiseScheduler.posterior`.
 
-    Raises:
-        ValueError: another variance.
+    Raises ValueError: another variance.
     """
 
     variance: str = "posterior"
@@ -52,8 +51,7 @@ class DDIM(Sampler):
     Attributes:
         eta: 0 is deterministic, 1 as noisy as DDPM.
 
-    Raises:
-        ValueError: eta is not between 0 and 1.
+    Raises ValueError: eta is not between 0 and 1.
     """
 
     eta: float = 0.0

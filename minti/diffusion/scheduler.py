@@ -54,8 +54,7 @@ class NoiseScheduler:
                 config's, "leading" when that has none.
             skip_last: space one more than `num_inference_steps` and leave out the cleanest ("trailing" does so anyway).
 
-        Raises:
-            ValueError: too few or too many steps, an unknown spacing, or an offset that leads beyond the schedule.
+        Raises ValueError: too few or too many steps, an unknown spacing, or an offset that leads beyond the schedule.
         """
         total, n = self.config.num_train_timesteps, num_inference_steps
         spacing = spacing or self.config.timestep_spacing or "leading"

@@ -31,8 +31,7 @@ def timestep_embedding(timesteps: Tensor, dim: int, flip_sin_to_cos: bool = True
         flip_sin_to_cos: cosines first, as Stable Diffusion has them; otherwise sines first.
         freq_shift: with 1 the lowest frequency is 1/10000; with 0, as in Stable Diffusion, it stays one step above.
 
-    Returns:
-        (b, dim), float32.
+    Returns (b, dim), float32.
     """
     half = dim // 2
     exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=timesteps.device)

@@ -92,8 +92,7 @@ class UNet(nn.Module):
             timesteps: (b,), in [0, num_train_timesteps).
             context: (b, m, d), the encoded prompts.
 
-        Returns:
-            (b, c, h, w), in the dtype of `noisy_latents`.
+        Returns (b, c, h, w), in the dtype of `noisy_latents`.
 
         SD v1.4 at 512 x 512, channels and size of x behind each rung, with the prompt's (b, 77, 768) attended to:
 
@@ -120,8 +119,7 @@ class UNet(nn.Module):
     def left(self, noisy_latents: Tensor, time_emb: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
         """From the latents to the bottom of the ladder.
 
-        Returns:
-            x, (b, c_last, h', w'), and the feature maps on the way to it, the finest first.
+        Returns x, (b, c_last, h', w'), and the feature maps on the way to it, the finest first.
         """
         x = self.conv_in(noisy_latents)
         skips = [x]

@@ -59,11 +59,8 @@ class VAE(nn.Module):
     def encode(self, pixels: Tensor) -> DiagonalGaussian:
         """Pictures to distributions over latents.
 
-        Args:
-            pixels: (b, 3, H, W) in [-1, 1]; H and W multiples of `config.factor`.
-
-        Raises:
-            ValueError: H or W is no multiple of the factor.
+        `pixels`: (b, 3, H, W) in [-1, 1]; H and W multiples of `config.factor`. Raises ValueError: H or W is no
+        multiple of the factor.
         """
         return DiagonalGaussian.from_moments(self.moments(pixels))
 
