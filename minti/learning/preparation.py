@@ -51,7 +51,7 @@ def part_that_learns(wrapper: TrainingWrapper) -> Word | RestoredMatrix:
 
 
 def follow(wrapper: TrainingWrapper, part: Word | RestoredMatrix, optimizer: torch.optim.Optimizer) -> None:
-    """After every step, cuts back rows that are longer than the config allows, and puts the model in order."""
+    """After every step, cuts back rows that are longer than the config allows, and brings the model up to date."""
 
     @torch.no_grad()
     def cut_back(*_: object) -> None:

@@ -68,7 +68,7 @@ def evaluation_interval(size: int, batch_size: int, share: float = 0.05) -> int:
 def has_levelled_off(
     losses: Sequence[float], window: int = 10, variance: float = 0.02, patience: int = 4, gain: float = 0.05
 ) -> bool:
-    """Whether the curve of the fixed loss has come to its end, which one of two things tells.
+    """Whether the fixed loss has stopped falling; one of two conditions is enough.
 
     1. It hardly varies any more: Var(last `window` losses) < `variance` * Var(all losses). This is DVAR ("Is This Loss
        Informative?", arXiv 2302.04841, section 4), and right for curves that fall slowly. A curve that falls within an

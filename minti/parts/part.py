@@ -52,7 +52,7 @@ class Part(nn.Module):
         return [parameter.grad[self.place] for parameter in self.trained() if parameter.grad is not None]
 
     def settle(self, model: StableDiffusion) -> None:
-        """Puts the model in order after the values have changed, by a step or because they were loaded."""
+        """Brings the model up to date after the values have changed, by a step or because they were loaded."""
 
     def follow(self, optimizer: torch.optim.Optimizer, model: StableDiffusion) -> None:
         """Settles after every step of the optimizer."""
