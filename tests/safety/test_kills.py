@@ -52,13 +52,13 @@ VARIANTS = [
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("number", range(3))
 def test_killed_again_and_again(lesson, results, tmp_path, number):
-    """Seventeen kills in each of three ways to learn: every other at an operation on a file, the others at any time."""
+    """Eleven kills in each of three ways to learn: every other at an operation on a file, the others at any time."""
     chance, long = random.Random(number), lesson(*VARIANTS[number])
     began = time.monotonic()
     assert long.run(tmp_path / "whole")[0] == 0
     seconds, expected = time.monotonic() - began, results(tmp_path / "whole")
     kills, runs, folder = 0, 0, tmp_path / "0"
-    while kills < 17:
+    while kills < 11:
         if kills % 2:
             process = long.start(folder, "--resume", faults=[("signal_at", chance.randint(1, 40), "SIGKILL")])
         else:
