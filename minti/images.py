@@ -24,8 +24,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
 
     Rotated as its EXIF tag says; transparency is laid on white; grey, palette and 16-bit pictures are converted.
 
-    Raises:
-        FileNotFoundError, ValueError: no such file, not a picture, or a truncated one; names the file.
+    Raises FileNotFoundError, ValueError: no such file, not a picture, or a truncated one; names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,8 +64,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def open_folder(folder: str | os.PathLike[str]) -> list[Image.Image]:
     """Every picture of a folder, in the order of the file names; warns of files of other types and passes over them.
 
-    Raises:
-        FileNotFoundError, ValueError: the folder is missing, holds no picture, or a picture is damaged.
+    Raises FileNotFoundError, ValueError: the folder is missing, holds no picture, or a picture is damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -85,11 +83,7 @@ def to_pixels(image: Image.Image, size: int | tuple[int, int], flip: bool = Fals
 
     A picture smaller than the size is enlarged.
 
-    Args:
-        size: (height, width), or one number for both.
-
-    Returns:
-        (3, height, width) float32 in [-1, 1].
+    `size`: (height, width), or one number for both. Returns (3, height, width) float32 in [-1, 1].
     """
     height, width = (size, size) if isinstance(size, int) else size
     fitted = ImageOps.fit(to_rgb(image), (width, height), Image.Resampling.BICUBIC)
@@ -111,11 +105,7 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
 
 
 def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Writes a picture as PNG, all at once: a failure leaves no half of one.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Writes a picture as PNG, all at once: a failure leaves no half of one. Raises OSError: it cannot be written."""
     with replacing(path) as temporary:
         image.save(temporary, "png")
 

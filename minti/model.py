@@ -128,11 +128,8 @@ class StableDiffusion:
     def add_word(self, placeholder: str, rows: Tensor) -> list[int]:
         """Adds a word to the vocabulary, its rows (k, d) at the end of the text encoder's embedding.
 
-        Returns:
-            The ids of its tokens, consecutive.
-
-        Raises:
-            ValueError: it cannot be a new word; see `text.check_new_placeholder`.
+        Returns the ids of its tokens, consecutive. Raises ValueError: it cannot be a new word; see
+        `text.check_new_placeholder`.
         """
         ids = self.words[placeholder] = name_word(self.tokenizer, placeholder, len(rows))
         old = self.text_encoder.get_input_embeddings().weight
@@ -158,8 +155,7 @@ class StableDiffusion:
     def encode(self, pixels: Tensor) -> DiagonalGaussian:
         """Pictures (b, 3, H, W) in [-1, 1] to the VAE's distribution over *unscaled* latents.
 
-        Raises:
-            ValueError: a size that is no multiple of the VAE's factor; what comes out is not finite.
+        Raises ValueError: a size that is no multiple of the VAE's factor; what comes out is not finite.
         """
         moments = self.vae.moments(pixels.to(self.device, self.dtype))
         self.check_finite("the latents", moments)
@@ -174,8 +170,7 @@ class StableDiffusion:
     ) -> tuple[int, int, int, int]:
         """The latents' shape for `batch` pictures of a size in pixels, the model's own when absent: (b, c, h, w).
 
-        Raises:
-            ValueError: a size that is no multiple of the VAE's factor.
+        Raises ValueError: a size that is no multiple of the VAE's factor.
         """
         factor, native = self.vae.config.factor, self.resolution
         height, width = native if height is None else height, native if width is None else width
@@ -188,8 +183,7 @@ class StableDiffusion:
 
         Large batches are decoded in slices of two million pixels, eight pictures of 512 x 512, to bound the memory.
 
-        Raises:
-            ValueError: what comes out is not finite.
+        Raises ValueError: what comes out is not finite.
         """
         pixels = latents.shape[-2] * latents.shape[-1] * self.vae.config.factor**2
         slices = (latents / self.vae.config.scaling_factor).split(max(1, 2**21 // pixels))
@@ -203,8 +197,7 @@ class StableDiffusion:
         Fused attention may take scores that are no numbers for masked ones, and go on with zeros: so queries' and keys'
         weights, a twentieth of all, are looked at also where the result is finite.
 
-        Raises:
-            ValueError: a number of `result`, or of those weights, is NaN or infinite.
+        Raises ValueError: a number of `result`, or of those weights, is NaN or infinite.
         """
         culprit = self.not_finite(QUERIES_AND_KEYS)
         if culprit or not _finite(result):
@@ -217,8 +210,7 @@ class StableDiffusion:
 
         Asked where there is a result, and not while loading: who looks at all weights there reads the files twice.
 
-        Args:
-            among: only those in whose name this pattern is found.
+        `among`: only those in whose name this pattern is found.
         """
         for part in ("unet", "vae", "text_encoder"):
             for name, weight in getattr(self, part).named_parameters():

@@ -34,11 +34,8 @@ TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 def check_templates(templates: str | Sequence[str]) -> None:
     """Refuses what are no training prompts.
 
-    Args:
-        templates: a name of `TEMPLATES`, or prompts.
-
-    Raises:
-        ValueError: an unknown name, no prompt, or one without `{}`; names it.
+    `templates`: a name of `TEMPLATES`, or prompts. Raises ValueError: an unknown name, no prompt, or one without `{}`;
+    names it.
     """
     if isinstance(templates, str):
         if templates not in TEMPLATES:

@@ -46,8 +46,7 @@ def tokenize(prompts: Sequence[str], tokenizer: CLIPTokenizer, words: Words) -> 
 
     Warns when a prompt is longer than the context, and says what was cut.
 
-    Raises:
-        ValueError: a prompt is not text that can be encoded.
+    Raises ValueError: a prompt is not text that can be encoded.
     """
     room = tokenizer.model_max_length - 2
     rows = []
@@ -76,8 +75,7 @@ def placeholder_tokens(placeholder: str, num_vectors: int) -> list[str]:
 def name_word(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> list[int]:
     """Adds a word's tokens to the tokenizer, from which they cannot be taken out again; their ids, consecutive.
 
-    Raises:
-        ValueError: as `check_new_placeholder`.
+    Raises ValueError: as `check_new_placeholder`.
     """
     tokens = placeholder_tokens(placeholder, num_vectors)
     for token in tokens:
@@ -89,8 +87,7 @@ def name_word(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> l
 def tried_word(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> tuple[CLIPTokenizer, list[int]]:
     """A copy of the tokenizer that knows a new word, and the ids of its tokens.
 
-    Raises:
-        ValueError: it cannot be a new word, or the tokenizer would not find it in a prompt.
+    Raises ValueError: it cannot be a new word, or the tokenizer would not find it in a prompt.
     """
     tried = copy.deepcopy(tokenizer)
     ids = name_word(tried, placeholder, num_vectors)
@@ -105,9 +102,8 @@ def tried_word(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> 
 def check_new_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
     """Refuses a placeholder that could not become a new word.
 
-    Raises:
-        ValueError: it is empty, contains white space or what cannot be printed, changes when the tokenizer tidies it,
-            or is a word already (the tokenizer lower-cases, so `<Cat>` and `<cat>` are the same word).
+    Raises ValueError: it is empty, contains white space or what cannot be printed, changes when the tokenizer tidies
+    it, or is a word already (the tokenizer lower-cases, so `<Cat>` and `<cat>` are the same word).
     """
     tidied = unicodedata.normalize("NFC", placeholder)
     if not placeholder or not placeholder.isprintable() or re.search(r"\s", placeholder) or tidied != placeholder:
@@ -127,8 +123,7 @@ def check_new_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
 def check_text(text: str, what: str) -> None:
     """Refuses what is no text: half characters come from file names and command lines that are not UTF-8.
 
-    Raises:
-        ValueError: the text is not a str, or cannot be encoded; calls it `what`.
+    Raises ValueError: the text is not a str, or cannot be encoded; calls it `what`.
     """
     if not isinstance(text, str):
         raise ValueError(f"{what} {shown(text)} is not text; expected a str")
@@ -141,11 +136,7 @@ def check_text(text: str, what: str) -> None:
 
 
 def single_token_id(tokenizer: CLIPTokenizer, word: str) -> int:
-    """The id of a word that is one token.
-
-    Raises:
-        ValueError: it is not a single token, or unknown.
-    """
+    """The id of a word that is one token. Raises ValueError: it is not a single token, or unknown."""
     check_text(word, "initializer token")
     ids = tokenizer(word, add_special_tokens=False, verbose=False).input_ids
     if len(ids) != 1 or ids[0] in tokenizer.all_special_ids:

@@ -74,8 +74,7 @@ class AttentionMaps:
     def maps(self) -> Tensor:
         """Of every token of the context, (b, m, h, w) float32, which sums to 1 over m at every place.
 
-        Raises:
-            ValueError: nothing has been drawn yet.
+        Raises ValueError: nothing has been drawn yet.
         """
         if self._sum is None:
             raise ValueError("nothing has been drawn while the maps were listening; draw inside the with block")
@@ -84,8 +83,7 @@ class AttentionMaps:
     def of(self, word: str) -> Tensor:
         """The weight of a word's tokens, (b, h, w) in [0, 1]; of a word that stands several times, of all of them.
 
-        Raises:
-            ValueError: the word is not in one of the prompts, or where that was cut off.
+        Raises ValueError: the word is not in one of the prompts, or where that was cut off.
         """
         ids = token_ids(word, self.model.tokenizer, self.model.words)
         places = torch.zeros(self.input_ids.shape, dtype=torch.bool)
@@ -108,8 +106,7 @@ def cross_attention(layer: Attention, x: Tensor, context: Tensor) -> Tensor:
 def feature_size(positions: int, height: int, width: int) -> tuple[int, int]:
     """Height and width of a feature map with so many positions, from latents that are halved, rounding up.
 
-    Raises:
-        ValueError: no halving leads to it.
+    Raises ValueError: no halving leads to it.
     """
     h, w = height, width
     while h * w > positions:

@@ -43,8 +43,7 @@ def precision_and_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float
 
     Each set is taken for the union of balls round its points, each as large as the distance to its k-th neighbour.
 
-    Args:
-        real, drawn: (n, d) features.
+    `real, drawn`: (n, d) features.
     """
     return _covered(real, drawn, k), _covered(drawn, real, k)
 

@@ -24,8 +24,7 @@ def loss_over_timesteps(
         prompts: what to say of the pictures, each in turn.
         noise: (n, c, h, w).
 
-    Returns:
-        (prompts, timesteps) float32, the mean over the pictures.
+    Returns (prompts, timesteps) float32, the mean over the pictures.
     """
     losses = torch.zeros(len(prompts), len(timesteps))
     for i, prompt in enumerate(prompts):

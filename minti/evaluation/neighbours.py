@@ -33,8 +33,7 @@ def learned_rows(model: StableDiffusion, word: str, count: int = 5) -> list[Lear
         word: its placeholder, such as `<cat>`.
         count: how many neighbours of each row.
 
-    Raises:
-        ValueError: the vocabulary has no such added word.
+    Raises ValueError: the vocabulary has no such added word.
     """
     ids, added = token_ids(word, model.tokenizer, model.words), model.tokenizer.added_tokens_decoder
     if not ids or any(i not in added or added[i].special for i in ids):

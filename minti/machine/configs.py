@@ -35,8 +35,7 @@ def described(hint: Any) -> str:
 def check_types(config: Any) -> None:
     """Refuses a dataclass with a value of another type than its field's.
 
-    Raises:
-        ValueError: naming the first such field.
+    Raises ValueError: naming the first such field.
     """
     hints = get_type_hints(type(config))
     for field in fields(config):
@@ -48,8 +47,7 @@ def check_types(config: Any) -> None:
 def check_range(config: Any, least: float, most: float, *names: str) -> None:
     """Refuses a number, or one of a list, that is not from `least` to `most`; None passes.
 
-    Raises:
-        ValueError: naming the field.
+    Raises ValueError: naming the field.
     """
     for name in names:
         value = getattr(config, name)

@@ -18,8 +18,7 @@ def randn(shape: Sequence[int], generator: Generators, device: torch.device, dty
         generator: one generator draws the batch in one go, as diffusers does; a list draws picture i from generator i,
             so that a picture does not depend on its neighbours in the batch; None uses torch's global generator.
 
-    Raises:
-        ValueError: a list whose length is not b.
+    Raises ValueError: a list whose length is not b.
     """
     if isinstance(generator, Sequence):
         if len(generator) != shape[0]:

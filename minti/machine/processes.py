@@ -19,8 +19,7 @@ T = TypeVar("T")
 def start(device: str) -> str:
     """Joins the group that torchrun announces in the environment, if it does.
 
-    Returns:
-        The device of this process: with "cuda", its own GPU.
+    Returns the device of this process: with "cuda", its own GPU.
     """
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         return device

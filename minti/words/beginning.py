@@ -41,9 +41,8 @@ def initial_rows(
         seed: of the random rows.
         templates, placeholder: the prompts in which the word is to say what the phrase does, and its name.
 
-    Raises:
-        ValueError: a word is not a single token; the vocabulary does not know a phrase's words, or a prompt is too long
-            with them.
+    Raises ValueError: a word is not a single token; the vocabulary does not know a phrase's words, or a prompt is too
+    long with them.
     """
     weight = model.text_encoder.get_input_embeddings().weight
     if is_phrase(begin):
@@ -94,11 +93,7 @@ def fit(model: StableDiffusion, rows: Tensor, placeholder: str, words: Sequence[
 
 
 def check_lengths(model: StableDiffusion, prompts: Sequence[str]) -> None:
-    """Refuses prompts of which the end would be cut off.
-
-    Raises:
-        ValueError: names the first.
-    """
+    """Refuses prompts of which the end would be cut off. Raises ValueError: names the first."""
     length = model.tokenizer.model_max_length
     for prompt in prompts:
         if len(token_ids(prompt, model.tokenizer, model.words)) > length - 2:

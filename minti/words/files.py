@@ -42,8 +42,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     - AUTOMATIC1111, `.safetensors`: {"emb_params": rows}, the word is the file's name;
     - AUTOMATIC1111, `.pt` or `.bin`: {"string_to_param": {"*": rows}, "name": word}.
 
-    Raises:
-        FileNotFoundError, ValueError: no such file, a damaged one, or none of these; names the file.
+    Raises FileNotFoundError, ValueError: no such file, a damaged one, or none of these; names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,8 +63,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def _rows(tensor: Tensor, what: str) -> Tensor:
     """A word's tensor as its rows, (n, d), of a dtype that can be computed with.
 
-    Raises:
-        ValueError: it has none, or they are not finite; says of `what`.
+    Raises ValueError: it has none, or they are not finite; says of `what`.
     """
     rows = tensor[None] if tensor.ndim == 1 else tensor
     kind = f"{tuple(rows.shape)} {str(rows.dtype).removeprefix('torch.')}"
@@ -87,12 +85,8 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeh
         path: see `read_embeddings`.
         placeholder: what to call the file's word instead of its own name.
 
-    Returns:
-        The placeholders.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_embeddings`; rows of another width than the model's, or a placeholder
-            that exists already.
+    Returns the placeholders. Raises FileNotFoundError, ValueError: as `read_embeddings`; rows of another width than the
+    model's, or a placeholder that exists already.
     """
     embeddings = read_embeddings(path)
     if placeholder is not None:

@@ -42,9 +42,8 @@ def is_phrase(text: str | None) -> bool:
 def known_ids(model: StableDiffusion, begin: str) -> list[int]:
     """The token ids of a known word, which is a single token, or of a phrase, whose words may be several each.
 
-    Raises:
-        ValueError: the word is not a single token; a word of the phrase is none that the vocabulary knows, but falls
-            into single characters.
+    Raises ValueError: the word is not a single token; a word of the phrase is none that the vocabulary knows, but falls
+    into single characters.
     """
     if not is_phrase(begin):
         return [single_token_id(model.tokenizer, begin)]
