@@ -47,17 +47,14 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode to RGB: 16-bit greys are scaled to 8 bits, transparency is laid on white."""
     if image.mode.startswith(("I", "F")):
-        grey = np.asarray(image, dtype=np.float64)
-        grey = np.nan_to_num(grey)
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
         if image.mode == "F" and grey.max(initial=0) <= 1:
             grey = grey * 255  # light as a share of white
         elif image.mode != "F" and grey.max(initial=0) > 255:
             grey = grey / 257  # 65535 -> 255
         image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
 
@@ -81,15 +78,13 @@ def open_folder(folder: str | os.PathLike[str]) -> list[Image.Image]:
 def to_pixels(image: Image.Image, size: int | tuple[int, int], flip: bool = False) -> Tensor:
     """The transform of exercise E4: resize the shorter side, crop the centre, optionally mirror, scale.
 
-    A picture smaller than the size is enlarged.
-
-    `size`: (height, width), or one number for both. Returns (3, height, width) float32 in [-1, 1].
+    `size` is (height, width), or one number for both; a smaller picture is enlarged. Returns (3, height, width) float32
+    in [-1, 1].
     """
     height, width = (size, size) if isinstance(size, int) else size
     fitted = ImageOps.fit(to_rgb(image), (width, height), Image.Resampling.BICUBIC)
-    if flip:
-        fitted = ImageOps.mirror(fitted)
-    return from_bytes(torch.from_numpy(np.array(fitted)).permute(2, 0, 1))  # h w c -> c h w
+    values = np.array(ImageOps.mirror(fitted) if flip else fitted)
+    return from_bytes(torch.from_numpy(values).permute(2, 0, 1))  # h w c -> c h w
 
 
 def from_bytes(values: Tensor) -> Tensor:

@@ -133,8 +133,7 @@ class StableDiffusion:
         """
         ids = self.words[placeholder] = name_word(self.tokenizer, placeholder, len(rows))
         old = self.text_encoder.get_input_embeddings().weight
-        # Hugging Face's resize would draw the new rows from the mean and covariance of all the old ones: slow, and
-        # overwritten at once.
+        # mean_resizing would draw the new rows from the covariance of all the old ones: slow, and overwritten at once.
         self.text_encoder.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
         weight = self.text_encoder.get_input_embeddings().weight
         weight[ids] = rows.to(weight)
@@ -143,8 +142,8 @@ class StableDiffusion:
 
     def freeze(self, checkpointing: bool = False) -> None:
         """Nothing in it is trainable from now on; see `UNet.set_checkpointing` for a gradient's way through it."""
-        for network in (self.unet, self.vae, self.text_encoder):
-            network.requires_grad_(False)
+        for weight in self.trainable():
+            weight.requires_grad_(False)
         self.unet.set_checkpointing(checkpointing)
 
     def trainable(self) -> list[torch.nn.Parameter]:
@@ -199,8 +198,8 @@ class StableDiffusion:
 
         Raises ValueError: a number of `result`, or of those weights, is NaN or infinite.
         """
-        culprit = self.not_finite(QUERIES_AND_KEYS)
-        if culprit or not _finite(result):
+        culprit, finite = self.not_finite(QUERIES_AND_KEYS), _finite(result)
+        if culprit or not finite:
             culprit = culprit or self.not_finite()
             why = f"so has {culprit}; fetch the file again, or use another" if culprit else otherwise
             raise ValueError(f"{what} have numbers that are not finite: {why}")

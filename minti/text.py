@@ -21,17 +21,14 @@ from minti.machine.messages import quoted, shortened, shown
 
 Words = Mapping[str, list[int]]  # {placeholder: the ids of its tokens}
 
-# --- prompts to context -----------------------------------------------------------------------------------------------
-
 
 def token_ids(prompt: str, tokenizer: CLIPTokenizer, words: Words) -> list[int]:
     """A prompt's tokens, without beginning and end; behind a word's first token its others follow, once."""
     check_text(prompt, "the prompt")
     others = {ids[0]: ids[1:] for ids in words.values()}
-    found = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
     expanded: list[int] = []
     waiting: list[int] = []  # what has to follow; it may stand there already
-    for i in found:
+    for i in tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids:
         if waiting and i == waiting[0]:
             waiting.pop(0)
         else:
@@ -62,9 +59,6 @@ def tokenize(prompts: Sequence[str], tokenizer: CLIPTokenizer, words: Words) -> 
 def encode(input_ids: Tensor, text_encoder: CLIPTextModel) -> Tensor:
     """Token ids (b, m) to context (b, m, d), the last hidden states after the final layer norm."""
     return text_encoder(input_ids.to(text_encoder.device)).last_hidden_state
-
-
-# --- new words --------------------------------------------------------------------------------------------------------
 
 
 def placeholder_tokens(placeholder: str, num_vectors: int) -> list[str]:
@@ -107,9 +101,7 @@ def check_new_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
     """
     tidied = unicodedata.normalize("NFC", placeholder)
     if not placeholder or not placeholder.isprintable() or re.search(r"\s", placeholder) or tidied != placeholder:
-        raise ValueError(
-            f"placeholder token {quoted(placeholder)}: expected one word without spaces, such as '<concept>'"
-        )
+        raise ValueError(f"placeholder token {quoted(placeholder)}: expected one word without spaces, as '<concept>'")
     lower = placeholder.lower()
     for token in tokenizer.get_vocab():
         if token.lower() in (lower, lower + "</w>"):

@@ -2,21 +2,24 @@
 
 DAAM ("What the DAAM", arXiv 2210.04885, section 2): at every place of a feature map each cross-attention spreads a
 weight of one over the prompt's tokens. The maps of all layers are enlarged to the latents' size and averaged. The
-weights are computed a second time beside the network, which goes its own way with its fused kernels; nothing in it
-changes, and what is hooked in is taken out again.
+weights are computed beside the network, which goes its own way with its fused kernels; nothing in it changes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from minti.model import StableDiffusion
-from minti.networks.layers import Attention
 from minti.text import token_ids
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class AttentionMaps:
@@ -27,7 +30,7 @@ class AttentionMaps:
         maps.of("<cat>")    # (b, h, w)
 
     Of a batch that holds unconditional predictions too, which come first, the last `len(prompts)` are listened to: so
-    it is with plain guidance, not with `also` or `share_unconditional`.
+    it is with one prompt, not with `also`.
 
     Attributes:
         prompts: what is drawn.
@@ -41,17 +44,17 @@ class AttentionMaps:
         self._sum: Tensor | None = None  # b m h w, over layers and evaluations
         self._size = (0, 0)
         self._layers = [layer for name, layer in model.unet.named_modules() if name.endswith(".attn2")]
-        self._handles: list[RemovableHandle] = []
+        self._undo = ExitStack()
 
     def __enter__(self) -> AttentionMaps:
-        self._handles = [self.model.unet.register_forward_pre_hook(self._begin)]
-        self._handles += [layer.register_forward_hook(self._listen) for layer in self._layers]
+        self._undo.callback(self.model.unet.register_forward_pre_hook(self._begin).remove)
+        for layer in self._layers:
+            self._undo.callback(setattr, layer, "attend", layer.attend)
+            layer.attend = partial(self._attend, layer.attend)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._undo.close()
 
     def _begin(self, unet: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         latents = inputs[0]
@@ -60,15 +63,14 @@ class AttentionMaps:
         self._size = (latents.shape[-2], latents.shape[-1])
         self.evaluations += 1
 
-    @torch.no_grad()
-    def _listen(self, layer: Attention, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        count = len(self.prompts)
-        x, context = (value[-count:] for value in inputs)
-        weights = cross_attention(layer, x, context).mean(dim=1)  # b n m
-        height, width = feature_size(x.shape[1], *self._size)
-        maps = rearrange(weights, "b (h w) m -> b m h w", h=height, w=width)
-        maps = F.interpolate(maps, self._size, mode="bilinear")  # a mean of neighbours: still sums to one over m
-        self._sum = maps if self._sum is None else self._sum + maps
+    def _attend(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with torch.no_grad():
+            weights = attention_weights(*(x[-len(self.prompts) :] for x in (q, k))).mean(dim=1)  # b n m
+            height, width = feature_size(weights.shape[1], *self._size)
+            maps = rearrange(weights, "b (h w) m -> b m h w", h=height, w=width)
+            maps = F.interpolate(maps, self._size, mode="bilinear")  # a mean of neighbours: still sums to one over m
+            self._sum = maps if self._sum is None else self._sum + maps
+        return attend(q, k, v)
 
     @property
     def maps(self) -> Tensor:
@@ -96,11 +98,9 @@ class AttentionMaps:
         return (self.maps * places[:, :, None, None].to(self.maps)).sum(dim=1)
 
 
-def cross_attention(layer: Attention, x: Tensor, context: Tensor) -> Tensor:
-    """The weights softmax(q kᵀ / √d) of an attention layer: (b, n, c) and (b, m, d) -> (b, heads, n, m) float32."""
-    q = rearrange(layer.to_q(x), "b n (heads d) -> b heads n d", heads=layer.heads).float()
-    k = rearrange(layer.to_k(context), "b m (heads d) -> b heads m d", heads=layer.heads).float()
-    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d): (b, heads, n, d) and (b, heads, m, d) -> (b, heads, n, m) float32."""
+    return (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
 def feature_size(positions: int, height: int, width: int) -> tuple[int, int]:

@@ -39,13 +39,13 @@ def learned_rows(model: StableDiffusion, word: str, count: int = 5) -> list[Lear
     if not ids or any(i not in added or added[i].special for i in ids):
         raise ValueError(f"{word} is not a learned word of this model; load it with minti.load_embeddings")
     words = known_words(model)
+    names = list(words)
     matrix = model.text_encoder.get_input_embeddings().weight.float()
     known = torch.nn.functional.normalize(matrix[list(words.values())], dim=1)  # v d
     rows = []
     for i in ids:
         row = matrix[i]
         best = (known @ (row / row.norm())).topk(min(count, len(words)))
-        names = list(words)
         nearest = [(names[j], similarity) for similarity, j in zip(best.values.tolist(), best.indices.tolist())]
         rows.append(LearnedRow(added[i].content, row.norm().item(), nearest))
     return rows

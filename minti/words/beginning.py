@@ -97,7 +97,5 @@ def check_lengths(model: StableDiffusion, prompts: Sequence[str]) -> None:
     length = model.tokenizer.model_max_length
     for prompt in prompts:
         if len(token_ids(prompt, model.tokenizer, model.words)) > length - 2:
-            raise ValueError(
-                f"the prompt {quoted(prompt)} is too long for the {length} tokens of the context; begin with a shorter "
-                "phrase"
-            )
+            too_long = f"the prompt {quoted(prompt)} is too long for the {length} tokens of the context"
+            raise ValueError(f"{too_long}; begin with a shorter phrase")

@@ -1,11 +1,14 @@
 """Where a word looks."""
 
+from functools import partial
+
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 import minti
-from minti.evaluation.attention_maps import AttentionMaps, cross_attention, feature_size, share_inside
+from minti.evaluation.attention_maps import AttentionMaps, attention_weights, feature_size, share_inside
+from minti.networks.kernels import attention
 
 PROMPTS = ["a red cat", "the dog in a red style"]
 OPTIONS = {"num_inference_steps": 2, "sampler": "ddim", "output": "latents", "guidance_scale": 3.0}
@@ -42,9 +45,14 @@ def test_the_weights_of_every_layer_are_diffusers(tiny, pipeline):
     pipeline.unet.set_attn_processor(dict(record))
     pipeline.unet(latents, 300, context)
     seen = {}
+
+    def attend(name, q, k, v):
+        seen[name] = attention_weights(q, k)
+        return attention(q, k, v)
+
     for name, layer in tiny.unet.named_modules():
         if name.endswith(".attn2"):
-            layer.register_forward_hook(lambda layer, x, _, name=name: seen.update({name: cross_attention(layer, *x)}))
+            layer.attend = partial(attend, name)
     tiny.unet(latents, torch.tensor([300, 300]), context)
     assert len(seen) == 11
     for name, weights in seen.items():
@@ -82,20 +90,21 @@ def test_maps_are_the_mean_over_evaluations_of_the_conditional_half(tiny):
     assert not torch.allclose(each[0], each[1], rtol=1e-4, atol=1e-6)
 
 
-def hooks(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.unet.modules())
+def listeners(model):
+    attending = [m for m in model.unet.modules() if getattr(m, "attend", attention) is not attention]
+    return len(attending) + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.unet.modules())
 
 
 def test_nothing_stays_behind_even_when_drawing_fails(tiny):
-    assert hooks(tiny) == 0
+    assert listeners(tiny) == 0
     with pytest.raises(RuntimeError, match="stop"), AttentionMaps(tiny, PROMPTS):
-        assert hooks(tiny) == 12
+        assert listeners(tiny) == 12
 
         def stop(step):
             raise RuntimeError("stop")
 
         minti.sample(tiny, PROMPTS, on_step=stop, **OPTIONS)
-    assert hooks(tiny) == 0
+    assert listeners(tiny) == 0
 
 
 def test_a_word_of_several_rows_is_the_sum_of_its_tokens(tiny):
