@@ -1,7 +1,5 @@
 """What suits a model: read from a file beside its weights, or, where there is none, what suits SD v1."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 FILE = "defaults.json"

@@ -5,8 +5,6 @@ it draws inside it only, and keeps the picture outside (RePaint, arXiv 2201.0986
 mask is the other way round: there 1 keeps, here 1 draws).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Pictures: from files to pixels and back, and pages of them."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Sequence

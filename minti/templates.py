@@ -1,7 +1,5 @@
 """Training prompts: the lists of "An Image is Worth One Word" (arXiv 2208.01618) and its authors' code."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from minti.machine.messages import quoted

@@ -5,8 +5,6 @@ together stands in a dictionary of the model's, {placeholder: token ids}, and wh
 follow. Lecture notes `002`, 7.3 and chapter 16.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 import unicodedata

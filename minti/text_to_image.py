@@ -1,7 +1,5 @@
 """Prompts to pictures: noise, guided denoising, decode (lecture notes `002`, 7.4)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import Any, TypeVar

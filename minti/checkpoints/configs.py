@@ -1,7 +1,5 @@
 """Reading a model's config files, without silently ignoring what they ask for; `rules` says what that may be."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import fields

@@ -1,7 +1,5 @@
 """A model folder in the layout of SD v1.4: a config and weights for every part, whole or in shards."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Model folders from the Hugging Face hub: which files are needed, and what to do when they cannot be had."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

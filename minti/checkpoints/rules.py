@@ -3,8 +3,6 @@
 A file is refused where minti would load it and draw wrongly, or where its numbers cannot be those of a network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any

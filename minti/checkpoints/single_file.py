@@ -4,8 +4,6 @@ Each part asks for the tensors that it needs, under the names that they had; wha
 averaged copy of the UNet, optimizer and loss state) is never touched.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable

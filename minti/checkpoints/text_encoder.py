@@ -3,8 +3,6 @@
 Its own loader obeys whatever a config says, down to which attention kernel to fetch from the hub and run.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The tokenizer of a folder, which must hold all that it names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from transformers import CLIPTokenizer

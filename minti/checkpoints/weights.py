@@ -5,8 +5,6 @@ storage (on torch's "meta" device) and the file's tensors, mapped from the disk,
 is initialised only to be overwritten, none is kept twice, and none is read before it is used.
 """
 
-from __future__ import annotations
-
 import pickle
 import re
 import zipfile

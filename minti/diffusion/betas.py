@@ -4,8 +4,6 @@ to zero terminal SNR.
 Lecture notes `002`, 4.1 and 5.2; questions `003`, 1 and 20.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

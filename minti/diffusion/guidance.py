@@ -8,8 +8,6 @@ of their scores, p ~ p(x) prod_i (p(x | c_i) / p(x))^w_i (arXiv 2206.01714, eq. 
 whole run not quite, since adding noise and multiplying do not commute (arXiv 2302.11552).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

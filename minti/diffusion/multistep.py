@@ -1,7 +1,5 @@
 """Samplers that remember former steps, and so need fewer: PNDM and DPM-Solver++ (questions `003`, 14 and 25)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 A run, which they take, stands in `steps`; the samplers that remember former steps in `multistep`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ DDPM's notation (arXiv 2006.11239): beta_t is the variance added at step t, alph
 questions `003`, 1, 2, 11. The lecture counts t = 1 .. T; the code 0 .. T - 1, and t = -1 is the clean picture.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -3,8 +3,6 @@
 Progress bars, previews and early stopping belong to whoever iterates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise

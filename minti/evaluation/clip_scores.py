@@ -7,8 +7,6 @@ For likeness the initializer is the floor and the training pictures among themse
 is the other way round: the training pictures know nothing of the prompt, and a known word does not stand in its way.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ With the features of an Inception network and many thousands of pictures, the Fr
 `002`, chapter 15; questions `003`, 40). With other features it is a number of its own, comparable with itself alone.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Where on the schedule a word helps: the loss at each timestep, with the word and with others in its place."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What a learned word is, as rows of numbers: the known words that it lies nearest to, and its length beside theirs."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Training that could only waste time ends at once, and says why."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@ one ranks a whole vocabulary (HotFlip, arXiv 1712.06751), and forward passes say
 find is the next v_0, since a gradient knows its neighbourhood best.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

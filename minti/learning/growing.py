@@ -6,8 +6,6 @@ word begins with few rows, is learned, is learned anew with another, and keeps t
 Anew: rows that have settled on a wrong neighbour pull a further one after them.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 What learns is the `part`, what it learns from comes from `draw`. What watches goes round it (`watching`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

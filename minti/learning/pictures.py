@@ -1,7 +1,5 @@
 """The pictures to learn from, as the loop needs them: encoded once, since neither they nor the VAE ever change."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """What is asked of a word before it is learned, and of its rows while they are."""
 
-from __future__ import annotations
-
 import torch
 
 from minti.learning.settings import TrainingWrapper

@@ -4,8 +4,6 @@ One safetensors file holds both, so that it is whole or not there: the facts sta
 checksum of all, since a disk may flip a bit of a number and the format would not notice.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What a run leaves in files: the word, and all that is needed to go on as if it had never been interrupted."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from dataclasses import asdict

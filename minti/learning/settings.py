@@ -1,7 +1,5 @@
 """What to learn and how; what is left open is answered by what suits the model."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack

@@ -3,8 +3,6 @@
 v* = argmin_v  E[ || epsilon - epsilon_theta(z_t, t, c(template with v)) ||^2 ]        (arXiv 2208.01618, eq. 2)
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

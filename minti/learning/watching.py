@@ -1,7 +1,5 @@
 """What watches a run: a loss that shows whether it gets better, the best values so far, and when to stop."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Settings as dataclasses whose values are of the declared types and in range."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import fields

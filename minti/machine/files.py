@@ -1,7 +1,5 @@
 """Writing files so that a failure never costs what was there."""
 
-from __future__ import annotations
-
 import os
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """What a message can hold: text, values and errors of others, on one line and not too long."""
 
-from __future__ import annotations
-
 
 def shortened(text: str, most: int = 100) -> str:
     """The text as a message can hold it: what cannot be printed is escaped, and a long one is cut."""

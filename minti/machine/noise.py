@@ -1,7 +1,5 @@
 """Drawing noise: every random number of minti comes from a `torch.Generator` that the caller hands in."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

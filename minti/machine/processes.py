@@ -4,8 +4,6 @@ All ranks draw the same random numbers and each does its share of the work, so t
 what one process with N accumulated batches learns. Only the gradient of the new rows, a few kilobytes, is exchanged.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any, TypeVar
 

@@ -6,8 +6,6 @@
   which takes longer than the convolution itself where a feature map has few positions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -8,8 +8,6 @@ Shapes: `b` batch, `c` channels, `h w` height and width, `n` tokens of the pictu
 prompt (77 in SD v1.4), `d` features.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

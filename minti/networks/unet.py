@@ -4,8 +4,6 @@ Source: latent diffusion (arXiv 2112.10752); lecture notes `002`, 5.3, 7.2 and c
 The tree of submodules is the tree of keys in `unet/diffusion_pytorch_model.safetensors`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@ with part.inside(model):
     ...  # the model computes with it
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import EllipsisType

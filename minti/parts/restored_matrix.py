@@ -1,7 +1,5 @@
 """E4's own recipe (`000`, task 2): train the whole embedding matrix, and put its other rows back after every step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 

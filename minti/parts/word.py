@@ -3,8 +3,6 @@
 Of the matrix's other rows, 49,408 in SD v1.4, there is no gradient, optimizer state or copy, and none can change.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -6,8 +6,6 @@ photo of a <concept>"), and the word's rows go where the difference is least: a 
 picture and without the UNet.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Words to and from files: diffusers' formats and AUTOMATIC1111's."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The words that a model came with: which there are, and what a word or a phrase is to it."""
 
-from __future__ import annotations
-
 import warnings
 
 import torch
