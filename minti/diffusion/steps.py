@@ -13,9 +13,8 @@ from torch import Tensor
 from minti.diffusion.scheduler import Level, NoiseScheduler
 from minti.machine.noise import Generators
 
-Predict = Callable[
-    [Tensor, int], Tensor
-]  # latents (b, c, h, w) at timestep t -> raw output of the network, (b, c, h, w)
+# latents (b, c, h, w) at timestep t -> raw output of the network, (b, c, h, w)
+Predict = Callable[[Tensor, int], Tensor]
 Keep = Callable[[Tensor, Level], Tensor]  # latents (b, c, h, w) that arrive at a level -> those that go on from there
 
 
