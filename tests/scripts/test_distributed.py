@@ -84,16 +84,14 @@ def test_a_rank_that_dies_ends_the_run_and_the_word_is_whole(tmp_path):
         "calls = []\n"
         "def dying(*args):\n"
         "    calls.append(1)\n"
-        "    if os.environ['RANK'] == '1' and len(calls) == 20:\n"
+        "    if os.environ['RANK'] == '1' and len(calls) == 60:\n"
         "        os._exit(9)\n"
         "    return step(*args)\n"
         "training.Loop.backward = dying\n"
         "import train\n"
         "train.run(train.main)\n"
     )
-    done = run(
-        TORCHRUN, tmp_path / "dying.py", "--steps", 500, "--batch-size", 1, "--output", tmp_path / "out", check=False
-    )
+    done = run(TORCHRUN, tmp_path / "dying.py", "--steps", 500, "--output", tmp_path / "out", check=False)
     assert done.returncode != 0
     assert "error: rank 0 stops" in done.stderr or "exitcode  : 9" in done.stderr
     word = load_file(tmp_path / "out/learned_embeds.safetensors")["<concept>"]
