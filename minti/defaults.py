@@ -14,7 +14,7 @@ class ModelDefaults:
             no faster.
         guidance_scale: for drawing.
         batch_size: pictures per forward pass in training.
-        templates: training prompts: a name of `text.TEMPLATES`, or prompts with `{}` where the word goes.
+        templates: training prompts: a name of `templates.TEMPLATES`, or prompts with `{}` where the word goes.
         prompts: what a new word is tried on, with `{}` where the word goes.
     """
 

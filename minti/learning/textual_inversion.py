@@ -98,6 +98,7 @@ def textual_inversion(
 def begin(wrapper: TrainingWrapper, images: Images, optimizer: Optimizer | None = None) -> Watched:
     """The run of `textual_inversion`, before its first step: a loop, and a fixed set to watch it by."""
     model, config, size = wrapper.model, wrapper.config, wrapper.batch_size
+    wrapper.leave()
     concept = Concept(model, images, config.horizontal_flip)
     optimizer = optimizer or prepare_for_textual_inversion(wrapper)
     wrapper.leave()  # from now on the rows are inside during a step only

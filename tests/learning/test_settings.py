@@ -34,7 +34,8 @@ def test_settings_that_are_refused(options, message):
 
 
 def test_the_most_that_is_allowed():
-    minti.TextualInversionConfig(num_vectors=1000, seed=2**63 - 1)
+    config = minti.TextualInversionConfig(num_vectors=1000, seed=2**63 - 1)
+    assert (config.num_vectors, config.seed) == (1000, 2**63 - 1)
 
 
 def test_a_cosine_ends_at_zero(tiny):

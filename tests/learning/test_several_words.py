@@ -132,6 +132,15 @@ def test_the_model_is_detached_however_the_loop_ends(tiny, form, end):
     assert torch.equal(embedding(tiny).weight[w.placeholder_ids], w.rows.values)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_the_model_is_detached_where_a_loop_cannot_begin(tiny, form):
+    w = wrapper(tiny, row_update=form)
+    optimizer = minti.prepare_for_textual_inversion(w)
+    with pytest.raises(ValueError, match="no pictures"):
+        next(minti.textual_inversion(w, [], optimizer))
+    assert_detached(tiny)
+
+
 @pytest.mark.parametrize("forms", [*itertools.product(FORMS, FORMS)])
 def test_a_loop_that_is_left_alone_does_not_overwrite_what_was_learned_since(tiny, forms):
     paused = wrapper(tiny, placeholder_token="<a>", row_update=forms[0], steps=1)
