@@ -93,5 +93,7 @@ def test_finite_weights_may_overflow(tiny):
     assert tiny.not_finite() is None
     with pytest.raises(ValueError, match="the pictures have numbers that are not finite: the weights are finite, so"):
         tiny.decode(torch.ones(1, 4, 8, 8))
-    with pytest.raises(ValueError, match=r"overflowed \(guidance_scale 9, .*\); try a lower guidance scale, or bfloat16"):
+    with pytest.raises(
+        ValueError, match=r"overflowed \(guidance_scale 9, .*\); try a lower guidance scale, or bfloat16"
+    ):
         minti.sample(tiny, "a cat", num_inference_steps=2, guidance_scale=9)
