@@ -94,6 +94,7 @@ def test_ddim_returns_from_where_its_inversion_led():
     assert errors[1] < errors[0] / 5
 
 
+@pytest.mark.slow
 def test_the_inverted_noise_draws_the_picture_again():
     """On the bundled model: much nearer to the picture than what the same prompt makes of other noise."""
     model, prompt = minti.StableDiffusion.from_pretrained(), "a photo of a red heart with a white stripe"

@@ -25,6 +25,7 @@ def leftovers(folder):
     return [path.name for path in folder.rglob("*.tmp")]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_killed_within_a_save_and_resumed(lesson, whole, results, tmp_path):
     """The seventh operation is the fsync of the first checkpoint; at the thirtieth the third one is half written."""

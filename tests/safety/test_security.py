@@ -172,6 +172,7 @@ def test_a_word_s_name_is_no_path(tiny, tmp_path):
         assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "a/b/word.safetensors"]
 
 
+@pytest.mark.slow
 def test_scripts_write_into_their_folder_and_ask_for_no_network(whole, workshop, tiny_folder, tmp_path):
     """The lesson's word is `../../<a/b>`; that of the other file, `../../y`. Any attempt to connect ends a script."""
     assert {path.name for path in whole.parents[1].iterdir()} == {"beside"}

@@ -34,6 +34,7 @@ def trained(tmp_path_factory):
     return folder, done
 
 
+@pytest.mark.slow
 def test_the_main_job_writes_everything(trained):
     folder, done = trained
     assert {p.name for p in folder.iterdir()} == {
@@ -54,6 +55,7 @@ def test_the_main_job_writes_everything(trained):
     assert "\r" not in done.stderr  # no progress bar where there is no terminal
 
 
+@pytest.mark.slow
 @INSIDE_AND_ALONE
 def test_a_learned_word_is_drawn(trained, tmp_path, run):
     folder, _ = trained

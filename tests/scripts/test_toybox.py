@@ -178,6 +178,7 @@ def pipe() -> diffusers.StableDiffusionPipeline:
     return opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", CLASSES)
 def test_diffusers_opens_the_toybox_and_draws_the_same(toybox, pipe, sampler):
     """Byte for byte, with every sampler, guidance and velocity prediction."""
