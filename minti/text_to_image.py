@@ -146,8 +146,8 @@ def sample(
         raise ValueError(f"unknown output {output!r}; expected one of {', '.join(OUTPUTS)}")
     for step in sample_steps(model, prompts, negative_prompt, **options):
         on_step(step)
-    model.check_finite("the pictures", step.latents)
     if output == "latents":
+        model.check_finite("the latents", step.latents)
         return step.latents
     pixels = model.decode(step.latents)
     return pixels if output == "pixels" else to_pil(pixels.detach())

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minti.model import StableDiffusion
 
-MAX_LOSSES = 20  # of steps in float16, which begins with a scale of 2^16 and halves it with each
+MAX_LOST = 20  # steps in float16: torch begins with a scale of 2^16, and each halves it
 
 
 class TrainingError(RuntimeError):
@@ -25,7 +25,7 @@ def check_step(
     Raises TrainingError: the loss or the gradient is not finite, or there is no gradient.
     """
     finite = math.isfinite(loss) and math.isfinite(norm)
-    if not finite and not (scaler.is_enabled() and scaler.get_scale() > 2.0 ** (16 - MAX_LOSSES)):
+    if not finite and not (scaler.is_enabled() and scaler.get_scale() > 2.0 ** (16 - MAX_LOST)):
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         seen, culprit = ", ".join(map(str, batches)), model.not_finite()
         mend = f"so is {culprit}: fetch that file again" if culprit else "try a lower learning rate or float32"

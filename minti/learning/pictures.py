@@ -1,5 +1,6 @@
 """The pictures to learn from, as the loop needs them: encoded once, since neither they nor the VAE ever change."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -42,6 +43,8 @@ class Concept:
             images = torch.stack([to_pixels(image, model.resolution) for image in images])
         if flip:
             images = torch.cat([images, images.flip(-1)])
+        # Of the pictures themselves: what the VAE makes of them has other last bits on another machine.
+        self.fingerprint = hashlib.sha256(images.float().cpu().numpy().tobytes()).hexdigest()[:16]
         encoded = [model.encode(pixels) for pixels in images.split(1)]
         self.mean = torch.cat([gaussian.mean for gaussian in encoded])  # n c h w
         self.logvar = torch.cat([gaussian.logvar for gaussian in encoded])

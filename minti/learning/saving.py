@@ -1,6 +1,5 @@
 """What a run leaves in files: the word, and all that is needed to go on as if it had never been interrupted."""
 
-import hashlib
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +37,7 @@ def save_checkpoint(wrapper: TrainingWrapper, folder: str | os.PathLike[str], ke
 
 def identity(wrapper: TrainingWrapper) -> dict[str, Any]:
     """What must be the same for a run to go on. It may be made longer."""
-    model, concept = wrapper.model, wrapper.run.fixed.concept
+    model = wrapper.model
     settings = {key: value for key, value in asdict(wrapper.config).items() if key not in ("steps", "max_steps")}
     return settings | {
         "learning_rate": wrapper.learning_rate,
@@ -46,7 +45,7 @@ def identity(wrapper: TrainingWrapper) -> dict[str, Any]:
         "templates": list(wrapper.templates),
         "model": model.fingerprint,
         "dtype": str(model.dtype),
-        "pictures": hashlib.sha256(concept.mean.float().cpu().numpy().tobytes()).hexdigest()[:16],
+        "pictures": wrapper.run.fixed.concept.fingerprint,
         "optimizer": type(wrapper.run.loop.optimizer).__name__,
         "processes": world_size(),
     }
