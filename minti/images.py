@@ -85,6 +85,22 @@ def to_pixels(image: Image.Image, size: int | tuple[int, int], flip: bool = Fals
     return from_bytes(torch.from_numpy(values).permute(2, 0, 1))  # h w c -> c h w
 
 
+def opacity(images: Sequence[Image.Image], size: int) -> Tensor:
+    """Where pictures are opaque, fitted like their pixels: (n, 1, size, size) in [0, 1].
+
+    Raises ValueError: one has no alpha channel, or is transparent everywhere.
+    """
+    masks = []
+    for i, image in enumerate(images):
+        if not isinstance(image, Image.Image) or "A" not in image.getbands():
+            raise ValueError(f"picture {i} has no alpha channel to mask it by; give each picture one, or mask none")
+        fitted = ImageOps.fit(image.getchannel("A"), (size, size), Image.Resampling.BICUBIC)
+        masks.append(torch.from_numpy(np.array(fitted, dtype=np.float32))[None] / 255)
+        if not masks[-1].any():
+            raise ValueError(f"picture {i} is transparent everywhere: its mask leaves nothing to learn from")
+    return torch.stack(masks)
+
+
 def from_bytes(values: Tensor) -> Tensor:
     """8-bit values, 0 to 255 in any dtype and shape, to float32 in [-1, 1]."""
     return values.float() / 127.5 - 1.0

@@ -1,7 +1,10 @@
 """What is asked of a word before it is learned, and of its rows while they are."""
 
+from collections.abc import Sequence
+
 import torch
 
+from minti.learning.pictures import Images
 from minti.learning.settings import TrainingWrapper
 from minti.machine.messages import quoted
 from minti.parts.restored_matrix import RestoredMatrix
@@ -35,6 +38,12 @@ def check_wrapper(wrapper: TrainingWrapper) -> None:
                 f"tokenized: it is too long for the {length} tokens of the context; use a shorter template or fewer "
                 "vectors"
             )
+
+
+def check_captions(captions: Sequence[str] | None, images: Images) -> None:
+    """Raises ValueError: there is not one for each picture."""
+    if captions is not None and len(captions) != len(images):
+        raise ValueError(f"{len(captions)} captions for {len(images)} pictures; give each picture one, in their order")
 
 
 def part_that_learns(wrapper: TrainingWrapper) -> Word | RestoredMatrix:

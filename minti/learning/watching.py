@@ -11,9 +11,10 @@ from torch import Tensor
 
 from minti.learning.checks import check_values, is_finite
 from minti.learning.loop import Loop
-from minti.learning.pictures import Batch, Concept
+from minti.learning.pictures import Batch, Captions, Concept
 from minti.machine.noise import randn
 from minti.machine.processes import add_up, rank, world_size
+from minti.model import StableDiffusion
 
 # A training step goes forward and backward through the frozen UNet: about as long as this many forward passes.
 STEP_COST = 2.5
@@ -45,9 +46,11 @@ class FixedSet:
         """
         for i in range(rank() * size, len(self), world_size() * size):
             part = slice(i, i + size)
+            numbers, masks = self.numbers[part], self.concept.masks
             said = [prompts[j % len(prompts)] for j in range(len(self))[part]]
-            numbers = self.numbers[part].tolist()
-            yield part, Batch(self.latents[part], self.noise[part], self.timesteps[part], said, numbers)
+            said = prompts.of(numbers) if isinstance(prompts, Captions) else said
+            masks = None if masks is None else masks[numbers]
+            yield part, Batch(self.latents[part], self.noise[part], self.timesteps[part], said, numbers.tolist(), masks)
 
     @torch.no_grad()
     def mean(self, loss: Callable[[Batch], Tensor], prompts: Sequence[str], size: int) -> float:
@@ -89,7 +92,7 @@ class TrainingState:
         step, finished: counts from 1; whether this is the last.
         loss, learning_rate: of this step; a single loss mostly shows which timesteps were drawn.
         gradient_norm: before clipping; NaN where float16 has lost the step.
-        row_norm: mean length of the new rows. A vector far longer than any word's (`wrapper.vocabulary_norm`) stops
+        row_norm: mean length of the new rows; NaN where none are learned. A vector far longer than any word's (`wrapper.vocabulary_norm`) stops
             obeying the rest of the prompt.
         fixed_loss: the loss over a fixed set of pictures, timesteps and noise; None where it was not computed.
         initializer_loss, empty_loss: the same for the initializer word and for the empty prompt.
@@ -114,6 +117,8 @@ class Watched:
     Args:
         prompts, size: what to say of the set's pictures; how many are in a batch, the set's and the loop's.
         may_stop: whether to end the run where the fixed loss has levelled off.
+        loss: of the fixed set; the loop's own when absent.
+        keeps: whether to keep the best values; a whole network is better not kept three times.
 
     Attributes:
         losses, empty_loss: the fixed loss, before the first step and of every evaluation; with the empty prompt.
@@ -122,11 +127,21 @@ class Watched:
         number: of the last step that was taken and looked at; the loop's own is ahead within a step.
     """
 
-    def __init__(self, loop: Loop, fixed: FixedSet, prompts: Sequence[str], size: int, may_stop: bool = False):
+    def __init__(
+        self,
+        loop: Loop,
+        fixed: FixedSet,
+        prompts: Sequence[str],
+        size: int,
+        may_stop: bool = False,
+        loss: Callable[[StableDiffusion, Batch], Tensor] | None = None,
+        keeps: bool = True,
+    ):
         self.loop, self.fixed, self.prompts, self.size, self.may_stop = loop, fixed, prompts, size, may_stop
+        self.loss, self.keeps = partial(loss or loop.loss, loop.model), keeps
         self.interval = evaluation_interval(len(fixed), size * loop.accumulation * world_size())
         self.empty_loss, self.losses = self.evaluate([""]), [self.evaluate(prompts)]
-        self.first = self.best = self.values()
+        self.first = self.best = self.values() if keeps else {}
         self.last: dict[str, Tensor] | None = None
         self.best_step = self.number = 0
 
@@ -134,19 +149,19 @@ class Watched:
         """Takes steps. Raises TrainingError: see `checks`."""
         steps = iter(self.loop)
         while not self.finished:
-            step, values = next(steps), self.loop.part.state_dict()
-            check_values(self.loop.part.name, self.loop.taken, values, self.first)
-            fixed_loss = None
+            step, fixed_loss = next(steps), None
+            if self.keeps:
+                check_values(self.loop.part.name, self.loop.taken, self.loop.part.state_dict(), self.first)
             if self.loop.number % self.interval == 0 or self.loop.number == self.loop.steps:
                 fixed_loss = self.evaluate(self.prompts)
-                if fixed_loss < min(self.losses):
+                if self.keeps and fixed_loss < min(self.losses):
                     self.best, self.best_step = self.values(), self.loop.number
                 self.losses.append(fixed_loss)
             self.number = self.loop.number
             yield TrainingState(
                 step=self.number,
                 **step._asdict(),
-                row_norm=torch.cat([value.norm(dim=1) for value in values.values()]).mean().item(),
+                row_norm=self.loop.part.lengths().mean().item(),
                 fixed_loss=fixed_loss,
                 initializer_loss=self.losses[0],
                 empty_loss=self.empty_loss,
@@ -161,7 +176,7 @@ class Watched:
     def evaluate(self, prompts: Sequence[str]) -> float:
         """The fixed loss of the part as it is."""
         with self.loop.part.inside(self.loop.model):
-            return self.fixed.mean(partial(self.loop.loss, self.loop.model), prompts, self.size)
+            return self.fixed.mean(self.loss, prompts, self.size)
 
     def values(self) -> dict[str, Tensor]:
         """A copy of what the part holds."""
@@ -169,6 +184,8 @@ class Watched:
 
     def keep_best(self) -> None:
         """Goes back to the best values, if the run was long enough to be judged, or has spoilt them."""
+        if not self.keeps:
+            return
         self.last = self.values()
         if len(self.losses) > 1 or not is_finite(self.last):
             self.loop.part.load_state_dict(self.best)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, get_args, get_origin, get_type_hints
 
-from minti.machine.messages import shown
+from minti.machine.messages import quoted, shown
 
 NAMES = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "None"}
 
@@ -53,3 +53,9 @@ def check_range(config: Any, least: float, most: float, *names: str) -> None:
             if number is not None and not least <= number <= most:
                 bound = f"at least {least:,}" if number < least else f"at most {most:,}"
                 raise ValueError(f"{name} = {shown(value)}; expected {bound}")
+
+
+def check_choice(config: Any, name: str, choices: Sequence[str]) -> None:
+    """Refuses a value that is none of the choices. Raises ValueError: naming the field."""
+    if getattr(config, name) not in choices:
+        raise ValueError(f"unknown {name} {quoted(getattr(config, name))}; expected one of {', '.join(choices)}")
