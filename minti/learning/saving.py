@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minti.learning.loop import Loop
 from minti.learning.run_state import RunState, write_run_state
-from minti.learning.settings import TrainingWrapper
+from minti.learning.settings import Training, TrainingWrapper
 from minti.machine.messages import shown
 from minti.machine.processes import world_size
 from minti.words.files import write_embeddings
@@ -26,7 +26,7 @@ def save_embeddings(wrapper: TrainingWrapper, path: str | os.PathLike[str]) -> N
     write_embeddings(path, {wrapper.config.placeholder_token: wrapper.rows.values})
 
 
-def save_checkpoint(wrapper: TrainingWrapper, folder: str | os.PathLike[str], keep: int = 3) -> Path:
+def save_checkpoint(wrapper: Training, folder: str | os.PathLike[str], keep: int = 3) -> Path:
     """Writes the state after the last step of `textual_inversion`, within the loop or after it; keeps the newest few.
 
     Raises ValueError: no run has begun, or it ended in the middle of a step. Raises OSError: it cannot be written;
@@ -35,7 +35,7 @@ def save_checkpoint(wrapper: TrainingWrapper, folder: str | os.PathLike[str], ke
     return write_run_state(folder, run_state(wrapper), keep)
 
 
-def identity(wrapper: TrainingWrapper) -> dict[str, Any]:
+def identity(wrapper: Training) -> dict[str, Any]:
     """What must be the same for a run to go on. It may be made longer."""
     model = wrapper.model
     settings = {key: value for key, value in asdict(wrapper.config).items() if key not in ("steps", "max_steps")}
@@ -48,10 +48,10 @@ def identity(wrapper: TrainingWrapper) -> dict[str, Any]:
         "pictures": wrapper.run.fixed.concept.fingerprint,
         "optimizer": type(wrapper.run.loop.optimizer).__name__,
         "processes": world_size(),
-    }
+    } | wrapper.facts
 
 
-def run_state(wrapper: TrainingWrapper) -> RunState:
+def run_state(wrapper: Training) -> RunState:
     """A copy of all that changes: part, optimizer, generator, scaler, how many steps, and what the watcher has seen.
 
     Raises ValueError: no run has begun, or an error or Ctrl-C has ended it within a step.
@@ -76,7 +76,7 @@ def run_state(wrapper: TrainingWrapper) -> RunState:
     return RunState(loop.number, {name: tensor.detach().clone() for name, tensor in tensors.items()}, facts)
 
 
-def restore(wrapper: TrainingWrapper, state: RunState) -> None:
+def restore(wrapper: Training, state: RunState) -> None:
     """Goes on where the state was taken. Raises ValueError: it is of another run, or no whole state."""
     run, loop, part = wrapper.run, wrapper.run.loop, wrapper.run.loop.part
     with state.reading():
@@ -84,7 +84,8 @@ def restore(wrapper: TrainingWrapper, state: RunState) -> None:
         if state.step > loop.steps:
             raise ValueError(f"the checkpoint is of step {state.step}, beyond the {loop.steps} wanted")
         own, taken, watcher = part.state_dict(), state.facts["loop"]["taken"], state.facts["watcher"]
-        state.check({f"{kind}.{name}": value.shape for kind in ("part", "best") for name, value in own.items()})
+        state.check({f"part.{name}": value.shape for name, value in own.items()})
+        state.check({f"best.{name}": value.shape for name, value in run.best.items()})
         optimizer = optimizer_state(state, loop, taken)
         loop.generator.set_state(state.tensors["generator"])
         loop.optimizer.load_state_dict(loop.optimizer.state_dict() | {"state": optimizer})
@@ -92,7 +93,7 @@ def restore(wrapper: TrainingWrapper, state: RunState) -> None:
             loop.scaler.load_state_dict(state.facts["loop"]["scaler"])
         loop.number, loop.taken, run.number = state.step, taken, state.step
         run.losses, run.empty_loss, run.best_step = watcher["losses"], watcher["empty_loss"], watcher["best_step"]
-        run.best = {name: state.tensors[f"best.{name}"].to(value) for name, value in own.items()}
+        run.best = {name: state.tensors[f"best.{name}"].to(value) for name, value in run.best.items()}
         part.load_state_dict({name: state.tensors[f"part.{name}"] for name in own})
         part.settle(loop.model)
 

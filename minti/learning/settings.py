@@ -132,6 +132,7 @@ class Training:
         subject: what prompts call the thing.
         learning_rate: of the config, or what suits the model.
         run: the run that learns, once it has begun.
+        facts: what else must be the same for it to go on after an interruption.
     """
 
     def __init__(self, model: StableDiffusion, config: LearningConfig, subject: str, learning_rate: float):
@@ -141,6 +142,7 @@ class Training:
         templates = config.templates or model.defaults.templates
         self.templates: Sequence[str] = TEMPLATES[templates] if isinstance(templates, str) else templates
         self.run: Watched | None = None
+        self.facts: dict[str, str | None] = {}
 
     @property
     def prompts(self) -> list[str]:

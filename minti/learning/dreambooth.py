@@ -1,0 +1,204 @@
+"""DreamBooth: the model's weights learn a thing, or a LoRA beside them, and pictures of its class keep the rest as it was.
+
+L = L_instance + lambda L_class        (arXiv 2208.12242, eq. 2; slides `001`, "How Does DreamBooth Avoid Forgetting?")
+
+The thing is called by a rare word and its class ("sks toy"), or by a new word that learns along (pivotal tuning).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from minti.images import open_image, save_png
+from minti.learning.loop import Loop
+from minti.learning.losses import Measure
+from minti.learning.pictures import Batch, Concept, Images
+from minti.learning.preparation import check_captions
+from minti.learning.run_state import RunState
+from minti.learning.saving import restore
+from minti.learning.settings import LearningConfig, Training, TrainingWrapper
+from minti.learning.textual_inversion import word_loss
+from minti.learning.watching import FixedSet, TrainingState, Watched
+from minti.machine.configs import check_choice, check_range
+from minti.machine.messages import quoted
+from minti.model import StableDiffusion
+from minti.parts.lora import LoRA
+from minti.parts.network import Network
+from minti.parts.part import Part
+from minti.parts.together import Together
+from minti.text_to_image import sample
+
+LEARNS = ("network", "lora")
+
+
+@dataclass(frozen=True)
+class DreamBoothConfig(LearningConfig):
+    """What of the model learns, and what is to stay.
+
+    Attributes:
+        learns: "network", the UNet itself, or "lora", low-rank updates beside it.
+        text_encoder: whether that of the text encoder, too.
+        rank, alpha, layers: of the LoRA, see `parts.lora.LoRA`.
+        placeholder_token, initializer_token: a rare word, and the class that the thing is of.
+        class_prompt: what the class pictures show; None: a photo of the class.
+        prior_weight, class_pictures: lambda, 0 to do without; how many pictures of the class there are.
+        word_learning_rate: of a new word that learns along; None: a tenth of that with which it was learned.
+
+    A learning rate of None, or steps, are those of the model's `defaults`.
+    """
+
+    learns: str = "network"
+    text_encoder: bool = False
+    rank: int = 4
+    alpha: float | None = None
+    layers: Sequence[str] = ("attention",)
+    placeholder_token: str = "sks"
+    initializer_token: str = "toy"
+    class_prompt: str | None = None
+    prior_weight: float = 1.0
+    class_pictures: int = 200
+    word_learning_rate: float | None = None
+
+    @property
+    def prior_prompt(self) -> str:
+        """What the class pictures show."""
+        return self.class_prompt or f"a photo of a {self.initializer_token}"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "learns", LEARNS)
+        check_range(self, 0, 1_000_000, "prior_weight", "word_learning_rate")
+        check_range(self, 0, 1_000_000, "class_pictures")
+        said = self.prior_prompt.lower().split()
+        if self.initializer_token.lower() not in self.prior_prompt.lower() or self.placeholder_token.lower() in said:
+            raise ValueError(
+                f"class_prompt = {quoted(self.prior_prompt)}; expected one that names the class, "
+                f"{quoted(self.initializer_token)}, without the word for the thing, {quoted(self.placeholder_token)}"
+            )
+        if self.prior_weight and not self.class_pictures:
+            raise ValueError("prior_weight needs pictures of the class: set class_pictures, or prior_weight = 0")
+
+
+class Batches(NamedTuple):
+    """What a step learns from: pictures of the thing, and of its class."""
+
+    instance: Batch
+    prior: Batch | None
+
+    def __str__(self) -> str:
+        return f"{self.instance}" if self.prior is None else f"{self.instance}, of the class {self.prior}"
+
+
+def dreambooth_loss(
+    model: StableDiffusion, batches: Batches, prior_weight: float = 1.0, measure: Measure | None = None
+) -> Tensor:
+    """L_instance + lambda L_class, () float32: two batches that are measured each by itself."""
+    loss = word_loss(model, batches.instance, measure)
+    return loss if batches.prior is None else loss + prior_weight * word_loss(model, batches.prior, measure)
+
+
+class DreamBooth(Training):
+    """A model, a config, and the part that learns.
+
+    Args:
+        word: a new word that has been learned, by which the thing is then called; it learns along.
+
+    Attributes:
+        part, lora: what learns, and the LoRA in it, if there is one; the model has it within `part.inside(model)`.
+    """
+
+    def __init__(self, model: StableDiffusion, config: DreamBoothConfig, word: TrainingWrapper | None = None):
+        whole = config.learns == "network"
+        subject = word.subject if word else f"{config.placeholder_token} {config.initializer_token}"
+        rate = model.defaults.network_learning_rate if whole else model.defaults.lora_learning_rate
+        config = replace(config, steps=config.steps or model.defaults.tuning_steps)
+        super().__init__(model, config, subject, rate)
+        self.word, self.lora = word, None
+        self.facts = {"model": model.fingerprint}  # as it is now
+        if not whole:
+            generator = torch.Generator().manual_seed(config.seed)
+            how = (config.rank, config.alpha, tuple(config.layers), config.text_encoder)
+            self.lora = LoRA(model, *how, generator=generator)
+        learner: Part = self.lora or Network(model, config.text_encoder)
+        self.part = Together(word.rows, learner) if word else learner
+
+    def optimizer(self, make: Callable[..., Optimizer] = AdamW) -> Optimizer:
+        """For all that learns; a word at a rate of its own."""
+        groups = [{"params": (self.lora or self.part).trained(), "lr": self.learning_rate}]
+        if self.word:
+            own = self.config.word_learning_rate
+            groups.insert(0, {"params": self.word.rows.trained(), "lr": own or 0.1 * self.word.learning_rate})
+        return make(groups, weight_decay=self.config.weight_decay)
+
+
+def dreambooth(
+    training: DreamBooth,
+    images: Images,
+    class_images: Images = (),
+    checkpoint: RunState | None = None,
+    optimizer: Callable[..., Optimizer] = AdamW,
+) -> Iterator[TrainingState]:
+    """Learns; yields after every step. What is left in the end is what the last step made.
+
+    Args:
+        class_images: what `class_pictures` gives, or pictures of the class of one's own.
+        checkpoint: what `load_checkpoint` found of an interrupted run.
+        optimizer: what makes one, of parameter groups; AdamW, or one of a library's in 8 bits.
+
+    Raises ValueError, TrainingError: no pictures, captions that do not fit them, a checkpoint of another run.
+    """
+    model, config, size = training.model, training.config, training.batch_size
+    check_captions(config.captions, images)
+    concept = Concept(model, images, config.horizontal_flip, config.masked)
+    prior = Concept(model, class_images) if config.prior_weight else None
+    training.facts["class_pictures"] = prior and prior.fingerprint
+
+    def draw(generator: torch.Generator) -> Batches:
+        instance = concept.batch(size, training.prompts, generator)
+        return Batches(instance, prior and prior.batch(size, [config.prior_prompt], generator))
+
+    if training.word:
+        training.word.leave()
+    model.freeze(checkpointing=config.gradient_checkpointing)
+    made = training.optimizer(optimizer)
+    training.part.follow(made, model)
+    loss = partial(dreambooth_loss, prior_weight=config.prior_weight, measure=config.measure)
+    how = {"accumulation": config.gradient_accumulation, "max_norm": config.max_gradient_norm, "rate": config.rate}
+    generator = torch.Generator().manual_seed(config.seed)
+    loop = Loop(model, training.part, draw, loss, made, config.steps, generator, **how)
+    fixed = FixedSet(concept, max(8, 2 * size), torch.Generator().manual_seed(config.seed + 1))
+    own = partial(word_loss, measure=config.measure)
+    training.run = Watched(loop, fixed, training.prompts, size, loss=own, keeps=False)
+    if checkpoint is not None:
+        restore(training, checkpoint)
+    yield from training.run
+
+
+def class_pictures(
+    model: StableDiffusion, config: DreamBoothConfig, folder: Path, on_picture: Callable[[], None] = lambda: None
+) -> list[Image.Image]:
+    """The model's own pictures of the class, to be drawn before it learns; those that the folder has are taken as they are.
+
+    They lie in a folder of their own for each model, prompt and seed. Raises OSError: they cannot be written.
+    """
+    asked = f"{model.fingerprint} {config.prior_prompt} {config.seed}"
+    folder = Path(folder) / hashlib.sha256(asked.encode()).hexdigest()[:8]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i:04}.png" for i in range(config.class_pictures)]
+    missing = [i for i, path in enumerate(paths) if not path.is_file()]
+    for start in range(0, len(missing), 8):
+        some = missing[start : start + 8]
+        noise = [torch.Generator().manual_seed(config.seed + i) for i in some]
+        options = {"num_inference_steps": 20, "sampler": "dpm-solver++", "generator": noise}
+        for i, picture in zip(some, sample(model, [config.prior_prompt] * len(some), **options)):
+            save_png(picture, paths[i])
+            on_picture()
+    return [open_image(path) for path in paths]
