@@ -39,16 +39,20 @@ def identity(wrapper: Training) -> dict[str, Any]:
     """What must be the same for a run to go on. It may be made longer."""
     model = wrapper.model
     settings = {key: value for key, value in asdict(wrapper.config).items() if key not in ("steps", "max_steps")}
-    return settings | {
-        "learning_rate": wrapper.learning_rate,
-        "batch_size": wrapper.batch_size,
-        "templates": list(wrapper.templates),
-        "model": model.fingerprint,
-        "dtype": str(model.dtype),
-        "pictures": wrapper.run.fixed.concept.fingerprint,
-        "optimizer": type(wrapper.run.loop.optimizer).__name__,
-        "processes": world_size(),
-    } | wrapper.facts
+    return (
+        settings
+        | {
+            "learning_rate": wrapper.learning_rate,
+            "batch_size": wrapper.batch_size,
+            "templates": list(wrapper.templates),
+            "model": model.fingerprint,
+            "dtype": str(model.dtype),
+            "pictures": wrapper.run.fixed.concept.fingerprint,
+            "optimizer": type(wrapper.run.loop.optimizer).__name__,
+            "processes": world_size(),
+        }
+        | wrapper.facts
+    )
 
 
 def run_state(wrapper: Training) -> RunState:
