@@ -1,4 +1,4 @@
-"""DreamBooth: the model's weights learn a thing, or a LoRA beside them, and pictures of its class keep the rest as it was.
+"""DreamBooth: a model's weights learn a thing, or a LoRA beside them, and pictures of its class keep the rest.
 
 L = L_instance + lambda L_class        (arXiv 2208.12242, eq. 2; slides `001`, "How Does DreamBooth Avoid Forgetting?")
 
@@ -185,7 +185,7 @@ def dreambooth(
 def class_pictures(
     model: StableDiffusion, config: DreamBoothConfig, folder: Path, on_picture: Callable[[], None] = lambda: None
 ) -> list[Image.Image]:
-    """The model's own pictures of the class, to be drawn before it learns; those that the folder has are taken as they are.
+    """The model's own pictures of the class, drawn before it learns, unless the folder has them already.
 
     They lie in a folder of their own for each model, prompt and seed. Raises OSError: they cannot be written.
     """

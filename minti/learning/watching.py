@@ -92,8 +92,8 @@ class TrainingState:
         step, finished: counts from 1; whether this is the last.
         loss, learning_rate: of this step; a single loss mostly shows which timesteps were drawn.
         gradient_norm: before clipping; NaN where float16 has lost the step.
-        row_norm: mean length of the new rows; NaN where none are learned. A vector far longer than any word's (`wrapper.vocabulary_norm`) stops
-            obeying the rest of the prompt.
+        row_norm: mean length of the new rows; NaN where none are learned. A vector far longer than any word's
+            (`wrapper.vocabulary_norm`) stops obeying the rest of the prompt.
         fixed_loss: the loss over a fixed set of pictures, timesteps and noise; None where it was not computed.
         initializer_loss, empty_loss: the same for the initializer word and for the empty prompt.
     """
