@@ -56,7 +56,7 @@ def identity(wrapper: Training) -> dict[str, Any]:
 
 
 def run_state(wrapper: Training) -> RunState:
-    """A copy of all that changes: part, optimizer, generator, scaler, how many steps, and what the watcher has seen.
+    """All that changes: part, optimizer, generator, scaler, how many steps, what the watcher has seen; not copied.
 
     Raises ValueError: no run has begun, or an error or Ctrl-C has ended it within a step.
     """
@@ -77,7 +77,7 @@ def run_state(wrapper: Training) -> RunState:
         "loop": {"taken": loop.taken, "scaler": loop.scaler.state_dict()},
         "watcher": {"losses": run.losses, "empty_loss": run.empty_loss, "best_step": run.best_step},
     }
-    return RunState(loop.number, {name: tensor.detach().clone() for name, tensor in tensors.items()}, facts)
+    return RunState(loop.number, tensors, facts)
 
 
 def restore(wrapper: Training, state: RunState) -> None:
