@@ -7,7 +7,7 @@ B is zero at first, so that the model begins as it was.
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -65,7 +65,7 @@ class LoRA(Part):
         pairs: dict[str, Pair] | None = None,
         weight: float = 1.0,
     ):
-        """With a random A and B = 0, or with `pairs` that there are already.
+        """With a random A and B = 0; or with `pairs` that there are already, and nothing of the rest counts.
 
         Args:
             rank: r, the same in all layers; beyond a layer's own size it is of no use, but no error.
@@ -77,8 +77,20 @@ class LoRA(Part):
         Raises ValueError: no such kind of layers, or none; a rank below 1, or an α that is not above 0.
         """
         super().__init__()
-        self.weight = weight
-        self.pairs = new_pairs(model, rank, alpha, layers, text_encoder, generator) if pairs is None else pairs
+        self.pairs, self.weight = {} if pairs is None else pairs, weight
+        if pairs is None:
+            if isinstance(layers, str) or not {*layers} <= {*LAYERS} or not (layers or text_encoder):
+                raise ValueError(f"layers = {shown(layers)}; expected a list of some of {', '.join(LAYERS)}")
+            if not isinstance(rank, int) or rank < 1:
+                raise ValueError(f"rank = {shown(rank)}; expected a whole number from 1")
+            if not 0 < (alpha := rank if alpha is None else alpha) < math.inf:
+                raise ValueError(f"alpha = {shown(alpha)}; expected a number above 0")
+            chosen = "|".join([*(LAYERS[kind] for kind in layers), *([TEXT_LAYERS] if text_encoder else [])])
+            for path, layer in layers_of(model).items():
+                if re.fullmatch(chosen, path):
+                    d_out, d_in = layer.weight.shape[:2]
+                    down = nn.init.kaiming_uniform_(torch.empty(rank, d_in), a=math.sqrt(5), generator=generator)
+                    self.pairs[path] = Pair(down, torch.zeros(d_out, rank), alpha)
         for path, pair in self.pairs.items():
             self.add_module(path.replace(".", "-"), pair.to(model.device))  # torch allows no dots in it
 
@@ -90,6 +102,24 @@ class LoRA(Part):
 
         for pair, layer in self.beside(model):
             yield layer.register_forward_hook(partial(add, pair)).remove
+
+    @contextmanager
+    def merged(self, model: StableDiffusion) -> Iterator[None]:
+        """A context in which it is in the model's weights, W = W₀ + w (α / r) B A, and takes no time.
+
+        To keep it, save the model inside. Afterwards the weights are what they were. Raises ValueError: as `beside`.
+        """
+        former = []
+        try:
+            for pair, layer in self.beside(model):
+                with torch.no_grad():
+                    old, update = layer.weight.data, pair.up @ pair.down * self.scale(pair)  # d_out d_in
+                former.append((layer.weight, old))
+                layer.weight.data = (old + update.view_as(old)).to(old.dtype)
+            yield
+        finally:
+            for weight, old in former:
+                weight.data = old
 
     def scale(self, pair: Pair) -> float:
         """w α / r."""
@@ -106,55 +136,8 @@ class LoRA(Part):
                 raise ValueError(f"{self.name} does not fit this model: {what}")
         return [(pair, layers[path]) for path, pair in self.pairs.items()]
 
-    @torch.no_grad()
-    def merge(self, model: StableDiffusion) -> list[tuple[nn.Parameter, Tensor]]:
-        """Adds the updates to the model's weights: W = W₀ + w (α / r) B A. Returns the weights and what they were."""
-        if self._is_inside:
-            raise RuntimeError(f"{self.name} is inside a model already; leave that first")
-        former = []
-        for pair, layer in self.beside(model):
-            old, update = layer.weight.data, pair.up @ pair.down * self.scale(pair)  # d_out d_in
-            layer.weight.data = (old + update.view_as(old)).to(old.dtype)
-            former.append((layer.weight, old))
-        return former
 
-    @contextmanager
-    def merged(self, model: StableDiffusion) -> Iterator[None]:
-        """A context in which the model's own weights have it, so that it takes no time; then they are as before."""
-        former = self.merge(model)
-        try:
-            yield
-        finally:
-            for weight, old in former:
-                weight.data = old
-
-
-def new_pairs(
-    model: StableDiffusion,
-    rank: int,
-    alpha: float | None,
-    layers: Sequence[str],
-    text_encoder: bool,
-    generator: torch.Generator | None,
-) -> dict[str, Pair]:
-    """Pairs as learning begins with them; see `LoRA`."""
-    if isinstance(layers, str) or not {*layers} <= {*LAYERS} or not (layers or text_encoder):
-        raise ValueError(f"layers = {shown(layers)}; expected a list of some of {', '.join(LAYERS)}")
-    if not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"rank = {shown(rank)}; expected a whole number from 1")
-    if not 0 < (alpha := rank if alpha is None else alpha) < math.inf:
-        raise ValueError(f"alpha = {shown(alpha)}; expected a number above 0")
-    chosen = "|".join([*(LAYERS[kind] for kind in layers), *([TEXT_LAYERS] if text_encoder else [])])
-    pairs = {}
-    for path, layer in layers_of(model).items():
-        if re.fullmatch(chosen, path):
-            d_out, d_in = layer.weight.shape[:2]
-            down = nn.init.kaiming_uniform_(torch.empty(rank, d_in), a=math.sqrt(5), generator=generator)
-            pairs[path] = Pair(down, torch.zeros(d_out, rank), alpha)
-    return pairs
-
-
-def layers_of(model: StableDiffusion) -> Mapping[str, nn.Module]:
+def layers_of(model: StableDiffusion) -> dict[str, nn.Module]:
     """The layers that a LoRA can stand beside, linear ones and 1 × 1 convolutions, by their paths."""
     named = {f"unet.{name}": layer for name, layer in model.unet.named_modules()}
     for name, layer in model.text_encoder.named_modules():  # since transformers 5.6 without the level `text_model`

@@ -7,7 +7,6 @@
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -26,19 +25,12 @@ from minti.model import StableDiffusion
 from minti.parts.lora import LoRA, Pair, layers_of
 
 KEY = re.compile(r"(.+?)(?:[._]lora(?:_linear_layer)?[._](down|up|A|B)\.weight|\.(alpha))")
-OTHERS = {  # by what is in their keys
-    "a LoRA of convolutions (LoCon)": r"lora_mid\.",
-    "a DoRA": r"dora_scale|lora_magnitude_vector",
-    "a LoHa": r"hada_",
-    "a LoKr": r"lokr_",
-    "an OFT": r"oft_",
-    "an IA3": r"ia3|on_input",
-    "a LoRA for SDXL": r"lora_te2_|text_encoder_2\.",
-}
+OTHER_KINDS = re.compile(
+    r"(?P<LoCon>lora_mid)|(?P<DoRA>dora_scale|lora_magnitude_vector)|(?P<LoHa>hada_)|(?P<LoKr>lokr_)|(?P<OFT>oft_)|"
+    r"(?P<IA3>ia3|on_input)|(?P<SDXL>lora_te2_|text_encoder_2)"
+)
 CONVOLUTIONS = ("proj_in", "proj_out", "conv_shortcut")  # 1 × 1: their matrices have four dimensions in files
 CONFIG = "lora_adapter_metadata"  # where diffusers has peft's config, as JSON
-
-# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def save_lora(lora: LoRA, path: str | os.PathLike[str], format: str = "diffusers") -> None:
@@ -88,9 +80,6 @@ def _peft_config(lora: LoRA) -> dict[str, str]:
     return {CONFIG: json.dumps(config, indent=2, sort_keys=True)}
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
 def load_lora(model: StableDiffusion, path: str | os.PathLike[str], weight: float = 1.0) -> LoRA:
     """The LoRA of a file, `.safetensors`, `.bin`, `.pt` or `.ckpt`, for this model; `lora.inside(model)` puts it in.
 
@@ -104,21 +93,19 @@ def load_lora(model: StableDiffusion, path: str | os.PathLike[str], weight: floa
     if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
         raise ValueError(f"{path} holds no LoRA; expected a file of diffusers or of kohya's trainer")
     layers = layers_of(model)
-    called = {name: layer for layer in layers for name in _spellings(layer)}
+    called = {name: layer for layer in layers for name in _names(layer)}
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in content.items():
         what = f"{path}: {shortened(key)}"
-        kind = next((kind for kind, pattern in OTHERS.items() if re.search(pattern, key)), None)
-        match = KEY.fullmatch(key.replace(".processor.", "."))
-        if kind or not match:
-            raise ValueError(f"{what} belongs to {kind or 'no LoRA that minti knows'}; minti reads plain LoRAs only")
+        other, match = OTHER_KINDS.search(key), KEY.fullmatch(key.replace(".processor.", "."))
+        if other or not match:
+            kind = f"{other.lastgroup}'s" if other else "unexpected"
+            raise ValueError(f"{what} is {kind}; minti reads plain LoRAs only")
         role = match[3] or {"A": "down", "B": "up"}.get(match[2], match[2])
-        numbers = _numbers(tensor, what, role)
+        numbers = _numbers(tensor, role, what)
         if match[1] not in called:
             raise ValueError(f"{what} is for a layer that this model does not have")
-        given = found.setdefault(called[match[1]], {})
-        if given.setdefault(role, numbers) is not numbers:
-            raise ValueError(f"{what} is there a second time, under another name")
+        found.setdefault(called[match[1]], {})[role] = numbers
     alphas = _alphas(path, found)
     pairs = {at: _pair(found[at], alphas.get(at), f"{path}: {at}") for at in layers if at in found}
     lora = LoRA(model, pairs=pairs, weight=weight)
@@ -127,7 +114,7 @@ def load_lora(model: StableDiffusion, path: str | os.PathLike[str], weight: floa
     return lora
 
 
-def _spellings(layer: str) -> set[str]:
+def _names(layer: str) -> set[str]:
     """All that files call a layer."""
     network, name = layer.split(".", 1)
     names = {name, name.removeprefix("text_model.")}
@@ -137,24 +124,19 @@ def _spellings(layer: str) -> set[str]:
     return kohya | {prefix + name for prefix in ("", f"{network}.") for name in (*names, old)}
 
 
-def _numbers(tensor: Any, what: str, role: str) -> Tensor:
-    """A file's tensor as a float32 matrix; alpha as (1, 1). Raises ValueError: it is none, or not finite."""
-    plain = (
-        isinstance(tensor, Tensor) and tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_complex())
-    )
-    if plain and role == "alpha" and tensor.numel() == 1:
-        tensor = tensor.reshape(1, 1)
-    if plain and tensor.ndim == 4 and tensor.shape[2:] != (1, 1):
-        raise ValueError(f"{what} belongs to a LoRA of convolutions (LoCon); minti reads plain LoRAs only")
-    if not plain or tensor.ndim not in (2, 4) or 0 in tensor.shape:
-        kind = f"has shape {tuple(tensor.shape)}" if plain else "is no tensor of numbers"
-        raise ValueError(
-            f"{what} {kind}; expected {'one number' if role == 'alpha' else 'a matrix, of rank 1 or more'}"
-        )
-    numbers = tensor.detach().float().flatten(1).clone()
+def _numbers(tensor: Any, role: str, what: str) -> Tensor:
+    """A matrix of the file, or alpha, in float32. Raises ValueError: it is none, or not finite."""
+    plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta | tensor.is_complex()
+    shape = tuple(tensor.shape) if plain else "no tensor of numbers"
+    if plain and tensor.ndim == 4 and shape[2:] != (1, 1):
+        raise ValueError(f"{what} is LoCon's, for convolutions; minti reads plain LoRAs only")
+    fits = plain and (tensor.numel() == 1 if role == "alpha" else tensor.ndim in (2, 4) and 0 not in shape)
+    if not fits:
+        raise ValueError(f"{what} is {shape}; expected {'one number' if role == 'alpha' else 'a matrix'}")
+    numbers = tensor.detach().float().clone()
     if not numbers.isfinite().all():
         raise ValueError(f"{what} has numbers that are not finite; learn it again")
-    return numbers
+    return numbers if role == "alpha" else numbers.flatten(1)
 
 
 def _pair(given: Mapping[str, Tensor], alpha: float | None, what: str) -> Pair:
@@ -165,13 +147,13 @@ def _pair(given: Mapping[str, Tensor], alpha: float | None, what: str) -> Pair:
     if len(down) != up.shape[1]:
         raise ValueError(f"{what} has a down of rank {len(down)} and an up of rank {up.shape[1]}; expected the same")
     alpha = given["alpha"].item() if "alpha" in given else len(down) if alpha is None else alpha
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"{what} has alpha = {alpha}; expected a number above 0")
+    if not isinstance(alpha, (int, float)) or not 0 < alpha < torch.finfo(torch.float32).max:
+        raise ValueError(f"{what} has alpha = {shown(alpha)}; expected a number above 0")
     return Pair(down, up, alpha)
 
 
-def _alphas(path: Path, layers: Iterable[str]) -> dict[str, float]:
-    """The layers' alphas by peft's config in diffusers' metadata, if there is one. Raises ValueError: bad metadata."""
+def _alphas(path: Path, layers: Iterable[str]) -> dict[str, Any]:
+    """What peft's config, in diffusers' metadata, says of the layers' alphas. Raises ValueError: it is no config."""
     if path.suffix != ".safetensors":
         return {}
     with safe_open(path, framework="pt") as file:
@@ -183,11 +165,9 @@ def _alphas(path: Path, layers: Iterable[str]) -> dict[str, float]:
             network, name = layer.split(".", 1)
             if config.get(f"{network}.use_rslora"):
                 raise ValueError("minti does not know use_rslora")
-            ends = config.get(f"{network}.alpha_pattern", {}).items()  # peft allows expressions; diffusers writes names
+            special = config.get(f"{network}.alpha_pattern", {}).items()  # by the ends of names
             usual = config.get(f"{network}.lora_alpha")
-            alpha = next((alpha for end, alpha in ends if f".{name}".endswith("." + end.removeprefix("^"))), usual)
-            if alpha is not None:
-                alphas[layer] = float(alpha)
-        return alphas
-    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise ValueError(f"{path}: its metadata, {CONFIG}, cannot be read ({one_line(error)})") from None
+            alphas[layer] = next((alpha for end, alpha in special if f".{name}".endswith(f".{end}")), usual)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: its {CONFIG} cannot be read ({one_line(error)})") from None
+    return alphas
