@@ -7,11 +7,14 @@ from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.learning.textual_inversion import diffusion_loss, prepare_for_textual_inversion, textual_inversion
 from minti.learning.watching import TrainingState
 from minti.model import TOYBOX, StableDiffusion
+from minti.parts.lora import LoRA
+from minti.parts.lora_files import load_lora, save_lora
 from minti.text_to_image import sample, sample_steps
 from minti.words.files import load_embeddings
 
 __all__ = [
     "TOYBOX",
+    "LoRA",
     "StableDiffusion",
     "TextualInversionConfig",
     "TrainingError",
@@ -20,10 +23,12 @@ __all__ = [
     "diffusion_loss",
     "load_checkpoint",
     "load_embeddings",
+    "load_lora",
     "prepare_for_textual_inversion",
     "sample",
     "sample_steps",
     "save_checkpoint",
     "save_embeddings",
+    "save_lora",
     "textual_inversion",
 ]
