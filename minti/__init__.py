@@ -1,6 +1,7 @@
 """minti: minimal textual inversion on Stable Diffusion v1.4, small enough to read in an afternoon."""
 
 from minti.learning.checks import TrainingError
+from minti.learning.dreambooth import DreamBooth, DreamBoothConfig, class_pictures, dreambooth
 from minti.learning.run_state import read_run_state as load_checkpoint
 from minti.learning.saving import save_checkpoint, save_embeddings
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
@@ -14,13 +15,17 @@ from minti.words.files import load_embeddings
 
 __all__ = [
     "TOYBOX",
+    "DreamBooth",
+    "DreamBoothConfig",
     "LoRA",
     "StableDiffusion",
     "TextualInversionConfig",
     "TrainingError",
     "TrainingState",
     "TrainingWrapper",
+    "class_pictures",
     "diffusion_loss",
+    "dreambooth",
     "load_checkpoint",
     "load_embeddings",
     "load_lora",

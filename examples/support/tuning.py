@@ -17,7 +17,7 @@ import minti
 from minti.images import open_folder
 from minti.learning.dreambooth import DreamBooth, class_pictures, dreambooth
 from minti.machine import processes
-from minti.parts.lora import KINDS
+from minti.parts.lora import LAYERS
 
 LEARN = ("word", "lora", "word+lora", "dreambooth")
 
@@ -34,7 +34,7 @@ def tuning_options(parser: argparse.ArgumentParser) -> None:
     more.add_argument("--rank", type=whole(1), help="of the LoRA; default: 4")
     more.add_argument("--alpha", type=finite, help="of the LoRA; default: its rank")
     layers_help = "of the LoRA; default: attention"
-    more.add_argument("--layers", nargs="+", choices=KINDS, help=layers_help)
+    more.add_argument("--layers", nargs="+", choices=LAYERS, help=layers_help)
     text_help = "the text encoder learns, too"
     more.add_argument("--train-text-encoder", dest="text_encoder", action="store_const", const=True, help=text_help)
     word_help = "of the word that learns along with a LoRA; default: a tenth of that with which it was learned"
@@ -67,6 +67,11 @@ class Tuning(Learning):
             yield
 
     @property
+    def improved(self) -> bool:
+        """What the last step made is the result, as with every trainer of these."""
+        return True
+
+    @property
     def results(self) -> list[str]:
         """What it writes."""
         if self.wrapper.lora is None:
@@ -75,7 +80,7 @@ class Tuning(Learning):
 
     def save(self) -> None:
         """The LoRA and the word that goes with it, or the model as a folder; an older folder is put aside."""
-        if processes.rank() > 0 or not self.improved:
+        if processes.rank() > 0:
             return
         if self.wrapper.lora is None:
             put_aside(self.folder / "model", "model", "")
@@ -92,14 +97,6 @@ class Tuning(Learning):
         return (
             f"learned {self.wrapper.subject} in {run.number} steps of {numbers:,} numbers; fixed loss "
             f"{run.losses[-1]:.4f} (before {run.losses[0]:.4f}, empty prompt {run.empty_loss:.4f})"
-        )
-
-    def nothing_learned(self) -> str:
-        """Why there is nothing."""
-        first, *others = self.wrapper.run.losses
-        return (
-            f"nothing was learned, and nothing is written: the fixed loss was {first:.4f} before, and in "
-            f"{self.wrapper.run.number} steps never lower (best {min(others):.4f}); try a lower learning rate"
         )
 
 

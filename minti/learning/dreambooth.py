@@ -159,7 +159,7 @@ def dreambooth(
     check_captions(config.captions, images)
     concept = Concept(model, images, config.horizontal_flip, config.masked)
     prior = Concept(model, class_images) if config.prior_weight else None
-    training.facts["class_pictures"] = prior and prior.fingerprint
+    training.facts["class_images"] = prior and prior.fingerprint
 
     def draw(generator: torch.Generator) -> Batches:
         instance = concept.batch(size, training.prompts, generator)

@@ -37,22 +37,20 @@ def save_checkpoint(wrapper: Training, folder: str | os.PathLike[str], keep: int
 
 def identity(wrapper: Training) -> dict[str, Any]:
     """What must be the same for a run to go on. It may be made longer."""
-    model = wrapper.model
-    settings = {key: value for key, value in asdict(wrapper.config).items() if key not in ("steps", "max_steps")}
-    return (
-        settings
-        | {
-            "learning_rate": wrapper.learning_rate,
-            "batch_size": wrapper.batch_size,
-            "templates": list(wrapper.templates),
-            "model": model.fingerprint,
-            "dtype": str(model.dtype),
-            "pictures": wrapper.run.fixed.concept.fingerprint,
-            "optimizer": type(wrapper.run.loop.optimizer).__name__,
-            "processes": world_size(),
-        }
-        | wrapper.facts
-    )
+    config, model = wrapper.config, wrapper.model
+    own = {
+        "learning_rate": wrapper.learning_rate,
+        "batch_size": wrapper.batch_size,
+        "templates": wrapper.templates,
+        "model": model.fingerprint,
+        "dtype": str(model.dtype),
+        "pictures": wrapper.run.fixed.concept.fingerprint,
+        "optimizer": type(wrapper.run.loop.optimizer).__name__,
+        "processes": world_size(),
+    }
+    facts = {key: value for key, value in asdict(config).items() if key not in ("steps", "max_steps")}
+    facts |= own | wrapper.facts
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}  # as JSON has it
 
 
 def run_state(wrapper: Training) -> RunState:
