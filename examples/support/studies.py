@@ -51,7 +51,7 @@ def words(model: minti.StableDiffusion, toybox: Any, subjects: Sequence[Subject]
     low, middle, high = torch.quantile(lengths, torch.tensor([0.05, 0.5, 0.95])).tolist()
     records, shown = [], []
     for subject in subjects:
-        for row in learned_rows(model, subject.word):
+        for row in learned_rows(model, subject.word) if subject.word in model.words else ():
             nearest = {f"nearest_{i}": f"{word} {cosine:.3f}" for i, (word, cosine) in enumerate(row.nearest, 1)}
             records.append({"row": row.token, "length": round(row.length, 4)} | nearest)
             known = {word: toybox.looks(word) if toybox is not None else "" for word, _ in row.nearest}
