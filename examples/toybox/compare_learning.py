@@ -1,7 +1,7 @@
 """Side by side: the same five pictures learned as a word, a LoRA, both, and as the whole network, seen by the judge.
 
-    python examples/toybox/compare_learning.py                       # twelve held-out toys, three seeds: hours on a laptop
-    python examples/toybox/compare_learning.py --toys 0 1 --seeds 0  # some of them; what is there already is not redone
+    python examples/toybox/compare_learning.py                       # twelve held-out toys, three seeds: hours
+    python examples/toybox/compare_learning.py --toys 0 1 --seeds 0  # some of them; what is there is not redone
     python examples/toybox/compare_learning.py --pairs               # then: two of the toys in one picture
 
 Prints a table of what the output folder has by then; several processes can share a folder.
@@ -122,7 +122,10 @@ class Comparison:
         placed, others = self.draw(model, PLACED.format(subject), 8), self.draw(model, f"a photo of a {CLASS}", 16)
         star = f"{STAR.main} {STAR.shape} with a {STAR.second} {STAR.pattern}"
         heart = f"{HEART.main} {HEART.shape} with a {HEART.second} {HEART.pattern}"
-        count = lambda pictures, prompt, i: tally(self.judge, pictures, prompt, [toy])[i].get("all", 0) / len(pictures)
+
+        def count(pictures: list, prompt: str, i: int) -> float:
+            return tally(self.judge, pictures, prompt, [toy])[i].get("all", 0) / len(pictures)
+
         seen = self.clip.images(others)
         training = self.clip.images(to_pil(pixels_of(toy)))
         return {
@@ -148,7 +151,7 @@ class Comparison:
             prompt = PAIR.format("<first>", "<second>")
             each = [tally(self.judge, [picture], PAIR, toys)[1:] for picture in self.draw(model, prompt, 4, 20)]
         both = statistics.mean(first["all"] and second["all"] for first, second in each)
-        return {"both": both, "a toy": statistics.mean(kept["all"] for kept in sum(each, []))}
+        return {"both": both, "a toy": statistics.mean(kept["all"] for pair in each for kept in pair)}
 
 
 def spread(values: list[float]) -> str:
