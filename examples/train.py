@@ -33,9 +33,9 @@ from minti.diffusion.samplers import SAMPLERS
 from minti.evaluation.neighbours import learned_rows
 from minti.images import grid, open_captions, open_folder, save_png
 from minti.learning.choosing import choose_initializer
-from minti.learning.dreambooth import DreamBooth, DreamBoothConfig
+from minti.learning.dreambooth import DreamBooth
 from minti.learning.growing import Growing
-from minti.learning.settings import LR_SCHEDULES, ROW_UPDATES
+from minti.learning.settings import LR_SCHEDULES, ROW_UPDATES, DreamBoothConfig
 from minti.machine import processes
 from minti.templates import TEMPLATES
 

@@ -1,10 +1,10 @@
 """minti: minimal textual inversion on Stable Diffusion v1.4, small enough to read in an afternoon."""
 
 from minti.learning.checks import TrainingError
-from minti.learning.dreambooth import DreamBooth, DreamBoothConfig, class_pictures, dreambooth
+from minti.learning.dreambooth import DreamBooth, class_pictures, dreambooth
 from minti.learning.run_state import read_run_state as load_checkpoint
 from minti.learning.saving import save_checkpoint, save_embeddings
-from minti.learning.settings import TextualInversionConfig, TrainingWrapper
+from minti.learning.settings import DreamBoothConfig, TextualInversionConfig, TrainingWrapper
 from minti.learning.textual_inversion import diffusion_loss, prepare_for_textual_inversion, textual_inversion
 from minti.learning.watching import TrainingState
 from minti.model import TOYBOX, StableDiffusion

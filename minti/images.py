@@ -117,8 +117,8 @@ def to_pixels(image: Image.Image, size: int | tuple[int, int], flip: bool = Fals
     return from_bytes(torch.from_numpy(values).permute(2, 0, 1))  # h w c -> c h w
 
 
-def opacity(images: Sequence[Image.Image], size: int) -> Tensor:
-    """Where pictures are opaque, fitted like their pixels: (n, 1, size, size) in [0, 1].
+def opacity(images: Sequence[Image.Image], size: int, flip: bool = False) -> Tensor:
+    """Where pictures, and with `flip` behind them their mirror images, are opaque: (n, 1, size, size) in [0, 1].
 
     Raises ValueError: one has no alpha channel, or is transparent everywhere.
     """
@@ -130,7 +130,8 @@ def opacity(images: Sequence[Image.Image], size: int) -> Tensor:
         masks.append(torch.from_numpy(np.array(fitted, dtype=np.float32))[None] / 255)
         if not masks[-1].any():
             raise ValueError(f"picture {i} is transparent everywhere: its mask leaves nothing to learn from")
-    return torch.stack(masks)
+    opaque = torch.stack(masks)
+    return torch.cat([opaque, opaque.flip(-1)]) if flip else opaque
 
 
 def from_bytes(values: Tensor) -> Tensor:

@@ -45,3 +45,15 @@ def check_templates(templates: str | Sequence[str]) -> None:
         check_text(template, "template")
         if "{}" not in template:
             raise ValueError(f"template {quoted(template)} has no {{}}; write {{}} where the new word goes")
+
+
+class Captions(list[str]):
+    """Prompts of which each belongs to a picture of its own, where others go with any.
+
+    A picture's mirror image, which is numbered behind all pictures, has the same.
+    """
+
+
+def said_of(numbers: Sequence[int], prompts: Sequence[str], chosen: Sequence[int]) -> list[str]:
+    """What to say of the pictures of these numbers: each its caption, or of other prompts the chosen ones."""
+    return [prompts[i % len(prompts)] for i in (numbers if isinstance(prompts, Captions) else chosen)]

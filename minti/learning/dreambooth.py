@@ -6,8 +6,8 @@ The thing is called by a rare word and its class ("sks toy"), or by a new word t
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,72 +19,20 @@ from torch.optim import AdamW, Optimizer
 
 from minti.images import open_image, save_png
 from minti.learning.loop import Loop
-from minti.learning.losses import Measure
+from minti.learning.losses import SQUARES, Measure
 from minti.learning.pictures import Batch, Concept, Images
-from minti.learning.preparation import check_captions
+from minti.learning.preparation import concept_of
 from minti.learning.run_state import RunState
 from minti.learning.saving import restore
-from minti.learning.settings import LearningConfig, Training, TrainingWrapper
+from minti.learning.settings import DreamBoothConfig, Training, TrainingWrapper
 from minti.learning.textual_inversion import word_loss
 from minti.learning.watching import FixedSet, TrainingState, Watched
-from minti.machine.configs import check_choice, check_range
-from minti.machine.messages import quoted
 from minti.model import StableDiffusion
 from minti.parts.lora import LoRA
 from minti.parts.network import Network
 from minti.parts.part import Part
 from minti.parts.together import Together
 from minti.text_to_image import sample
-
-LEARNS = ("network", "lora")
-
-
-@dataclass(frozen=True)
-class DreamBoothConfig(LearningConfig):
-    """What of the model learns, and what is to stay.
-
-    Attributes:
-        learns: "network", the UNet itself, or "lora", low-rank updates beside it.
-        text_encoder: whether that of the text encoder, too.
-        rank, alpha, layers: of the LoRA, see `parts.lora.LoRA`.
-        placeholder_token, initializer_token: a rare word, and the class that the thing is of.
-        class_prompt: what the class pictures show; None: a photo of the class.
-        prior_weight, class_pictures: lambda, 0 to do without; how many pictures of the class there are.
-        word_learning_rate: of a new word that learns along; None: a tenth of that with which it was learned.
-
-    A learning rate of None, or steps, are those of the model's `defaults`.
-    """
-
-    learns: str = "network"
-    text_encoder: bool = False
-    rank: int = 4
-    alpha: float | None = None
-    layers: Sequence[str] = ("attention",)
-    placeholder_token: str = "sks"
-    initializer_token: str = "toy"
-    class_prompt: str | None = None
-    prior_weight: float = 1.0
-    class_pictures: int = 200
-    word_learning_rate: float | None = None
-
-    @property
-    def prior_prompt(self) -> str:
-        """What the class pictures show."""
-        return self.class_prompt or f"a photo of a {self.initializer_token}"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice(self, "learns", LEARNS)
-        check_range(self, 0, 1_000_000, "prior_weight", "word_learning_rate")
-        check_range(self, 0, 1_000_000, "class_pictures")
-        said = self.prior_prompt.lower().split()
-        if self.initializer_token.lower() not in self.prior_prompt.lower() or self.placeholder_token.lower() in said:
-            raise ValueError(
-                f"class_prompt = {quoted(self.prior_prompt)}; expected one that names the class, "
-                f"{quoted(self.initializer_token)}, without the word for the thing, {quoted(self.placeholder_token)}"
-            )
-        if self.prior_weight and not self.class_pictures:
-            raise ValueError("prior_weight needs pictures of the class: set class_pictures, or prior_weight = 0")
 
 
 class Batches(NamedTuple):
@@ -98,7 +46,7 @@ class Batches(NamedTuple):
 
 
 def dreambooth_loss(
-    model: StableDiffusion, batches: Batches, prior_weight: float = 1.0, measure: Measure | None = None
+    model: StableDiffusion, batches: Batches, prior_weight: float = 1.0, measure: Measure = SQUARES
 ) -> Tensor:
     """L_instance + lambda L_class, () float32: two batches that are measured each by itself."""
     loss = word_loss(model, batches.instance, measure)
@@ -156,8 +104,7 @@ def dreambooth(
     Raises ValueError, TrainingError: no pictures, captions that do not fit them, a checkpoint of another run.
     """
     model, config, size = training.model, training.config, training.batch_size
-    check_captions(config.captions, images)
-    concept = Concept(model, images, config.horizontal_flip, config.masked)
+    concept = concept_of(model, config, images)
     prior = Concept(model, class_images) if config.prior_weight else None
     training.facts["class_images"] = prior and prior.fingerprint
 

@@ -13,15 +13,14 @@ from minti.images import opacity, to_pixels
 from minti.machine.noise import randn
 from minti.model import StableDiffusion
 from minti.networks.vae import DiagonalGaussian
+from minti.templates import said_of
 
 Images = Sequence[Image.Image] | Tensor  # of any size, or pixels (n, 3, H, W) in [-1, 1]
 
 
 class Batch(NamedTuple):
-    """What a forward pass learns from: latents and noise (b, c, h, w), timesteps (b,), prompts; pictures' numbers.
-
-    masks: (b, 1, h, w) in [0, 1], where it learns; None: everywhere.
-    """
+    """What a forward pass learns from: latents and noise (b, c, h, w), timesteps (b,), prompts; pictures' numbers;
+    masks (b, 1, h, w) in [0, 1], where it learns, or None: everywhere."""
 
     latents: Tensor
     noise: Tensor
@@ -34,32 +33,20 @@ class Batch(NamedTuple):
         return ", ".join(f"picture {i} at timestep {t}" for i, t in zip(self.numbers, self.timesteps.tolist()))
 
 
-class Captions(list[str]):
-    """Prompts of which each belongs to a picture of its own, where other prompts go with any."""
-
-    def of(self, numbers: Tensor) -> list[str]:
-        """What to say of pictures, or of their mirror images, which are numbered behind them."""
-        return [self[i % len(self)] for i in numbers]
-
-
 class Concept:
-    """What the VAE's encoder says of each picture, and with `flip` of its mirror image: mean and logvar, (n, c, h, w).
-
-    With `masked` only what is opaque counts: `masks`, (n, 1, h, w) in [0, 1].
-
-    Raises ValueError: there are no pictures, or one is to be masked that is transparent everywhere, or nowhere.
+    """What the VAE's encoder says of each picture, and with `flip` of its mirror image: mean and logvar, (n, c, h, w);
+    with `masked` also where it is opaque, `masks`, (n, 1, h, w). Raises ValueError: no pictures, or see `opacity`.
     """
 
     @torch.no_grad()
     def __init__(self, model: StableDiffusion, images: Images, flip: bool = False, masked: bool = False):
         if len(images) == 0:
             raise ValueError("there are no pictures to learn from")
-        masks = opacity(images, model.resolution) if masked else None  # n 1 H W
+        masks = opacity(images, model.resolution, flip) if masked else None  # n 1 H W
         if not isinstance(images, Tensor):
             images = torch.stack([to_pixels(image, model.resolution) for image in images])
         if flip:
             images = torch.cat([images, images.flip(-1)])
-            masks = None if masks is None else torch.cat([masks, masks.flip(-1)])
         # Of the pictures themselves: what the VAE makes of them has other last bits on another machine.
         self.fingerprint = hashlib.sha256(images.float().cpu().numpy().tobytes()).hexdigest()[:16]
         encoded = [model.encode(pixels) for pixels in images.split(1)]
@@ -79,8 +66,7 @@ class Concept:
         """Pictures, prompts, timesteps and noise, each drawn by itself."""
         numbers = torch.randint(len(self), (size,), generator=generator)
         latents = self.latents(numbers, generator)
-        chosen = torch.randint(len(prompts), (size,), generator=generator)
-        said = prompts.of(numbers) if isinstance(prompts, Captions) else [prompts[i] for i in chosen]
+        said = said_of(numbers, prompts, torch.randint(len(prompts), (size,), generator=generator))
         timesteps = torch.randint(self.num_train_timesteps, (size,), generator=generator).to(latents.device)
         noise = randn(latents.shape, generator, latents.device, latents.dtype)
         masks = None if self.masks is None else self.masks[numbers]

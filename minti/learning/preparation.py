@@ -1,12 +1,11 @@
 """What is asked of a word before it is learned, and of its rows while they are."""
 
-from collections.abc import Sequence
-
 import torch
 
-from minti.learning.pictures import Images
-from minti.learning.settings import TrainingWrapper
+from minti.learning.pictures import Concept, Images
+from minti.learning.settings import LearningConfig, TrainingWrapper
 from minti.machine.messages import quoted
+from minti.model import StableDiffusion
 from minti.parts.restored_matrix import RestoredMatrix
 from minti.parts.word import Word
 from minti.text import token_ids, tried_word
@@ -40,10 +39,12 @@ def check_wrapper(wrapper: TrainingWrapper) -> None:
             )
 
 
-def check_captions(captions: Sequence[str] | None, images: Images) -> None:
-    """Raises ValueError: there is not one for each picture."""
+def concept_of(model: StableDiffusion, config: LearningConfig, images: Images) -> Concept:
+    """The pictures as the loop needs them. Raises ValueError: as `Concept`; there is not one caption for each."""
+    captions = config.captions
     if captions is not None and len(captions) != len(images):
         raise ValueError(f"{len(captions)} captions for {len(images)} pictures; give each picture one, in their order")
+    return Concept(model, images, config.horizontal_flip, config.masked)
 
 
 def part_that_learns(wrapper: TrainingWrapper) -> Word | RestoredMatrix:

@@ -6,17 +6,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from minti.learning.losses import Measure
-from minti.learning.pictures import Captions
 from minti.learning.watching import Watched
 from minti.machine.configs import check_choice, check_range, check_types
+from minti.machine.messages import quoted
 from minti.model import StableDiffusion
 from minti.parts.restored_matrix import RestoredMatrix
 from minti.parts.word import Word
-from minti.templates import TEMPLATES, check_templates
+from minti.templates import TEMPLATES, Captions, check_templates
 from minti.text import check_text
 
 ROW_UPDATES = ("new_rows", "restore")
 LR_SCHEDULES = ("constant", "cosine")
+LEARNS = ("network", "lora")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +62,9 @@ class LearningConfig:
         return self.steps
 
     @property
-    def measure(self) -> Measure | None:
-        """How the loss measures errors; None for plain squares."""
-        return Measure(self.huber, self.min_snr) if self.huber or self.min_snr or self.masked else None
+    def measure(self) -> Measure:
+        """How the loss measures errors."""
+        return Measure(self.huber, self.min_snr)
 
     def rate(self, taken: int) -> float:
         """What the learning rate is multiplied by: a linear rise, then 1, or a cosine to zero at the last step."""
@@ -122,6 +123,54 @@ class TextualInversionConfig(LearningConfig):
         check_range(self, 1, 1_000_000_000, "max_steps")
         check_range(self, 1, 1000, "num_vectors")
         check_range(self, 1e-12, 1e12, "max_row_norm")
+
+
+@dataclass(frozen=True)
+class DreamBoothConfig(LearningConfig):
+    """What of the model learns, and what is to stay.
+
+    Attributes:
+        learns: "network", the UNet itself, or "lora", low-rank updates beside it.
+        text_encoder: whether that of the text encoder, too.
+        rank, alpha, layers: of the LoRA, see `parts.lora.LoRA`.
+        placeholder_token, initializer_token: a rare word, and the class that the thing is of.
+        class_prompt: what the class pictures show; None: a photo of the class.
+        prior_weight, class_pictures: lambda, 0 to do without; how many pictures of the class there are.
+        word_learning_rate: of a new word that learns along; None: a tenth of that with which it was learned.
+
+    A learning rate of None, or steps, are those of the model's `defaults`.
+    """
+
+    learns: str = "network"
+    text_encoder: bool = False
+    rank: int = 4
+    alpha: float | None = None
+    layers: Sequence[str] = ("attention",)
+    placeholder_token: str = "sks"
+    initializer_token: str = "toy"
+    class_prompt: str | None = None
+    prior_weight: float = 1.0
+    class_pictures: int = 200
+    word_learning_rate: float | None = None
+
+    @property
+    def prior_prompt(self) -> str:
+        """What the class pictures show."""
+        return self.class_prompt or f"a photo of a {self.initializer_token}"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "learns", LEARNS)
+        check_range(self, 0, 1_000_000, "prior_weight", "word_learning_rate")
+        check_range(self, 0, 1_000_000, "class_pictures")
+        said = self.prior_prompt.lower().split()
+        if self.initializer_token.lower() not in self.prior_prompt.lower() or self.placeholder_token.lower() in said:
+            raise ValueError(
+                f"class_prompt = {quoted(self.prior_prompt)}; expected one that names the class, "
+                f"{quoted(self.initializer_token)}, without the word for the thing, {quoted(self.placeholder_token)}"
+            )
+        if self.prior_weight and not self.class_pictures:
+            raise ValueError("prior_weight needs pictures of the class: set class_pictures, or prior_weight = 0")
 
 
 class Training:

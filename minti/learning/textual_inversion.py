@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from minti.learning.loop import Loop
-from minti.learning.losses import Measure
-from minti.learning.pictures import Batch, Concept, Images
-from minti.learning.preparation import check_captions, check_wrapper, follow, part_that_learns
+from minti.learning.losses import SQUARES, Measure
+from minti.learning.pictures import Batch, Images
+from minti.learning.preparation import check_wrapper, concept_of, follow, part_that_learns
 from minti.learning.run_state import RunState
 from minti.learning.saving import restore
 from minti.learning.settings import TrainingWrapper
@@ -32,7 +31,7 @@ def diffusion_loss(
     noise: Tensor | None = None,
     generator: Generators = None,
     masks: Tensor | None = None,
-    measure: Measure | None = None,
+    measure: Measure = SQUARES,
 ) -> Tensor:
     """Task 1: the mean squared error of the UNet's answer, () float32 (DDPM, eq. 14; `002`, 4.3; `003`, 26).
 
@@ -48,8 +47,6 @@ def diffusion_loss(
     noisy_latents = wrapper.scheduler.add_noise(latents, noise, timestep_idx)
     prediction = wrapper.unet(noisy_latents, timestep_idx, embeddings)
     target = wrapper.scheduler.target(latents, noise, timestep_idx)
-    if measure is None:
-        return F.mse_loss(prediction.float(), target.float())
     return measure(prediction.float(), target.float(), wrapper.scheduler, timestep_idx, masks)
 
 
@@ -105,21 +102,19 @@ def begin(wrapper: TrainingWrapper, images: Images, optimizer: Optimizer | None 
     """The run of `textual_inversion`, before its first step: a loop, and a fixed set to watch it by."""
     model, config, size = wrapper.model, wrapper.config, wrapper.batch_size
     wrapper.leave()
-    check_captions(config.captions, images)
-    concept = Concept(model, images, config.horizontal_flip, config.masked)
+    concept = concept_of(model, config, images)
     optimizer = optimizer or prepare_for_textual_inversion(wrapper)
     wrapper.leave()  # from now on the rows are inside during a step only
-    draw = partial(concept.batch, size, wrapper.prompts)
+    draw, loss = partial(concept.batch, size, wrapper.prompts), partial(word_loss, measure=config.measure)
     generator = torch.Generator().manual_seed(config.seed)
     how = {"accumulation": config.gradient_accumulation, "max_norm": config.max_gradient_norm, "rate": config.rate}
-    loss = partial(word_loss, measure=config.measure)
     loop = Loop(model, wrapper.rows, draw, loss, optimizer, config.last_step, generator, **how)
     fixed = FixedSet(concept, max(8, 2 * size), torch.Generator().manual_seed(config.seed + 1))
     wrapper.run = Watched(loop, fixed, wrapper.prompts, size, may_stop=config.steps is None)
     return wrapper.run
 
 
-def word_loss(model: StableDiffusion, batch: Batch, measure: Measure | None = None) -> Tensor:
+def word_loss(model: StableDiffusion, batch: Batch, measure: Measure = SQUARES) -> Tensor:
     """Task 1's loss of a batch; its prompts are encoded with the word as it is now."""
     context = model.encode_prompt(batch.prompts)  # b m d
     return diffusion_loss(model, batch.latents, batch.timesteps, context, batch.noise, None, batch.masks, measure)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from minti.learning.checks import check_values, is_finite
 from minti.learning.loop import Loop
-from minti.learning.pictures import Batch, Captions, Concept
+from minti.learning.pictures import Batch, Concept
 from minti.machine.noise import randn
 from minti.machine.processes import add_up, rank, world_size
 from minti.model import StableDiffusion
+from minti.templates import said_of
 
 # A training step goes forward and backward through the frozen UNet: about as long as this many forward passes.
 STEP_COST = 2.5
@@ -47,10 +48,10 @@ class FixedSet:
         for i in range(rank() * size, len(self), world_size() * size):
             part = slice(i, i + size)
             numbers, masks = self.numbers[part], self.concept.masks
-            said = [prompts[j % len(prompts)] for j in range(len(self))[part]]
-            said = prompts.of(numbers) if isinstance(prompts, Captions) else said
+            said = said_of(numbers, prompts, range(len(self))[part])
             masks = None if masks is None else masks[numbers]
-            yield part, Batch(self.latents[part], self.noise[part], self.timesteps[part], said, numbers.tolist(), masks)
+            of_pictures = self.latents[part], self.noise[part], self.timesteps[part]
+            yield part, Batch(*of_pictures, said, numbers.tolist(), masks)
 
     @torch.no_grad()
     def mean(self, loss: Callable[[Batch], Tensor], prompts: Sequence[str], size: int) -> float:
@@ -161,7 +162,7 @@ class Watched:
             yield TrainingState(
                 step=self.number,
                 **step._asdict(),
-                row_norm=self.loop.part.lengths().mean().item(),
+                row_norm=self.row_norm(),
                 fixed_loss=fixed_loss,
                 initializer_loss=self.losses[0],
                 empty_loss=self.empty_loss,
@@ -177,6 +178,12 @@ class Watched:
         """The fixed loss of the part as it is."""
         with self.loop.part.inside(self.loop.model):
             return self.fixed.mean(self.loss, prompts, self.size)
+
+    def row_norm(self) -> float:
+        """The mean length of a word's rows; NaN without a word."""
+        state = self.loop.part.state_dict().items()
+        lengths = [value.norm(dim=1) for name, value in state if name.endswith("values")]
+        return torch.cat(lengths).mean().item() if lengths else math.nan
 
     def values(self) -> dict[str, Tensor]:
         """A copy of what the part holds."""

@@ -49,10 +49,6 @@ class Part(nn.Module):
         """The gradients of its own numbers, views that can be written to."""
         return [parameter.grad[self.place] for parameter in self.trained() if parameter.grad is not None]
 
-    def lengths(self) -> Tensor:
-        """Of its rows, (k,), if it has rows of a vocabulary: watched, since too long ones spoil prompts."""
-        return torch.empty(0)
-
     def settle(self, model: StableDiffusion) -> None:
         """Brings the model up to date after the values have changed, by a step or because they were loaded."""
 

@@ -60,10 +60,6 @@ class RestoredMatrix(Part):
             if value.ndim == 2 and len(value) < len(self.weight):
                 state[key] = F.pad(value, (0, 0, 0, len(self.weight) - len(value)))
 
-    def lengths(self) -> Tensor:
-        """Of its rows, (k,)."""
-        return self.values.detach().norm(dim=1)
-
     @torch.no_grad()
     def settle(self, model: StableDiffusion) -> None:
         """Puts the other rows back, once: what is learned or loaded from now on is newer."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minti.model import StableDiffusion
 from minti.parts.part import Part
@@ -22,10 +22,6 @@ class Together(Part):
         """Those of each in turn."""
         for part in self.parts:
             yield from part.hooks(model)
-
-    def lengths(self) -> Tensor:
-        """Of the rows of those that have any, (k,)."""
-        return torch.cat([part.lengths().cpu() for part in self.parts])
 
     def settle(self, model: StableDiffusion) -> None:
         """Settles each."""

@@ -35,10 +35,6 @@ class Word(Part):
         rows = self.values[ids[places] - self.first].to(output.dtype)
         return output.masked_scatter(places[..., None], rows)  # b m d
 
-    def lengths(self) -> Tensor:
-        """Of its rows, (k,)."""
-        return self.values.detach().norm(dim=1)
-
     @torch.no_grad()
     def settle(self, model: StableDiffusion) -> None:
         """Copies the rows into the matrix, so that the model has the word also while this part is outside."""

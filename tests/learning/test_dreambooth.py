@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from helpers import pictures, seeded, wrapper
 
 import minti
-from minti.learning.dreambooth import DreamBooth, DreamBoothConfig, class_pictures, dreambooth
+from minti.learning.dreambooth import DreamBooth, class_pictures, dreambooth
+from minti.learning.settings import DreamBoothConfig
 
 TEMPLATES = ("a photo of a {}", "the {}")
 SETTINGS = {"templates": TEMPLATES, "batch_size": 2, "steps": 20, "class_pictures": 3, "initializer_token": "dog"}

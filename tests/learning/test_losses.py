@@ -12,8 +12,9 @@ import minti
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 from minti.images import open_captions, open_folder
 from minti.learning.losses import Measure
-from minti.learning.pictures import Captions, Concept
+from minti.learning.pictures import Concept
 from minti.learning.watching import FixedSet
+from minti.templates import Captions
 
 TIMESTEPS = torch.tensor([3, 200, 600, 999])
 
