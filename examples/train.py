@@ -103,9 +103,9 @@ def parse() -> argparse.Namespace:
     args.num_vectors = 1 if args.grow else args.num_vectors
     args.with_word = args.learn.startswith("word")
     args.placeholder_token = args.placeholder_token or ("<concept>" if args.with_word else "sks")
-    if not args.with_word and args.initializer_token in (None, "auto"):
+    if not args.with_word and args.initializer_token in ("random", "auto"):
         parser.error("--initializer names the class here, such as toy; auto and random are for new words")
-    if args.learn != "word" and args.initializer_token is None:
+    if args.learn != "word" and args.initializer_token == "random":
         parser.error("--initializer random is for a word alone; a LoRA needs to know the class, such as toy")
     if args.grow and args.learn != "word":
         parser.error("--vectors auto goes with --learn word alone")

@@ -54,13 +54,12 @@ def dreambooth_loss(
 
 
 class DreamBooth(Training):
-    """A model, a config, and the part that learns.
-
-    Args:
-        word: a new word that has been learned, by which the thing is then called; it learns along.
+    """A model, a config, and the part that learns; `word`, learned before, then names the thing and learns along.
 
     Attributes:
         part, lora: what learns, and the LoRA in it, if there is one; the model has it within `part.inside(model)`.
+
+    Raises ValueError: a word and a network, or see `LoRA` and `Network`.
     """
 
     def __init__(self, model: StableDiffusion, config: DreamBoothConfig, word: TrainingWrapper | None = None):
@@ -69,12 +68,12 @@ class DreamBooth(Training):
         rate = model.defaults.network_learning_rate if whole else model.defaults.lora_learning_rate
         config = replace(config, steps=config.steps or model.defaults.tuning_steps)
         super().__init__(model, config, subject, rate)
-        self.word, self.lora = word, None
-        self.facts = {"model": model.fingerprint}  # as it is now
+        self.word, self.lora, self.facts = word, None, {"model": model.fingerprint}  # as it is now
+        if whole and word:
+            raise ValueError("a new word learns along with a LoRA only; call the thing by a rare word that exists")
         if not whole:
-            generator = torch.Generator().manual_seed(config.seed)
             how = (config.rank, config.alpha, tuple(config.layers), config.text_encoder)
-            self.lora = LoRA(model, *how, generator=generator)
+            self.lora = LoRA(model, *how, torch.Generator().manual_seed(config.seed))
         learner: Part = self.lora or Network(model, config.text_encoder)
         self.part = Together(word.rows, learner) if word else learner
 
@@ -122,8 +121,8 @@ def dreambooth(
     generator = torch.Generator().manual_seed(config.seed)
     loop = Loop(model, training.part, draw, loss, made, config.steps, generator, **how)
     fixed = FixedSet(concept, max(8, 2 * size), torch.Generator().manual_seed(config.seed + 1))
-    own = partial(word_loss, measure=config.measure)
-    training.run = Watched(loop, fixed, training.prompts, size, loss=own, keeps=False)
+    watched = {"loss": partial(word_loss, measure=config.measure), "keeps": False}
+    training.run = Watched(loop, fixed, training.prompts, size, **watched)
     if checkpoint is not None:
         restore(training, checkpoint)
     yield from training.run

@@ -171,7 +171,7 @@ def learn(scripts, model, folder, each_step=lambda w: None, **options):
     w = wrapper(model, **options)
     learning = scripts("support.learning").Learning(args, w, folder, lambda path: each_step(w))
     learning.run(pictures())
-    learning.save_word()
+    learning.save()
     return learning
 
 
