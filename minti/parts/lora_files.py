@@ -126,7 +126,10 @@ def _names(layer: str) -> set[str]:
 
 def _numbers(tensor: Any, role: str, what: str) -> Tensor:
     """A matrix of the file, or alpha, in float32. Raises ValueError: it is none, or not finite."""
-    plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta | tensor.is_complex()
+    plain = (
+        isinstance(tensor, Tensor) and tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
+    )
+    plain = plain and (tensor.is_floating_point() or (role == "alpha" and not tensor.is_complex()))
     shape = tuple(tensor.shape) if plain else "no tensor of numbers"
     if plain and tensor.ndim == 4 and shape[2:] != (1, 1):
         raise ValueError(f"{what} is LoCon's, for convolutions; minti reads plain LoRAs only")
