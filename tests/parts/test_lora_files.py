@@ -57,7 +57,7 @@ def mixed_lora(model, **options):
 def test_diffusers_draws_the_same_with_minti_s_files(tiny, pipeline, tmp_path, format, options):
     lora, before = random_lora(tiny, **options), drawn_by(pipeline)
     minti.save_lora(lora, tmp_path / "lora.safetensors", format)
-    pipeline.load_lora_weights(tmp_path / "lora.safetensors")
+    pipeline.load_lora_weights(tmp_path, weight_name="lora.safetensors")
     assert_the_same_pictures(drawn(tiny, lora), drawn_by(pipeline), before)
     pipeline.set_adapters("default_0", 0.6)
     lora.weight = 0.6
@@ -68,7 +68,7 @@ def test_diffusers_draws_the_same_with_ranks_and_alphas_of_each_layer(tiny, pipe
     """In diffusers' format; of kohya's with several alphas it takes, in 0.42, the most frequent one for all layers."""
     lora, before = mixed_lora(tiny, **EVERYWHERE), drawn_by(pipeline)
     minti.save_lora(lora, tmp_path / "lora.safetensors")
-    pipeline.load_lora_weights(tmp_path / "lora.safetensors")
+    pipeline.load_lora_weights(tmp_path, weight_name="lora.safetensors")
     assert_the_same_pictures(drawn(tiny, lora), drawn_by(pipeline), before)
 
 
@@ -83,7 +83,7 @@ def test_diffusers_draws_the_same_toys(tmp_path, format):
     pipe.set_progress_bar_config(disable=True)
     lora, before = random_lora(toybox, alpha=2, **EVERYWHERE), drawn_by(pipe)
     minti.save_lora(lora, tmp_path / "lora.safetensors", format)
-    pipe.load_lora_weights(tmp_path / "lora.safetensors")
+    pipe.load_lora_weights(tmp_path, weight_name="lora.safetensors")
     ours = drawn(toybox, lora, sampler="pndm", guidance_scale=7.5)
     assert_the_same_pictures(ours, drawn_by(pipe), before)
 
@@ -152,7 +152,7 @@ def test_a_file_of_kohya_s_trainer_draws_the_same_as_in_diffusers(tiny, pipeline
     save_file(tensors, tmp_path / "lora.safetensors", {"ss_network_dim": "4"})
     lora, before = minti.load_lora(tiny, tmp_path / "lora.safetensors"), drawn_by(pipeline)
     assert {(pair.rank, pair.alpha) for pair in lora.pairs.values()} == {(4, alpha or 4)}
-    pipeline.load_lora_weights(tmp_path / "lora.safetensors")
+    pipeline.load_lora_weights(tmp_path, weight_name="lora.safetensors")
     assert_the_same_pictures(drawn(tiny, lora), drawn_by(pipeline), before)
 
 
