@@ -222,7 +222,7 @@ def test_another_model_than_it_was_made_for(tiny):
     toybox = minti.StableDiffusion.from_pretrained()
     lora = minti.LoRA(toybox)
     for enter in (lora.inside, lora.merged):
-        with pytest.raises(ValueError, match=r"the LoRA does not fit this model: unet\.\S+ is .*, and \(128, 128\) wh"):
+        with pytest.raises(ValueError, match=r"another model: unet\.\S+ is \(128, 128\), and in this one \("):
             enter(tiny).__enter__()
     assert not any(module._forward_hooks for module in tiny.unet.modules())
     with lora.inside(toybox):

@@ -242,7 +242,7 @@ def test_loras_that_are_refused_before_anything_is_drawn(call, tiny, tmp_path):
             (good, f"{tmp_path}/../{tmp_path.name}/good.safetensors=0.5"),
             r"good\.safetensors is given 2 times; say once",
         ),
-        ((good, other), r"other\.safetensors(: .* does not have| does not fit this model: .*)"),
+        ((good, other), r"other\.safetensors(: .* does not have| was learned on another model: .*)"),
     ):
         options, out = [argument for file in files for argument in ("--lora", file)], tmp_path / message[:5]
         with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
