@@ -31,6 +31,7 @@ setup(
             "matplotlib>=3.8",
             "nbclient>=0.10",
             "nbformat>=5.9",
+            "peft>=0.18",  # which transformers 5.0 asks for, and diffusers less
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.8",

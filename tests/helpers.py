@@ -143,6 +143,15 @@ def train(model, images=None, **options):
     return trained, list(minti.textual_inversion(trained, pictures() if images is None else images))
 
 
+def random_lora(model, seed: int = 1, **options) -> minti.LoRA:
+    """A LoRA that has learned something: its B is random, too."""
+    lora, g = minti.LoRA(model, generator=seeded(seed), **options), seeded(seed + 1)
+    with torch.no_grad():
+        for pair in lora.pairs.values():
+            pair.up.normal_(std=0.1, generator=g)
+    return lora
+
+
 class NarrowScaler(torch.amp.GradScaler):
     """torch's, for a loss whose gradient goes through float16: where the scale is beyond its numbers, it overflows."""
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minti.machine.messages import shortened, shown
+from minti.machine.messages import shown
 from minti.model import StableDiffusion
 from minti.parts.part import Part
 
@@ -34,6 +34,8 @@ class Pair(nn.Module):
     def __init__(self, down: Tensor, up: Tensor, alpha: float):
         super().__init__()
         self.down, self.up, self.rank, self.alpha = nn.Parameter(down), nn.Parameter(up), len(down), float(alpha)
+        if not 0 < self.alpha < torch.finfo(torch.float32).max:
+            raise ValueError(f"alpha = {shown(alpha)}; expected a number above 0")
 
     def forward(self, x: Tensor) -> Tensor:
         """B A x: (..., d_in) -> (..., d_out), or, beside a 1 × 1 convolution, (b, d_in, h, w) -> (b, d_out, h, w)."""
@@ -83,14 +85,12 @@ class LoRA(Part):
                 raise ValueError(f"layers = {shown(layers)}; expected a list of some of {', '.join(LAYERS)}")
             if not isinstance(rank, int) or rank < 1:
                 raise ValueError(f"rank = {shown(rank)}; expected a whole number from 1")
-            if not 0 < (alpha := rank if alpha is None else alpha) < math.inf:
-                raise ValueError(f"alpha = {shown(alpha)}; expected a number above 0")
             chosen = "|".join([*(LAYERS[kind] for kind in layers), *([TEXT_LAYERS] if text_encoder else [])])
             for path, layer in layers_of(model).items():
                 if re.fullmatch(chosen, path):
                     d_out, d_in = layer.weight.shape[:2]
                     down = nn.init.kaiming_uniform_(torch.empty(rank, d_in), a=math.sqrt(5), generator=generator)
-                    self.pairs[path] = Pair(down, torch.zeros(d_out, rank), alpha)
+                    self.pairs[path] = Pair(down, torch.zeros(d_out, rank), rank if alpha is None else alpha)
         for path, pair in self.pairs.items():
             self.add_module(path.replace(".", "-"), pair.to(model.device))  # torch allows no dots in it
 
@@ -112,9 +112,8 @@ class LoRA(Part):
         former = []
         try:
             for pair, layer in self.beside(model):
-                with torch.no_grad():
-                    old, update = layer.weight.data, pair.up @ pair.down * self.scale(pair)  # d_out d_in
-                former.append((layer.weight, old))
+                former.append((layer.weight, old := layer.weight.data))
+                update = (pair.up @ pair.down).detach() * self.scale(pair)  # d_out d_in
                 layer.weight.data = (old + update.view_as(old)).to(old.dtype)
             yield
         finally:
@@ -125,22 +124,23 @@ class LoRA(Part):
         """w α / r."""
         return self.weight * pair.alpha / pair.rank
 
-    def beside(self, model: StableDiffusion) -> list[tuple[Pair, nn.Module]]:
+    def beside(self, model: StableDiffusion) -> Iterator[tuple[Pair, nn.Module]]:
         """Each pair with its layer. Raises ValueError: the layer is not there, or of another size."""
         layers = layers_of(model)
         for path, pair in self.pairs.items():
-            own = (len(pair.up), pair.down.shape[1])
-            there = tuple(layers[path].weight.shape[:2]) if path in layers else "not there"
-            if own != there:
-                what = f"{shortened(path)} is {there}, and {own} where it was learned"
-                raise ValueError(f"{self.name} does not fit this model: {what}")
-        return [(pair, layers[path]) for path, pair in self.pairs.items()]
+            size, layer = (len(pair.up), pair.down.shape[1]), layers.get(path)
+            if layer is None or size != layer.weight.shape[:2]:
+                there = "not there" if layer is None else tuple(layer.weight.shape[:2])
+                raise ValueError(f"{self.name} was learned on another model: {path} is {size}, and in this one {there}")
+            yield pair, layer
 
 
 def layers_of(model: StableDiffusion) -> dict[str, nn.Module]:
     """The layers that a LoRA can stand beside, linear ones and 1 × 1 convolutions, by their paths."""
-    named = {f"unet.{name}": layer for name, layer in model.unet.named_modules()}
-    for name, layer in model.text_encoder.named_modules():  # since transformers 5.6 without the level `text_model`
-        named[f"text_encoder.text_model.{name.removeprefix('text_model.')}"] = layer
-    small = lambda layer: isinstance(layer, nn.Linear) or getattr(layer, "kernel_size", None) == (1, 1)  # noqa: E731
-    return {path: layer for path, layer in named.items() if small(layer)}
+    networks = {"unet.": model.unet, "text_encoder.text_model.": model.text_encoder}
+    return {
+        prefix + name.removeprefix("text_model."): layer  # a level that transformers has left out since 5.6
+        for prefix, network in networks.items()
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear) or getattr(layer, "kernel_size", None) == (1, 1)
+    }

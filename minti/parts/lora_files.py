@@ -20,7 +20,7 @@ from torch import Tensor
 
 from minti.checkpoints.weights import read_pickle, read_tensors
 from minti.machine.files import replacing
-from minti.machine.messages import one_line, shortened, shown
+from minti.machine.messages import shortened, shown
 from minti.model import StableDiffusion
 from minti.parts.lora import LoRA, Pair, layers_of
 
@@ -58,14 +58,10 @@ def save_lora(lora: LoRA, path: str | os.PathLike[str], format: str = "diffusers
                 raise ValueError(f"{path} is not written: {layer} is not finite; try a lower learning rate")
             matrix = matrix.detach().cpu().clone()
             tensors[f"{stem}{role}.weight"] = matrix[..., None, None] if name.endswith(CONVOLUTIONS) else matrix
+    first = next(iter(lora.pairs.values()))
+    of_kohya = {"ss_network_dim": str(first.rank), "ss_network_alpha": str(first.alpha)}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {"format": "pt"} | (_kohya_words if format == "kohya" else _peft_config)(lora))
-
-
-def _kohya_words(lora: LoRA) -> dict[str, str]:
-    ranks, alphas = ({getattr(pair, what) for pair in lora.pairs.values()} for what in ("rank", "alpha"))
-    one = lambda values: str(*values) if len(values) == 1 else "Dynamic"  # noqa: E731
-    return {"ss_network_module": "networks.lora", "ss_network_dim": one(ranks), "ss_network_alpha": one(alphas)}
+        save_file(tensors, temporary, {"format": "pt"} | (of_kohya if format == "kohya" else _peft_config(lora)))
 
 
 def _peft_config(lora: LoRA) -> dict[str, str]:
@@ -89,28 +85,26 @@ def load_lora(model: StableDiffusion, path: str | os.PathLike[str], weight: floa
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of a LoRA")
-    content: Any = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    safe = path.suffix == ".safetensors"
+    content: Any = read_tensors(path) if safe else read_pickle(path)
     if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
         raise ValueError(f"{path} holds no LoRA; expected a file of diffusers or of kohya's trainer")
     layers = layers_of(model)
     called = {name: layer for layer in layers for name in _names(layer)}
-    found: dict[str, dict[str, Tensor]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for key, tensor in content.items():
-        what = f"{path}: {shortened(key)}"
         other, match = OTHER_KINDS.search(key), KEY.fullmatch(key.replace(".processor.", "."))
         if other or not match:
             kind = f"{other.lastgroup}'s" if other else "unexpected"
-            raise ValueError(f"{what} is {kind}; minti reads plain LoRAs only")
-        role = match[3] or {"A": "down", "B": "up"}.get(match[2], match[2])
-        numbers = _numbers(tensor, role, what)
+            raise ValueError(f"{path}: {shortened(key)} is {kind}; minti reads plain LoRAs only")
         if match[1] not in called:
-            raise ValueError(f"{what} is for a layer that this model does not have")
-        found.setdefault(called[match[1]], {})[role] = numbers
-    alphas = _alphas(path, found)
-    pairs = {at: _pair(found[at], alphas.get(at), f"{path}: {at}") for at in layers if at in found}
+            raise ValueError(f"{path}: {shortened(key)} is for a layer that this model does not have")
+        found.setdefault(called[match[1]], {})[match[3] or {"A": "down", "B": "up"}.get(match[2], match[2])] = tensor
+    alphas = _alphas(path, found) if safe else {}
+    pairs = {layer: _pair(found[layer], alphas.get(layer), f"{path}: {layer}") for layer in layers if layer in found}
     lora = LoRA(model, pairs=pairs, weight=weight)
     lora.name = str(path)
-    lora.beside(model)
+    list(lora.beside(model))  # it fits, or says so
     return lora
 
 
@@ -124,50 +118,42 @@ def _names(layer: str) -> set[str]:
     return kohya | {prefix + name for prefix in ("", f"{network}.") for name in (*names, old)}
 
 
-def _numbers(tensor: Any, role: str, what: str) -> Tensor:
-    """A matrix of the file, or alpha, in float32. Raises ValueError: it is none, or not finite."""
-    plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta | tensor.is_complex()
-    shape = tuple(tensor.shape) if plain else "no tensor of numbers"
-    if plain and tensor.ndim == 4 and shape[2:] != (1, 1):
-        raise ValueError(f"{what} is LoCon's, for convolutions; minti reads plain LoRAs only")
-    fits = plain and (tensor.numel() == 1 if role == "alpha" else tensor.ndim in (2, 4) and 0 not in shape)
-    if not fits:
-        raise ValueError(f"{what} is {shape}; expected {'one number' if role == 'alpha' else 'a matrix'}")
-    numbers = tensor.detach().float().clone()
-    if not numbers.isfinite().all():
+def _pair(tensors: Mapping[str, Any], alpha: Any, what: str) -> Pair:
+    """The tensors of a layer as its pair; without an alpha it is the rank. Raises ValueError: they are none."""
+    matrices = []
+    for role in ("down", "up"):
+        tensor = tensors.get(role)
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+            raise ValueError(f"{what} has half a pair, without numbers for its {role}; fetch or write the file again")
+        if not tensor.is_floating_point() or tensor.ndim not in (2, 4) or tensor.shape[2:].numel() != 1:
+            size = f"{tuple(tensor.shape)}, {tensor.dtype}"
+            raise ValueError(f"{what}: {role} is {size}; expected a matrix, for minti reads no convolutions' (LoCon)")
+        matrices.append(tensor.detach().float().flatten(1).clone())
+    down, up = matrices
+    if len(down) != up.shape[1] or len(down) == 0:
+        raise ValueError(f"{what}: down is of rank {len(down)}, up of {up.shape[1]}; expected the same, from 1")
+    if not (down.isfinite().all() and up.isfinite().all()):
         raise ValueError(f"{what} has numbers that are not finite; learn it again")
-    return numbers if role == "alpha" else numbers.flatten(1)
-
-
-def _pair(given: Mapping[str, Tensor], alpha: float | None, what: str) -> Pair:
-    """The tensors of a layer as its pair; without an alpha it is the rank. Raises ValueError: they do not fit."""
-    if missing := {"down", "up"} - given.keys():
-        raise ValueError(f"{what} has half a pair: its {min(missing)} is missing")
-    down, up = given["down"], given["up"]
-    if len(down) != up.shape[1]:
-        raise ValueError(f"{what} has a down of rank {len(down)} and an up of rank {up.shape[1]}; expected the same")
-    alpha = given["alpha"].item() if "alpha" in given else len(down) if alpha is None else alpha
-    if not isinstance(alpha, (int, float)) or not 0 < alpha < torch.finfo(torch.float32).max:
-        raise ValueError(f"{what} has alpha = {shown(alpha)}; expected a number above 0")
-    return Pair(down, up, alpha)
+    alpha = tensors.get("alpha", len(down) if alpha is None else alpha)
+    try:
+        return Pair(down, up, alpha)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"{what}: alpha is {shown(alpha)}; expected a number above 0") from None
 
 
 def _alphas(path: Path, layers: Iterable[str]) -> dict[str, Any]:
     """What peft's config, in diffusers' metadata, says of the layers' alphas. Raises ValueError: it is no config."""
-    if path.suffix != ".safetensors":
-        return {}
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(CONFIG, "{}")
-    alphas = {}
     try:
-        config = json.loads(text)
+        config, alphas = json.loads(text), {}
         for layer in layers:
             network, name = layer.split(".", 1)
-            if config.get(f"{network}.use_rslora"):
-                raise ValueError("minti does not know use_rslora")
             special = config.get(f"{network}.alpha_pattern", {}).items()  # by the ends of names
             usual = config.get(f"{network}.lora_alpha")
             alphas[layer] = next((alpha for end, alpha in special if f".{name}".endswith(f".{end}")), usual)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: its {CONFIG} cannot be read ({one_line(error)})") from None
-    return alphas
+            if config.get(f"{network}.use_rslora"):
+                raise ValueError
+        return alphas
+    except (ValueError, AttributeError, RecursionError):
+        raise ValueError(f"{path}: its {CONFIG} cannot be read, or asks for rsLoRA") from None
