@@ -23,6 +23,7 @@ setup(
     ],
     extras_require={
         "examples": ["matplotlib>=3.8"],
+        "8bit": ["bitsandbytes>=0.45"],  # DreamBooth's optimizer on small memory; on a CPU it takes a newer one
         # Before 0.37, diffusers copies a shortcut's input into another memory layout: its VAE then rounds otherwise.
         "test": [
             "diffusers>=0.37",

@@ -69,7 +69,9 @@ def run_state(wrapper: Training) -> RunState:
         tensors |= {f"{kind}.{name}": value for name, value in values.items()}
     for number, values in loop.optimizer.state_dict()["state"].items():
         for name, value in values.items():
-            tensors[f"optimizer.{number}.{name}"] = value[part.place] if value.ndim else value
+            inner = value if isinstance(value, dict) else {"": value}  # bitsandbytes wraps what it keeps in 8 bits
+            for key, tensor in ((key, torch.as_tensor(tensor)) for key, tensor in inner.items()):
+                tensors[f"optimizer.{number}.{name}.{key}".rstrip(".")] = tensor[part.place] if tensor.ndim else tensor
     facts = {
         "identity": identity(wrapper),
         "loop": {"taken": loop.taken, "scaler": loop.scaler.state_dict()},
@@ -108,8 +110,12 @@ def optimizer_state(state: RunState, loop: Loop, taken: int) -> dict[int, dict[s
     found: dict[int, dict[str, Tensor]] = {}
     for name, tensor in state.tensors.items():
         if name.startswith("optimizer."):
-            _, number, key = name.split(".")
-            found.setdefault(int(number), {})[key] = tensor
+            _, number, key, *inner = name.split(".")
+            values = found.setdefault(int(number), {})
+            if inner:
+                values.setdefault(key, {})[inner[0]] = tensor
+            else:
+                values[key] = tensor
     for number, parameter in enumerate(loop.part.trained()):
         values = found.get(number, {})
         if isinstance(loop.optimizer, torch.optim.AdamW) and (taken > 0 or values):
@@ -118,7 +124,11 @@ def optimizer_state(state: RunState, loop: Loop, taken: int) -> dict[int, dict[s
             if not torch.equal(count, torch.tensor(float(taken))):
                 raise RuntimeError(f"the optimizer has taken {shown(count)} of {taken} steps")
         for key, value in values.items():
-            if value.ndim:
+            if isinstance(value, dict):
+                continue
+            if not value.ndim and not value.is_floating_point():
+                values[key] = value.item()  # a count, as optimizers other than torch's keep it
+            elif value.ndim and loop.part.place is not ...:
                 values[key] = torch.zeros_like(parameter)
                 values[key][loop.part.place] = value
     return found

@@ -201,6 +201,21 @@ def test_a_run_goes_on_where_it_was(tiny, tmp_path, options, with_word):
         list(dreambooth(begin(other), pictures(), pictures(4, seed=8), checkpoint))
 
 
+def test_an_optimizer_in_8_bits_goes_on_too(tiny, tmp_path):
+    """bitsandbytes keeps counts as plain numbers, and its state in other shapes and types than the weights'."""
+    eight = pytest.importorskip("bitsandbytes").optim.AdamW8bit
+    fresh = copy.deepcopy(tiny)
+    whole, again = training(tiny, steps=3), training(fresh, steps=3)
+    for state in dreambooth(whole, pictures(), class_images(), optimizer=eight):
+        if state.step == 2:
+            minti.save_checkpoint(whole, tmp_path)
+    kinds = {value.dtype for name, value in minti.load_checkpoint(tmp_path).tensors.items() if "optimizer" in name}
+    assert torch.uint8 in kinds
+    list(dreambooth(again, pictures(), class_images(), minti.load_checkpoint(tmp_path), optimizer=eight))
+    theirs = tiny.unet.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in fresh.unet.state_dict().items())
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
