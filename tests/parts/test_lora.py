@@ -280,10 +280,10 @@ def theirs(pipe, lora, options, steps):
     paths = [path.removeprefix("unet.") for path in lora.pairs]
     matrices = [named[f"{path}.{key}.default.weight"] for path in paths for key in ("lora_A", "lora_B")]
     optimizer = torch.optim.AdamW(matrices, lr=0.01)
+    with torch.no_grad():
+        posterior = [pipe.vae.encode(pixels).latent_dist for pixels in images.split(1)]
     for _ in range(steps):
         numbers = torch.randint(len(images), (2,), generator=g)
-        with torch.no_grad():
-            posterior = [pipe.vae.encode(pixels).latent_dist for pixels in images.split(1)]
         mean, std = (torch.cat([getattr(posterior[i], what) for i in numbers]) for what in ("mean", "std"))
         latents = (mean + std * torch.randn(mean.shape, generator=g)) * pipe.vae.config.scaling_factor
         chosen = [PROMPTS[i] for i in torch.randint(len(PROMPTS), (2,), generator=g)]
@@ -318,6 +318,19 @@ def beside_theirs(tiny, pipeline, options, steps):
 def test_a_step_equals_peft_s_bit_for_bit(tiny, pipeline, options):
     """The first moves B alone, for A has no gradient beside a B of zeros; the second moves both."""
     assert list(beside_theirs(tiny, pipeline, options, steps=2)) == [(0, 0), (0, 0)]
+
+
+def test_computing_activations_again_gives_the_same_gradients(tiny):
+    """With gradient checkpointing the layers, and what hangs on them, run a second time in the backward pass."""
+    lora, concept = random_lora(tiny, layers=EVERYWHERE, text_encoder=True), Concept(tiny, pictures())
+    batch, found = concept.batch(2, PROMPTS, seeded()), []
+    for checkpointing in (False, True):
+        tiny.freeze(checkpointing)
+        with lora.inside(tiny):
+            found.append(torch.autograd.grad(word_loss(tiny, batch), lora.trained()))
+    for plain, again in zip(*found, strict=True):
+        assert torch.equal(plain, again)
+        assert plain.any()
 
 
 @pytest.mark.slow
