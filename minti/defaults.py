@@ -14,7 +14,7 @@ class ModelDefaults:
             no faster.
         guidance_scale: for drawing.
         batch_size: pictures per forward pass in training.
-        lora_learning_rate, network_learning_rate, tuning_steps: for DreamBooth.
+        lora_learning_rate, network_learning_rate, tuning_steps: for DreamBooth with pictures of the class.
         templates: training prompts: a name of `templates.TEMPLATES`, or prompts with `{}` where the word goes.
         prompts: what a new word is tried on, with `{}` where the word goes.
     """

@@ -66,9 +66,10 @@ class DreamBooth(Training):
         whole = config.learns == "network"
         subject = word.subject if word else f"{config.placeholder_token} {config.initializer_token}"
         rate = model.defaults.network_learning_rate if whole else model.defaults.lora_learning_rate
-        config = replace(config, steps=config.steps or model.defaults.tuning_steps)
+        own = model.defaults.tuning_steps // (1 if config.prior_weight else 2)
+        config = replace(config, steps=config.steps or own)
         super().__init__(model, config, subject, rate)
-        self.word, self.lora, self.facts = word, None, {"model": model.fingerprint}  # as it is now
+        self.word, self.lora, self.facts = word, None, {"model": model.fingerprint}  # before it learns
         if whole and word:
             raise ValueError("a new word learns along with a LoRA only; call the thing by a rare word that exists")
         if not whole:
