@@ -17,7 +17,8 @@ from minti.checkpoints import hub
 from minti.checkpoints.text_encoder import TextConfig
 from minti.checkpoints.weights import build, fill, read_pickle, read_tensors
 from minti.diffusion.scheduler import SchedulerConfig
-from minti.networks.unet import UNet, UNetConfig
+from minti.networks.controlnet import ControlNetConfig
+from minti.networks.unet import LeftHalfConfig, UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
 
 # What the release's own config file says where it is not the config's default.
@@ -42,7 +43,7 @@ UNET_ENDS = {
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def unet_name(key: str, config: UNetConfig, ema: bool = False) -> str:
+def unet_name(key: str, config: LeftHalfConfig, ema: bool = False) -> str:
     """The UNet's key, as in `UNet.state_dict()`, to its name in the file.
 
     The old UNet counts its blocks in one row: every resnet (with its attention) and every downsampling is an input
@@ -54,7 +55,7 @@ def unet_name(key: str, config: UNetConfig, ema: bool = False) -> str:
     name = key
     if match := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", key):
         side, level, kind, i, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
-        attends = config.up_block_types[level].startswith("CrossAttn")
+        attends = side == "up" and config.up_block_types[level].startswith("CrossAttn")
         inside = {"resnets": 0, "attentions": 1, "downsamplers": 0, "upsamplers": 1 + attends}[kind]
         place = level * per_level + (per_level - 1 if kind.endswith("samplers") else i)
         name = f"input_blocks.{1 + place}" if side == "down" else f"output_blocks.{place}"
@@ -66,6 +67,18 @@ def unet_name(key: str, config: UNetConfig, ema: bool = False) -> str:
     for new, old in UNET_ENDS.items():
         name = re.sub(rf"^{new}\.", f"{old}.", name)
     return "model_ema." + f"diffusion_model.{name}".replace(".", "") if ema else f"model.diffusion_model.{name}"
+
+
+def controlnet_name(key: str, config: ControlNetConfig) -> str:
+    """The key of a ControlNet to its name in the original's file, without `control_model.` in front."""
+    name = unet_name(key, config).removeprefix("model.diffusion_model.")
+    name = re.sub(r"^controlnet_down_blocks\.(\d+)", r"zero_convs.\1.0", name)
+    name = re.sub(r"^controlnet_mid_block", "middle_block_out.0", name)
+    # The hint encoder is one row of convolutions, and an activation behind each is counted, too.
+    last = 2 * len(config.conditioning_embedding_out_channels) - 1
+    places = {"conv_in": 0, "conv_out": last} | {f"blocks.{i}": i + 1 for i in range(last - 1)}
+    hint = r"^controlnet_cond_embedding\.(conv_in|conv_out|blocks\.\d+)"
+    return re.sub(hint, lambda match: f"input_hint_block.{2 * places[match[1]]}", name)
 
 
 def vae_name(key: str, config: VAEConfig) -> str:
