@@ -33,7 +33,7 @@ from minti.networks.vae import DiagonalGaussian
 from minti.parts.controlnet import ControlNet
 from outlines import hints, masks
 
-DROP = 0.3  # of the prompts: then only the hint says what it shows (arXiv 2302.05543, 3.3)
+DROP = 0.5  # of the prompts: then only the hint says what it shows (arXiv 2302.05543, 3.3)
 
 
 class Batch(NamedTuple):
@@ -44,6 +44,9 @@ class Batch(NamedTuple):
     timesteps: Tensor
     captions: list[str]
     hints: Tensor
+
+    def __str__(self) -> str:
+        return ", ".join(f"{caption!r} at timestep {t}" for caption, t in zip(self.captions, self.timesteps.tolist()))
 
 
 class Outlined:
@@ -73,9 +76,9 @@ def main() -> None:
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/controlnet")
     parser.add_argument("--steps", type=whole(1), default=4000)
     parser.add_argument("--batch-size", type=whole(1), default=8)
-    parser.add_argument("--learning-rate", type=finite, default=5e-4)
+    parser.add_argument("--learning-rate", type=finite, default=1e-3)
     parser.add_argument("--pictures", type=whole(1), default=10_000, help="of the world, drawn and encoded beforehand")
-    parser.add_argument("--look-every", type=whole(1), default=200, help="steps between two looks at what it can do")
+    parser.add_argument("--look-every", type=whole(1), default=100, help="steps between two looks at what it can do")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
     model.freeze()
@@ -94,11 +97,11 @@ def main() -> None:
         return min(1.0, (taken + 1) / 100) * 0.5 * (1 + math.cos(math.pi * taken / args.steps))
 
     loop = Loop(model, control, data.draw, loss, optimizer, args.steps, generator, rate, max_norm=1.0)
-    trials, judge, losses, rows = Trials(24), load_judge(args.model), [], []
+    trials, judge, losses, rows = Trials(16), load_judge(args.model), [], []
     for step in tqdm(loop, total=args.steps, mininterval=10, disable=True if args.quiet else None):
         losses.append(step.loss)
-        if loop.number % args.look_every in (0, args.look_every // 2 if loop.number < 1000 else 0):
-            drawn = trials.draw(model, control, trials.prompts(), num_inference_steps=15, sampler="ddim")
+        if loop.number % args.look_every == 0 or loop.number == args.steps:
+            drawn = trials.draw(model, control, trials.prompts(), num_inference_steps=12, sampler="ddim")
             save_png(grid(to_pil(drawn), columns=8), folder / f"{loop.number:05}.png")
             control.save(folder)
             rows.append({"step": loop.number, "loss": np.mean(losses)} | trials.measure(judge, drawn))
