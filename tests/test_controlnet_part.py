@@ -1,7 +1,6 @@
 """A ControlNet as a part: inside a model, in files of both namings, and what is refused."""
 
 import json
-from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -248,18 +247,18 @@ def test_the_original_file(theirs, tmp_path, prefix, suffix):
 def test_a_hint_of_another_size(tiny, saved, shape):
     control = ControlNet.from_pretrained(saved, tiny)
     control.hint = torch.zeros(shape)
-    with pytest.raises(
-        ValueError, match=r"the hint has shape .*; expected \(4 or 1, 3, 16, 16\), the size of the pict"
-    ):
+    with pytest.raises(ValueError, match=r"the hint has shape .*; the pictures need \(b or 1, 3, 16, 16\)$"):
         draw(tiny, control)
 
 
-def test_a_controlnet_of_another_model(tiny, theirs, saved, tmp_path):
+def test_a_controlnet_of_another_model(tiny, saved):
+    """Nothing of it stays inside."""
+    toybox = minti.StableDiffusion.from_pretrained()
+    control = ControlNet.from_pretrained(saved, toybox)
     with pytest.raises(ValueError, match=r"made for a model with in_channels = 4; this one has 8"):
-        ControlNet.from_pretrained(saved, minti.StableDiffusion.from_pretrained())
-    tiny.vae.config = replace(tiny.vae.config, block_out_channels=(16, 32, 32))
-    with pytest.raises(ValueError, match=r"of 2 x 2 pixels, the model's VAE of 4 x 4"):
-        ControlNet.from_pretrained(saved, tiny)
+        draw(toybox, control)
+    control.hint = hint()
+    draw(tiny, control)
 
 
 def spoiled(folder, **config):
@@ -273,8 +272,11 @@ def spoiled(folder, **config):
     [
         ({"controlnet_conditioning_channel_order": "bgr"}, "controlnet_conditioning_channel_order = 'bgr', but minti"),
         ({"conditioning_channels": 1}, "conditioning_channels = 1, but minti implements"),
-        ({"conditioning_embedding_out_channels": []}, "conditioning_embedding_out_channels = .* expected 1 to 8"),
-        ({"conditioning_embedding_out_channels": [16, -1]}, "conditioning_embedding_out_channels = .* at least 1"),
+        (
+            {"conditioning_embedding_out_channels": []},
+            "conditioning_embedding_out_channels has 0 levels; expected 1 to 8",
+        ),
+        ({"conditioning_embedding_out_channels": [16, -1]}, "its numbers do not go together"),
         ({"global_pool_conditions": True}, "global_pool_conditions = True, but minti"),
         ({"use_linear_projection": True}, "use_linear_projection = True, but minti"),
         ({"down_block_types": ["CrossAttnDownBlock2D"]}, "down_block_types = .*expected 3 of"),

@@ -12,34 +12,27 @@ from minti.networks.controlnet import ControlNetConfig, ControlNetwork
 
 
 def load_controlnet(
-    source: Path, dtype: torch.dtype | None, device: torch.device, config: ControlNetConfig | None = None
+    source: Path, dtype: torch.dtype | None, device: torch.device, sizes: ControlNetConfig | None = None
 ) -> ControlNetwork:
-    """The network of a ControlNet, frozen.
+    """A ControlNet, frozen: diffusers' folder, the file in it, or a file with the original's names.
 
-    Args:
-        source: diffusers' folder, with config.json and diffusion_pytorch_model.safetensors, or that file in it; or a
-            file with the original's names (`control_model.input_blocks...`, with or without `control_model.`).
-        dtype: None keeps the file's.
-        config: of an original file; SD v1's when absent.
+    `dtype`: None keeps the file's. `sizes`: of an original file, which brings no config along; SD v1's when absent.
 
-    Raises FileNotFoundError, ValueError: missing, damaged, not finite, or of another architecture; names the file, and
-    the key or tensor.
+    Raises OSError, ValueError: missing, damaged, not finite, or of another architecture; names the file, and the key.
     """
     path = source / f"{NETWORK}.safetensors" if source.is_dir() else source
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a ControlNet is diffusers' folder, or the original's file")
-    tensors, origin = read_file(path), path.with_name("config.json")
-    original = not any(key.startswith("controlnet_") for key in tensors)
-    config = (config or ControlNetConfig()) if original else load_config(ControlNetConfig, origin)
-    network = build(lambda: ControlNetwork(config), path if original else origin)
-    prefix = "control_model." if any(key.startswith("control_model.") for key in tensors) else ""
-
-    def called(key: str) -> str:
-        return prefix + controlnet_name(key, config) if original else key
-
-    if original:
+    tensors, origin, called = read_file(path), path.with_name("config.json"), str
+    if any(key.startswith("controlnet_") for key in tensors):
+        config = load_config(ControlNetConfig, origin)
+    else:
+        config, origin = sizes or ControlNetConfig(), path
+        prefix = "control_model." if any(key.startswith("control_model.") for key in tensors) else ""
+        called = lambda key: prefix + controlnet_name(key, config)  # noqa: E731
+    network = build(lambda: ControlNetwork(config), origin)
+    if called is not str:  # much else may be in the file, such as a whole SD v1
         tensors = {key: tensors[called(key)] for key in network.state_dict() if called(key) in tensors}
-    for key, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"{path}: {called(key)} has numbers that are not finite; fetch the file again")
+    if wrong := [called(key) for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{path}: {wrong[0]} has numbers that are not finite; fetch the file again")
     return fill(network, tensors, path, dtype, device, called)

@@ -52,31 +52,23 @@ class Rules:
 
 
 def _check_levels(config: UNetConfig | VAEConfig) -> None:
-    if not 1 <= len(config.block_out_channels) <= 8:
-        raise ValueError(f"block_out_channels has {len(config.block_out_channels)} levels; expected 1 to 8")
+    for key in ("block_out_channels", "conditioning_embedding_out_channels"):
+        if not 1 <= len(getattr(config, key, "1")) <= 8:
+            raise ValueError(f"{key} has {len(getattr(config, key))} levels; expected 1 to 8")
 
 
-def _check_unet(config: UNetConfig | ControlNetConfig) -> None:
+def _check_unet(config: UNetConfig) -> None:
     _check_levels(config)
     levels, heads = len(config.block_out_channels), config.attention_head_dim
     if any(channels % heads or channels < 4 for channels in config.block_out_channels):
         raise ValueError(
             f"block_out_channels = {config.block_out_channels}; expected multiples of attention_head_dim = {heads}"
         )
-    for side in ("Down", "Up") if isinstance(config, UNetConfig) else ("Down",):
+    for side in ("Down",) if isinstance(config, ControlNetConfig) else ("Down", "Up"):
         key, kinds = f"{side.lower()}_block_types", (f"CrossAttn{side}Block2D", f"{side}Block2D")
         value = getattr(config, key)
         if len(value) != levels or any(kind not in kinds for kind in value):
             raise ValueError(f"{key} = {shown(value)}; expected {levels} of {kinds}")
-
-
-def _check_controlnet(config: ControlNetConfig) -> None:
-    _check_unet(config)
-    if not 1 <= len(config.conditioning_embedding_out_channels) <= 8:
-        raise ValueError(
-            f"conditioning_embedding_out_channels = {shown(config.conditioning_embedding_out_channels)}; expected 1 to "
-            "8 numbers, one for each size of the hint"
-        )
 
 
 def _check_text(config: TextConfig) -> None:
@@ -101,34 +93,28 @@ def _check_defaults(config: ModelDefaults) -> None:
     check_templates(config.prompts)
 
 
-UNET_ACCEPTED = {
-    "act_fn": ("silu",),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-    "time_embedding_type": ("positional",),
-    "resnet_time_scale_shift attention_type": ("default",),
-    "downsample_padding mid_block_scale_factor transformer_layers_per_block resnet_out_scale_factor": (1,),
-    "conv_in_kernel conv_out_kernel": (3,),
-    "dropout": (0.0,),
-}
-UNET_IGNORED = "addition_embed_type_num_heads"
-LEFT_HALF_RANGES = {
-    "in_channels block_out_channels cross_attention_dim attention_head_dim norm_num_groups": (1, 2**16),
-    "layers_per_block": (1, 16),
-    "norm_eps": (1e-12, 1),
-    "freq_shift": (0, 1),
-}
 RULES = {
     UNetConfig: Rules(
-        accepted=UNET_ACCEPTED,
-        ignored=UNET_IGNORED,
-        ranges=LEFT_HALF_RANGES | {"sample_size out_channels": (1, 2**16)},
+        accepted={
+            "act_fn": ("silu",),
+            "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+            "time_embedding_type": ("positional",),
+            "resnet_time_scale_shift attention_type": ("default",),
+            "downsample_padding mid_block_scale_factor transformer_layers_per_block resnet_out_scale_factor": (1,),
+            "conv_in_kernel conv_out_kernel": (3,),
+            "dropout": (0.0,),
+            "conditioning_channels": (3,),  # of a ControlNet
+            "controlnet_conditioning_channel_order": ("rgb",),
+        },
+        ignored="addition_embed_type_num_heads",
+        ranges={
+            "sample_size in_channels out_channels block_out_channels cross_attention_dim": (1, 2**16),
+            "attention_head_dim norm_num_groups": (1, 2**16),
+            "layers_per_block": (1, 16),
+            "norm_eps": (1e-12, 1),
+            "freq_shift": (0, 1),
+        },
         check=_check_unet,
-    ),
-    ControlNetConfig: Rules(
-        accepted=UNET_ACCEPTED | {"conditioning_channels": (3,), "controlnet_conditioning_channel_order": ("rgb",)},
-        ignored=UNET_IGNORED,
-        ranges=LEFT_HALF_RANGES | {"conditioning_embedding_out_channels": (1, 2**16)},
-        check=_check_controlnet,
     ),
     VAEConfig: Rules(
         accepted={
@@ -174,6 +160,7 @@ RULES = {
         check=_check_defaults,
     ),
 }
+RULES[ControlNetConfig] = RULES[UNetConfig]
 
 
 def check_parts(unet: UNet, vae: VAE, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:

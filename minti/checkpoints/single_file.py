@@ -18,7 +18,7 @@ from minti.checkpoints.text_encoder import TextConfig
 from minti.checkpoints.weights import build, fill, read_pickle, read_tensors
 from minti.diffusion.scheduler import SchedulerConfig
 from minti.networks.controlnet import ControlNetConfig
-from minti.networks.unet import LeftHalfConfig, UNet, UNetConfig
+from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
 
 # What the release's own config file says where it is not the config's default.
@@ -43,7 +43,7 @@ UNET_ENDS = {
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def unet_name(key: str, config: LeftHalfConfig, ema: bool = False) -> str:
+def unet_name(key: str, config: UNetConfig, ema: bool = False) -> str:
     """The UNet's key, as in `UNet.state_dict()`, to its name in the file.
 
     The old UNet counts its blocks in one row: every resnet (with its attention) and every downsampling is an input
@@ -70,15 +70,14 @@ def unet_name(key: str, config: LeftHalfConfig, ema: bool = False) -> str:
 
 
 def controlnet_name(key: str, config: ControlNetConfig) -> str:
-    """The key of a ControlNet to its name in the original's file, without `control_model.` in front."""
+    """A ControlNet's key to its name in the original's file, without `control_model.` in front."""
     name = unet_name(key, config).removeprefix("model.diffusion_model.")
     name = re.sub(r"^controlnet_down_blocks\.(\d+)", r"zero_convs.\1.0", name)
-    name = re.sub(r"^controlnet_mid_block", "middle_block_out.0", name)
-    # The hint encoder is one row of convolutions, and an activation behind each is counted, too.
-    last = 2 * len(config.conditioning_embedding_out_channels) - 1
-    places = {"conv_in": 0, "conv_out": last} | {f"blocks.{i}": i + 1 for i in range(last - 1)}
-    hint = r"^controlnet_cond_embedding\.(conv_in|conv_out|blocks\.\d+)"
-    return re.sub(hint, lambda match: f"input_hint_block.{2 * places[match[1]]}", name)
+    name = name.replace("controlnet_mid_block", "middle_block_out.0")
+    count = 2 * len(config.conditioning_embedding_out_channels) - 2
+    convs = ["conv_in", *(f"blocks.{i}" for i in range(count)), "conv_out"]  # each counts with its activation
+    hint = r"controlnet_cond_embedding\.(.*)\."
+    return re.sub(hint, lambda match: f"input_hint_block.{2 * convs.index(match[1])}.", name)
 
 
 def vae_name(key: str, config: VAEConfig) -> str:

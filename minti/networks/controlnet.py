@@ -2,35 +2,30 @@
 
 y = F(x; θ) + Z(F(x + Z(c; θ_z1); θ_c); θ_z2)        (arXiv 2302.05543, eq. 2; `003`, 18)
 
-F is the frozen left half with its weights θ, F(·; θ_c) the copy, c the hint's features. Every Z is a zero convolution,
-whose weights and bias begin as zeros: at first y = F(x; θ), whatever the hint.
-The tree of submodules is the tree of keys in the file `diffusion_pytorch_model.safetensors` of a ControlNet.
+F is a block with its frozen weights θ, or as the copy θ_c; c the hint's features. The weights and biases of a zero
+convolution Z begin as zeros: at first y = F(x; θ), whatever the hint. Submodules are named as in diffusers' files.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minti.networks.unet import LeftHalf, LeftHalfConfig, UNet
-
-WIDTHS = (16, 32, 96, 256)
+from minti.networks.unet import LeftHalf, UNet, UNetConfig
 
 
 @dataclass(frozen=True)
-class ControlNetConfig(LeftHalfConfig):
-    """The keys of a ControlNet's `config.json`: the left half's, and the channels of the hint encoder, one per size."""
+class ControlNetConfig(UNetConfig):
+    """The UNet's keys, of which those of its right half size nothing; and the hint encoder's channels at every size."""
 
-    conditioning_embedding_out_channels: tuple[int, ...] = WIDTHS
+    conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
 
 
 class HintEncoder(nn.Module):
-    """A picture to features of the latents' size, by 3 × 3 convolutions (the paper has four of 4 × 4, its code these).
-
-    (b, 3, H, W) -> (b, channels, h, w); every size after the first halves height and width.
-    """
+    """Halves a picture to the latents' size: (b, 3, H, W) -> (b, channels, h, w). The paper has four convolutions of
+    4 × 4, its code and all trained ControlNets these."""
 
     def __init__(self, widths: tuple[int, ...], channels: int):
         super().__init__()
@@ -41,11 +36,10 @@ class HintEncoder(nn.Module):
             self.blocks.append(nn.Conv2d(c_in, c_out, kernel_size=3, padding=1, stride=2))
         self.conv_out = nn.Conv2d(widths[-1], channels, kernel_size=3, padding=1)
 
-    def forward(self, hint: Tensor) -> Tensor:
-        features = F.silu(self.conv_in(hint))
-        for block in self.blocks:
-            features = F.silu(block(features))
-        return self.conv_out(features)
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in (self.conv_in, *self.blocks):
+            x = F.silu(conv(x))
+        return self.conv_out(x)
 
 
 class ControlNetwork(LeftHalf):
@@ -53,47 +47,35 @@ class ControlNetwork(LeftHalf):
 
     def __init__(self, config: ControlNetConfig):
         super().__init__(config)
-        sizes = config.block_out_channels
-        self.controlnet_cond_embedding = HintEncoder(config.conditioning_embedding_out_channels, sizes[0])
+        widths, sizes = config.conditioning_embedding_out_channels, config.block_out_channels
+        self.factor = 2 ** (len(widths) - 1)  # of a hint's size to the latents'
+        self.controlnet_cond_embedding = HintEncoder(widths, sizes[0])
         self.controlnet_down_blocks = nn.ModuleList(nn.Conv2d(c, c, kernel_size=1) for c in self.skip_channels)
         self.controlnet_mid_block = nn.Conv2d(sizes[-1], sizes[-1], kernel_size=1)
-
-    @property
-    def factor(self) -> int:
-        """How many pixels of a hint, in either direction, make one position of the latents."""
-        return 2 ** (len(self.config.conditioning_embedding_out_channels) - 1)
 
     def forward(
         self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor, hint: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """What is to be added to the UNet's feature maps.
+        """What is to be added to the result of `UNet.left`, which gets the same, to x and to each feature map.
 
-        Args:
-            noisy_latents, timesteps, context: as the UNet gets them.
-            hint: (b, 3, H, W) in [0, 1], of the picture's size.
-
-        Returns what is added to x, (b, c_last, h', w'), and to each feature map on the way to it, the finest first.
+        `hint`: (b, 3, H, W) in [0, 1].
         """
         time_emb = self.embed_time(timesteps, noisy_latents.dtype)
-        x = self.conv_in(noisy_latents) + self.controlnet_cond_embedding(hint)  # x + Z(c)
-        x, skips = self.down(x, time_emb, context)
+        x, skips = self.left(noisy_latents, time_emb, context, self.controlnet_cond_embedding(hint))
         return self.controlnet_mid_block(x), [zero(skip) for zero, skip in zip(self.controlnet_down_blocks, skips)]
 
-    @classmethod
-    @torch.no_grad()
-    def copied_from(cls, unet: UNet, widths: tuple[int, ...], generator: torch.Generator) -> "ControlNetwork":
-        """A copy of the left half, float32, with a random hint encoder and all zero convolutions zero."""
-        shared = {field.name: getattr(unet.config, field.name) for field in fields(LeftHalfConfig)}
-        with torch.device("meta"):
-            network = cls(ControlNetConfig(**shared, conditioning_embedding_out_channels=widths))
-        network.to_empty(device=unet.conv_in.weight.device)
-        left = {key: tensor for key, tensor in unet.state_dict().items() if key in network.state_dict()}
-        network.load_state_dict(left, strict=False)
-        for parameter in (parameter for name, parameter in network.named_parameters() if name not in left):
-            parameter.zero_()
-        encoder = network.controlnet_cond_embedding
-        for conv in (encoder.conv_in, *encoder.blocks):
-            bound = conv.weight[0].numel() ** -0.5  # as torch draws a convolution's
-            for parameter in (conv.weight, conv.bias):
-                parameter.copy_(bound * (2 * torch.rand(parameter.shape, generator=generator) - 1))
-        return network
+
+@torch.no_grad()
+def copied(unet: UNet, factor: int, generator: torch.Generator) -> ControlNetwork:
+    """A ControlNet that is yet to learn, float32; `factor` is that of the VAE, and at most 8."""
+    widths = ControlNetConfig.conditioning_embedding_out_channels[: factor.bit_length()]  # 8 is halved three times
+    with torch.device("meta"):
+        network = ControlNetwork(ControlNetConfig(**asdict(unet.config), conditioning_embedding_out_channels=widths))
+    network.to_empty(device=unet.conv_in.weight.device)
+    for name, parameter in network.named_parameters():
+        parameter.zero_() if name.startswith("controlnet_") else parameter.copy_(unet.get_parameter(name))
+    for conv in (network.controlnet_cond_embedding.conv_in, *network.controlnet_cond_embedding.blocks):
+        bound = conv.weight[0].numel() ** -0.5  # as torch draws a convolution
+        for parameter in (conv.weight, conv.bias):
+            parameter.copy_(bound * (2 * torch.rand(parameter.shape, generator=generator) - 1))
+    return network

@@ -22,16 +22,20 @@ from minti.networks.layers import (
 
 
 @dataclass(frozen=True)
-class LeftHalfConfig:
-    """The keys of a `config.json` that size the left half; the defaults are SD v1.4's.
+class UNetConfig:
+    """The keys of `unet/config.json` that size the network; the defaults are SD v1.4's.
 
-    `attention_head_dim` is the *number* of heads: the release named it wrongly, and the name stuck.
+    `sample_size` is the latents' height and width in training. `attention_head_dim` is the *number* of heads: the
+    release named it wrongly, and the name stuck.
     """
 
+    sample_size: int = 64
     in_channels: int = 4
+    out_channels: int = 4
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int = 2
     down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     cross_attention_dim: int = 768
     attention_head_dim: int = 8
     norm_num_groups: int = 32
@@ -40,23 +44,10 @@ class LeftHalfConfig:
     freq_shift: float = 0
 
 
-@dataclass(frozen=True)
-class UNetConfig(LeftHalfConfig):
-    """The keys of `unet/config.json`; `sample_size` is the latents' height and width in training."""
-
-    sample_size: int = 64
-    out_channels: int = 4
-    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-
-
 class LeftHalf(nn.Module):
-    """From the latents down to the bottom of the ladder: what the UNet and a ControlNet, which copies it, share.
+    """From the latents to the bottom of the ladder; a ControlNet copies it."""
 
-    Attributes:
-        skip_channels: channels of every feature map on the way, the finest first.
-    """
-
-    def __init__(self, config: LeftHalfConfig):
+    def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
         sizes = config.block_out_channels
@@ -66,7 +57,7 @@ class LeftHalf(nn.Module):
         self.time_embedding = TimestepEmbedding(sizes[0], 4 * sizes[0])
 
         self.down_blocks = nn.ModuleList()
-        self.skip_channels = [sizes[0]]
+        self.skip_channels = [sizes[0]]  # channels of every feature map that the right half will take back
         for level, (kind, c_out) in enumerate(zip(config.down_block_types, sizes)):
             channels = [(self.skip_channels[-1], c_out)] + [(c_out, c_out)] * (layers - 1)
             self.down_blocks.append(DownBlock(channels, config, kind.startswith("CrossAttn"), level < last))
@@ -76,9 +67,8 @@ class LeftHalf(nn.Module):
 
     def set_checkpointing(self, on: bool) -> None:
         """Whether training computes each layer twice instead of keeping what its backward pass needs."""
-        for block in self.modules():
-            if isinstance(block, UNetBlock):
-                block.checkpointing = on
+        for block in (module for module in self.modules() if isinstance(module, UNetBlock)):
+            block.checkpointing = on
 
     def embed_time(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
         """The timesteps as every resnet block receives them: (b,) -> (b, 4 c_0)."""
@@ -88,11 +78,14 @@ class LeftHalf(nn.Module):
         )
         return self.time_embedding(features.to(dtype))
 
-    def down(self, x: Tensor, time_emb: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """From what `conv_in` gives to the bottom of the ladder.
+    def left(
+        self, noisy_latents: Tensor, time_emb: Tensor, context: Tensor, hint: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """From the latents, with a hint's features (b, c_0, h, w) if there are any, to the bottom of the ladder.
 
         Returns x, (b, c_last, h', w'), and the feature maps on the way to it, the finest first.
         """
+        x = self.conv_in(noisy_latents) if hint is None else self.conv_in(noisy_latents) + hint
         skips = [x]
         for block in self.down_blocks:
             x, kept = block(x, time_emb, context)
@@ -111,7 +104,7 @@ class UNet(LeftHalf):
         for level, (kind, c_out) in enumerate(zip(config.up_block_types, reversed(sizes))):
             channels = []
             for _ in range(config.layers_per_block + 1):
-                channels.append((c_in + skip_channels.pop(), c_out))  # the right half takes every feature map back
+                channels.append((c_in + skip_channels.pop(), c_out))
                 c_in = c_out
             self.up_blocks.append(UpBlock(channels, config, kind.startswith("CrossAttn"), level < len(sizes) - 1))
 
@@ -142,10 +135,6 @@ class UNet(LeftHalf):
         x, skips = self.left(noisy_latents, time_emb, context)
         return self.right(x, skips, time_emb, context)
 
-    def left(self, noisy_latents: Tensor, time_emb: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """From the latents to the bottom of the ladder, with the feature maps on the way; see `down`."""
-        return self.down(self.conv_in(noisy_latents), time_emb, context)
-
     def right(self, x: Tensor, skips: list[Tensor], time_emb: Tensor, context: Tensor) -> Tensor:
         """From what `left` gives, which is left as it is, to the prediction: (b, c, h, w)."""
         skips = list(skips)
@@ -165,7 +154,7 @@ class UNetBlock(nn.Module):
 
     checkpointing = False
 
-    def __init__(self, channels: list[tuple[int, int]], config: LeftHalfConfig, attends: bool):
+    def __init__(self, channels: list[tuple[int, int]], config: UNetConfig, attends: bool):
         """Args: channels: (in, out) of each resnet in turn."""
         super().__init__()
         groups, time_embed_dim = config.norm_num_groups, 4 * config.block_out_channels[0]
@@ -192,7 +181,7 @@ class UNetBlock(nn.Module):
 class DownBlock(UNetBlock):
     """Left half: keeps every feature map on the way for the right half, then halves height and width."""
 
-    def __init__(self, channels: list[tuple[int, int]], config: LeftHalfConfig, attends: bool, downsample: bool):
+    def __init__(self, channels: list[tuple[int, int]], config: UNetConfig, attends: bool, downsample: bool):
         super().__init__(channels, config, attends)
         self.downsamplers = nn.ModuleList([Downsample(channels[-1][1])] if downsample else [])
 
@@ -211,7 +200,7 @@ class DownBlock(UNetBlock):
 class MidBlock(UNetBlock):
     """The bottom of the ladder: resnet, attention, resnet."""
 
-    def __init__(self, channels: int, config: LeftHalfConfig):
+    def __init__(self, channels: int, config: UNetConfig):
         super().__init__([(channels, channels)], config, attends=True)
         groups, time_embed_dim = config.norm_num_groups, 4 * config.block_out_channels[0]
         self.resnets.append(ResnetBlock(channels, channels, groups, config.norm_eps, time_embed_dim))
@@ -225,7 +214,7 @@ class MidBlock(UNetBlock):
 class UpBlock(UNetBlock):
     """Right half: each resnet also sees the feature map that the left half kept at this size."""
 
-    def __init__(self, channels: list[tuple[int, int]], config: LeftHalfConfig, attends: bool, upsample: bool):
+    def __init__(self, channels: list[tuple[int, int]], config: UNetConfig, attends: bool, upsample: bool):
         super().__init__(channels, config, attends)
         self.upsamplers = nn.ModuleList([Upsample(channels[-1][1])] if upsample else [])
 

@@ -1,4 +1,4 @@
-"""A ControlNet inside a model: what it makes of a hint is added to the UNet's feature maps (arXiv 2302.05543, 3)."""
+"""A ControlNet inside a model: what it makes of a hint is added between the UNet's two halves (arXiv 2302.05543)."""
 
 import json
 import os
@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minti.checkpoints.controlnet import load_controlnet
+from minti.checkpoints.folder import NETWORK
 from minti.machine.files import replacing
 from minti.model import StableDiffusion
-from minti.networks.controlnet import WIDTHS, ControlNetwork
+from minti.networks.controlnet import ControlNetwork, copied
 from minti.parts.part import Part
 
 
@@ -22,8 +23,7 @@ class ControlNet(Part):
     """What draws by a hint: an outline, edges, a pose, whatever it was trained with.
 
     Attributes:
-        hint: (b or 1, 3, H, W) in [0, 1], one for each picture or one for all; as guidance repeats the pictures, so the
-            hint. Without one it adds nothing.
+        hint: (b, 3, H, W) in [0, 1], or one for all b pictures; guidance repeats it with them. None adds nothing.
         scale: what all that it adds is multiplied by.
     """
 
@@ -35,49 +35,32 @@ class ControlNet(Part):
         self._added: tuple[Tensor, list[Tensor]] | None = None
 
     @classmethod
-    def beside(cls, model: StableDiffusion, generator: torch.Generator, widths: tuple[int, ...] = ()) -> "ControlNet":
-        """One that is yet to learn, in float32: with it inside, the model draws bit for bit what it draws alone.
-
-        `widths`: channels of the hint encoder, one more than the times that it halves.
-        """
-        widths = widths or WIDTHS[: model.vae.config.factor.bit_length()]  # 8 is halved three times
-        return cls(ControlNetwork.copied_from(model.unet, widths, generator))
+    def beside(cls, model: StableDiffusion, generator: torch.Generator) -> "ControlNet":
+        """One that is yet to learn, in float32: with it inside, a model draws bit for bit what it draws alone."""
+        return cls(copied(model.unet, model.vae.config.factor, generator))
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str], model: StableDiffusion) -> "ControlNet":
-        """One from diffusers' folder or file, or the original's file; frozen, with the model's dtype and device.
-
-        Raises OSError, ValueError: a file is missing or damaged, or of another architecture than the model; see
-        `load_controlnet`.
-        """
-        control = cls(load_controlnet(Path(source), model.dtype, model.device))
-        control.check(model)
-        return control
+        """One from a file or folder, frozen, for a model's dtype and device. Raises as `load_controlnet`."""
+        return cls(load_controlnet(Path(source), model.dtype, model.device))
 
     def save(self, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> None:
         """Writes a folder that `from_pretrained` and diffusers' `ControlNetModel` read. Raises OSError."""
         tensors = {key: tensor.detach().to(dtype).contiguous() for key, tensor in self.network.state_dict().items()}
-        with replacing(Path(folder) / "diffusion_pytorch_model.safetensors") as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
         config = {"_class_name": "ControlNetModel"} | asdict(self.network.config)
+        for key in ("sample_size", "out_channels", "up_block_types"):  # the right half's
+            del config[key]
+        with replacing(Path(folder) / f"{NETWORK}.safetensors") as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
         with replacing(Path(folder) / "config.json") as temporary:
             temporary.write_text(json.dumps(config, indent=2) + "\n")
 
-    def check(self, model: StableDiffusion) -> None:
-        """Raises ValueError: it was made for another model."""
+    def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
+        """Looks at what the UNet is asked, and adds its answer. Raises ValueError: it is for another model."""
         for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
             own, other = getattr(self.network.config, key), getattr(model.unet.config, key)
             if own != other:
                 raise ValueError(f"the ControlNet was made for a model with {key} = {own}; this one has {other}")
-        if self.network.factor != model.vae.config.factor:
-            raise ValueError(
-                f"the ControlNet makes one position of {self.network.factor} x {self.network.factor} pixels, the "
-                f"model's VAE of {model.vae.config.factor} x {model.vae.config.factor}; they do not go together"
-            )
-
-    def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """Looks at what the UNet is asked, and adds its answer between the UNet's two halves."""
-        self.check(model)
         yield model.unet.register_forward_pre_hook(self._look, with_kwargs=True).remove
         yield model.unet.up_blocks[0].register_forward_pre_hook(self._add).remove
 
@@ -93,13 +76,14 @@ class ControlNet(Part):
         return x + self.scale * mid.to(x.dtype), skips, *condition
 
     def answer(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the network makes of the hint and of all that the UNet gets, in its own dtype."""
-        pictures, size = len(noisy_latents), [side * self.network.factor for side in noisy_latents.shape[-2:]]
-        if list(self.hint.shape[1:]) != [3, *size] or pictures % len(self.hint):
-            raise ValueError(
-                f"the hint has shape {tuple(self.hint.shape)}; expected ({pictures} or 1, 3, {size[0]}, {size[1]}), "
-                "the size of the picture"
-            )
+        """What the network makes of the hint and of all that the UNet gets, in its own dtype.
+
+        Raises ValueError: the hint is of another size than the pictures.
+        """
+        pictures, (height, width) = len(noisy_latents), (self.network.factor * n for n in noisy_latents.shape[-2:])
+        if self.hint.shape[1:] != (3, height, width) or pictures % len(self.hint):
+            shape = tuple(self.hint.shape)
+            raise ValueError(f"the hint has shape {shape}; the pictures need (b or 1, 3, {height}, {width})")
         weight = self.network.conv_in.weight
-        hint = self.hint.to(weight).repeat(pictures // len(self.hint), 1, 1, 1)  # as guidance repeats the latents
+        hint = self.hint.to(weight).repeat(pictures // len(self.hint), 1, 1, 1)
         return self.network(noisy_latents.to(weight), timesteps, context.to(weight), hint)

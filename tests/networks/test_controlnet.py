@@ -7,7 +7,7 @@ from helpers import UNET as SMALL
 from torch import nn
 
 from minti.checkpoints.configs import parse_config
-from minti.networks.controlnet import ControlNetConfig, ControlNetwork
+from minti.networks.controlnet import ControlNetConfig, ControlNetwork, copied
 from minti.networks.unet import UNet, UNetConfig
 
 NETWORKS = {
@@ -90,7 +90,7 @@ def test_a_copy_begins_as_diffusers_does():
     unet = UNet(parse_config(UNetConfig, dict(their_unet.config)))
     unet.load_state_dict(their_unet.state_dict())
     state = torch.get_rng_state()
-    ours = ControlNetwork.copied_from(unet, widths, torch.Generator().manual_seed(1)).state_dict()
+    ours = copied(unet, 4, torch.Generator().manual_seed(1)).state_dict()
     assert torch.equal(torch.get_rng_state(), state)  # what is drawn comes from the generator that is given
     assert ours.keys() == theirs.keys()
     drawn = {key for key in ours if not torch.equal(ours[key], theirs[key])}
