@@ -2,6 +2,7 @@
 
 python examples/sample.py "a sketch of a <concept>" --embedding outputs/NAME/learned_embeds.safetensors
 python examples/sample.py "a cartoon of a <concept>" --embedding ... --init-image PICTURE --strength 0.6
+python examples/sample.py "a photo of a red toy" --hint OUTLINE
 python examples/sample.py "a red star" --trajectory
 python examples/sample.py "a <a> next to a <b>" --and "a <a> next to a toy" --and "a toy next to a <b>" ...
 torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
@@ -9,6 +10,7 @@ torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 
 from __future__ import annotations
 
+from support.added import add_arguments, added
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.strip import Trajectory
 
@@ -57,6 +59,7 @@ def parse() -> argparse.Namespace:
     begin.add_argument("--init-image", type=Path, help="begin with this picture instead of noise")
     begin.add_argument("--strength", type=finite, help="how far to leave it, 0 to 1; default: 0.8, with a mask 1")
     begin.add_argument("--mask", type=Path, help="a picture that is white where to draw, black where to keep")
+    add_arguments(parser)
     several = parser.add_argument_group("several prompts in one picture")
     several.add_argument("--and", dest="also", action="append", default=[], metavar="PROMPT", help="may be repeated")
     weight_help = (
@@ -175,7 +178,8 @@ def main() -> None:
     prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would draw the same pictures again
     jobs = [(prompt, i) for prompt in prompts for i in range(args.num_images)]
     share = -(-len(jobs) // processes.world_size())
-    pictures = processes.gather(draw(args, model, jobs[processes.rank() * share :][:share]))
+    with added(args, model):
+        pictures = processes.gather(draw(args, model, jobs[processes.rank() * share :][:share]))
     if processes.rank() > 0:
         return
     for (prompt, i), picture in zip(jobs, pictures):
