@@ -2,8 +2,9 @@
 
     python examples/toybox/evaluate_controlnet.py
 
-Prints overlap (intersection over union) with its spread, and the attributes that the judge finds right, in per cent:
-without and with the ControlNet, for prompts that name all of a toy's looks, and for prompts that leave out its shape.
+Prints overlap (intersection over union), its standard deviation, and what the judge finds right, in per cent: without
+and with the ControlNet, for prompts that name all of a toy's looks, and for prompts that leave out its shape. Writes
+page.png: outlines, what is drawn without it, with it, and with it where no shape is named.
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ import torch
 from torch import Tensor
 
 import minti
+import painting
 import world
+from held_out import to_pixels
 from measure import TOY, load_judge, table, toy_truth, verdicts
+from minti.images import grid, save_png, to_pil
 from minti.machine.files import replacing
 from minti.parts.controlnet import ControlNet
 from networks import Judge
 from outlines import drawn_masks, hints, masks, overlap
 
 CONTROLNET = minti.TOYBOX / "controlnet"
+COLUMNS = 8  # of the page
 PROMPT = "a photo of a {main} {shape} with a {second} {pattern} on a {background} background"
 
 
@@ -46,8 +51,13 @@ class Trials:
         toys = [world.HELD_OUT[i % len(world.HELD_OUT)] for i in range(count)]
         drawn = [world.random_scene(np.random.default_rng((seed, 31, i)), toys=(toy,)) for i, toy in enumerate(toys)]
         self.scenes = [replace(scene, style="photo") for scene in drawn]
-        self.wanted = masks(self.scenes, [(seed, 32, i) for i in range(count)])
-        self.seed = seed
+        self.seed, self.seeds = seed, [(seed, 32, i) for i in range(count)]
+        self.wanted = masks(self.scenes, self.seeds)
+
+    def true_pictures(self) -> Tensor:
+        """As the world itself draws them, (n, 3, 64, 64): what no drawing can surpass."""
+        rngs = map(np.random.default_rng, self.seeds)
+        return to_pixels([painting.draw(scene, rng) for scene, rng in zip(self.scenes, rngs)])
 
     def prompts(self, shape: bool = True) -> list[str]:
         """What is asked for; without `shape` each is "a toy"."""
@@ -87,12 +97,14 @@ def main() -> None:
     """The table."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/evaluation-controlnet")
     parser.add_argument("--controlnet", type=Path, default=CONTROLNET, help="default: the bundled one")
-    parser.add_argument("--count", type=whole(2), default=192, help="pictures per row")
+    parser.add_argument("--count", type=whole(2), default=96, help="pictures per row")
     parser.add_argument("--steps", type=whole(1), default=50, help="denoising steps")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
     control, judge = ControlNet.from_pretrained(args.controlnet, model), load_judge(args.model)
-    trials, rows = Trials(args.count, args.seed), []
+    trials = Trials(args.count, args.seed)
+    rows = [("the world's own pictures", trials.measure(judge, trials.true_pictures()))]
+    page = [2 * hints(trials.wanted[:COLUMNS]) - 1]
     for asked, shape in (("all looks named", True), ("shape not named", False)):
         for how, part in (("without", None), ("with the ControlNet", control)):
             pixels = trials.draw(
@@ -103,6 +115,8 @@ def main() -> None:
                 guidance_scale=args.guidance_scale,
             )
             rows.append((f"{asked}, {how}", trials.measure(judge, pixels)))
+            page.append(pixels[:COLUMNS])
+    save_png(grid(to_pil(torch.cat([*page[:3], page[4]])), columns=len(page[0])), folder / "page.png")
     print(table(rows, ("overlap", "spread", *TOY, "background", "all")))
     with replacing(folder / "measures.json") as temporary:
         temporary.write_text(json.dumps(dict(rows), indent=2) + "\n")
