@@ -13,7 +13,6 @@ from torch import nn
 
 import minti
 from minti.checkpoints.configs import parse_config
-from minti.checkpoints.controlnet import load_controlnet
 from minti.checkpoints.single_file import controlnet_name
 from minti.learning.loop import Loop
 from minti.learning.pictures import Concept
@@ -22,7 +21,6 @@ from minti.networks.controlnet import ControlNetConfig, ControlNetwork
 from minti.parts.controlnet import ControlNet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -181,7 +179,10 @@ def test_diffusers_opens_what_is_saved(tiny, theirs, saved, tmp_path):
     control = ControlNet.from_pretrained(saved, tiny)
     control.save(tmp_path / "mine")
     again = diffusers.ControlNetModel.from_pretrained(tmp_path / "mine")
-    for state in (again.state_dict(), load_controlnet(tmp_path / "mine" / WEIGHTS, None, CPU).state_dict()):
+    for state in (
+        again.state_dict(),
+        ControlNet.from_pretrained(tmp_path / "mine" / WEIGHTS, tiny).network.state_dict(),
+    ):
         assert state.keys() == theirs.state_dict().keys()
         assert all(torch.equal(value, state[key]) for key, value in theirs.state_dict().items())
     written, expected = (json.loads(c.to_json_string()) for c in (again, theirs))
@@ -228,7 +229,7 @@ def test_names_agree_with_the_converter_of_diffusers(pipeline):
 
 @pytest.mark.parametrize("prefix", ["control_model.", ""])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_the_original_file(theirs, tmp_path, prefix, suffix):
+def test_the_original_file(tiny, theirs, tmp_path, prefix, suffix):
     """What else is in it, such as the whole Stable Diffusion of the first release, is passed over."""
     renamed, config = original(theirs)
     tensors = {prefix + key: value.contiguous() for key, value in renamed.items()}
@@ -236,7 +237,7 @@ def test_the_original_file(theirs, tmp_path, prefix, suffix):
         tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(3)
     path = tmp_path / f"control{suffix}"
     save_file(tensors, path) if suffix == ".safetensors" else torch.save({"state_dict": tensors}, path)
-    network = load_controlnet(path, torch.float32, CPU, config)
+    network = ControlNet.from_pretrained(path, tiny, config).network
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in theirs.state_dict().items())
 
 
@@ -310,4 +311,4 @@ def test_files_that_are_refused(tiny, theirs, saved, tmp_path):
     renamed, config = original(theirs)
     torch.save({f"control_model.{k}": v for k, v in renamed.items() if "zero_convs.2.0" not in k}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"a\.pth lacks tensor control_model\.zero_convs\.2\.0\.bias and 1 more"):
-        load_controlnet(tmp_path / "a.pth", None, CPU, config)
+        ControlNet.from_pretrained(tmp_path / "a.pth", tiny, config)

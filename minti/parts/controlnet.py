@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minti.checkpoints.controlnet import load_controlnet
+from minti.checkpoints.configs import load_config
 from minti.checkpoints.folder import NETWORK
+from minti.checkpoints.single_file import controlnet_name, read_file
+from minti.checkpoints.weights import build, fill
 from minti.machine.files import replacing
 from minti.model import StableDiffusion
-from minti.networks.controlnet import ControlNetwork, copied
+from minti.networks.controlnet import ControlNetConfig, ControlNetwork, copied
 from minti.parts.part import Part
 
 
@@ -32,7 +34,7 @@ class ControlNet(Part):
     def __init__(self, network: ControlNetwork, hint: Tensor | None = None, scale: float = 1.0):
         super().__init__()
         self.network, self.hint, self.scale = network, hint, scale
-        self._added: tuple[Tensor, list[Tensor]] | None = None
+        self._answer: tuple[Tensor, list[Tensor]] | None = None
 
     @classmethod
     def beside(cls, model: StableDiffusion, generator: torch.Generator) -> "ControlNet":
@@ -40,9 +42,31 @@ class ControlNet(Part):
         return cls(copied(model.unet, model.vae.config.factor, generator))
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str], model: StableDiffusion) -> "ControlNet":
-        """One from a file or folder, frozen, for a model's dtype and device. Raises as `load_controlnet`."""
-        return cls(load_controlnet(Path(source), model.dtype, model.device))
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], model: StableDiffusion, sizes: ControlNetConfig | None = None
+    ) -> "ControlNet":
+        """A frozen one, with a model's dtype and device: diffusers' folder, the file in it, or the original's file.
+
+        `sizes`: of an original file, which brings no config along; SD v1's when absent.
+
+        Raises OSError, ValueError: missing, damaged, not finite, or of another architecture; names file and key.
+        """
+        path = Path(source) / f"{NETWORK}.safetensors" if Path(source).is_dir() else Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; a ControlNet is diffusers' folder, or the original's file")
+        tensors, origin, called = read_file(path), path.with_name("config.json"), str
+        if any(key.startswith("controlnet_") for key in tensors):
+            config = load_config(ControlNetConfig, origin)
+        else:
+            config, origin = sizes or ControlNetConfig(), path
+            prefix = "control_model." if any(key.startswith("control_model.") for key in tensors) else ""
+            called = lambda key: prefix + controlnet_name(key, config)  # noqa: E731
+        network = build(lambda: ControlNetwork(config), origin)
+        if called is not str:  # much else may be in the file, such as a whole SD v1
+            tensors = {key: tensors[called(key)] for key in network.state_dict() if called(key) in tensors}
+        if wrong := [called(key) for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise ValueError(f"{path}: {wrong[0]} has numbers that are not finite; fetch the file again")
+        return cls(fill(network, tensors, path, model.dtype, model.device, called))
 
     def save(self, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> None:
         """Writes a folder that `from_pretrained` and diffusers' `ControlNetModel` read. Raises OSError."""
@@ -56,7 +80,7 @@ class ControlNet(Part):
             temporary.write_text(json.dumps(config, indent=2) + "\n")
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """Looks at what the UNet is asked, and adds its answer. Raises ValueError: it is for another model."""
+        """Answers what the UNet is asked, between its two halves. Raises ValueError: it is for another model."""
         for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
             own, other = getattr(self.network.config, key), getattr(model.unet.config, key)
             if own != other:
@@ -65,12 +89,12 @@ class ControlNet(Part):
         yield model.unet.up_blocks[0].register_forward_pre_hook(self._add).remove
 
     def _look(self, unet: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        self._added = None if self.hint is None else self.answer(*args, **options)
+        self._answer = None if self.hint is None else self.answer(*args, **options)
 
     def _add(self, block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self._added is None:
+        if self._answer is None:
             return None
-        (mid, down), self._added = self._added, None
+        (mid, down), self._answer = self._answer, None
         x, skips, *condition = inputs
         skips[:] = [skip + self.scale * added.to(skip.dtype) for skip, added in zip(skips, down)]
         return x + self.scale * mid.to(x.dtype), skips, *condition
