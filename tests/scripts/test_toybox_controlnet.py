@@ -33,7 +33,7 @@ def test_overlap_of_discs():
 
 
 def test_a_hint_is_the_rim():
-    """Of a disc of radius r about 16 r pixels (its width and height, 4 r each way round, two pixels wide), no others."""
+    """Of a disc of radius r about 16 r pixels, two for each that its rim goes sideways or up and down; no others."""
     line = hints(disc(20))
     assert line.shape == (1, 3, 64, 64) and line.unique().tolist() == [0, 1]
     assert line[0, 0].sum().item() == pytest.approx(16 * 20, rel=0.05)
