@@ -3,6 +3,7 @@
 python examples/sample.py "a sketch of a <concept>" --embedding outputs/NAME/learned_embeds.safetensors
 python examples/sample.py "a cartoon of a <concept>" --embedding ... --init-image PICTURE --strength 0.6
 python examples/sample.py "a photo of a toy" --lora FILE=0.8
+python examples/sample.py "a photo of a red toy" --hint OUTLINE
 python examples/sample.py "a red star" --trajectory
 python examples/sample.py "a <a> next to a <b>" --and "a <a> next to a toy" --and "a toy next to a <b>" ...
 torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
