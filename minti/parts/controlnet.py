@@ -36,49 +36,6 @@ class ControlNet(Part):
         self.network, self.hint, self.scale = network, hint, scale
         self._answer: tuple[Tensor, list[Tensor]] | None = None
 
-    @classmethod
-    def beside(cls, model: StableDiffusion, generator: torch.Generator) -> "ControlNet":
-        """One that is yet to learn, in float32: with it inside, a model draws bit for bit what it draws alone."""
-        return cls(copied(model.unet, model.vae.config.factor, generator))
-
-    @classmethod
-    def from_pretrained(
-        cls, source: str | os.PathLike[str], model: StableDiffusion, sizes: ControlNetConfig | None = None
-    ) -> "ControlNet":
-        """A frozen one, with a model's dtype and device: diffusers' folder, the file in it, or the original's file.
-
-        `sizes`: of an original file, which brings no config along; SD v1's when absent.
-
-        Raises OSError, ValueError: missing, damaged, not finite, or of another architecture; names file and key.
-        """
-        path = Path(source) / f"{NETWORK}.safetensors" if Path(source).is_dir() else Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; a ControlNet is diffusers' folder, or the original's file")
-        tensors, origin, called = read_file(path), path.with_name("config.json"), str
-        if any(key.startswith("controlnet_") for key in tensors):
-            config = load_config(ControlNetConfig, origin)
-        else:
-            config, origin = sizes or ControlNetConfig(), path
-            prefix = "control_model." if any(key.startswith("control_model.") for key in tensors) else ""
-            called = lambda key: prefix + controlnet_name(key, config)  # noqa: E731
-        network = build(lambda: ControlNetwork(config), origin)
-        if called is not str:  # much else may be in the file, such as a whole SD v1
-            tensors = {key: tensors[called(key)] for key in network.state_dict() if called(key) in tensors}
-        if wrong := [called(key) for key, tensor in tensors.items() if not tensor.isfinite().all()]:
-            raise ValueError(f"{path}: {wrong[0]} has numbers that are not finite; fetch the file again")
-        return cls(fill(network, tensors, path, model.dtype, model.device, called))
-
-    def save(self, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> None:
-        """Writes a folder that `from_pretrained` and diffusers' `ControlNetModel` read. Raises OSError."""
-        tensors = {key: tensor.detach().to(dtype).contiguous() for key, tensor in self.network.state_dict().items()}
-        config = {"_class_name": "ControlNetModel"} | asdict(self.network.config)
-        for key in ("sample_size", "out_channels", "up_block_types"):  # the right half's
-            del config[key]
-        with replacing(Path(folder) / f"{NETWORK}.safetensors") as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
-        with replacing(Path(folder) / "config.json") as temporary:
-            temporary.write_text(json.dumps(config, indent=2) + "\n")
-
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
         """Answers what the UNet is asked, between its two halves. Raises ValueError: it is for another model."""
         for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
@@ -111,3 +68,47 @@ class ControlNet(Part):
         weight = self.network.conv_in.weight
         hint = self.hint.to(weight).repeat(pictures // len(self.hint), 1, 1, 1)
         return self.network(noisy_latents.to(weight), timesteps, context.to(weight), hint)
+
+    @classmethod
+    def beside(cls, model: StableDiffusion, generator: torch.Generator) -> "ControlNet":
+        """One that is yet to learn, in float32: with it inside, a model draws bit for bit what it draws alone."""
+        return cls(copied(model.unet, model.vae.config.factor, generator))
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], model: StableDiffusion, sizes: ControlNetConfig | None = None
+    ) -> "ControlNet":
+        """A frozen one, with a model's dtype and device: diffusers' folder, the file in it, or the original's file.
+
+        `sizes`: of an original file, which brings no config along; SD v1's when absent.
+
+        Raises OSError, ValueError: missing, damaged, not finite, or of another architecture; names file and key.
+        """
+        path = Path(source) / f"{NETWORK}.safetensors" if Path(source).is_dir() else Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; a ControlNet is diffusers' folder, or the original's file")
+        tensors, origin, called = read_file(path), path.with_name("config.json"), str
+        if any(key.startswith("controlnet_") for key in tensors):
+            config = load_config(ControlNetConfig, origin)
+        else:
+            config, origin = sizes or ControlNetConfig(), path
+            prefix = "control_model." if any(key.startswith("control_model.") for key in tensors) else ""
+            called = lambda key: prefix + controlnet_name(key, config)  # noqa: E731
+        network = build(lambda: ControlNetwork(config), origin)
+        if called is not str:  # much else may be in the file, such as a whole SD v1
+            tensors = {key: tensors[called(key)] for key in network.state_dict() if called(key) in tensors}
+        fill(network, tensors, path, model.dtype, model.device, called)
+        if wrong := [called(key) for key, tensor in network.state_dict().items() if not tensor.isfinite().all()]:
+            raise ValueError(f"{path}: {wrong[0]} has numbers that are not finite; fetch the file again")
+        return cls(network)
+
+    def save(self, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> None:
+        """Writes a folder that `from_pretrained` and diffusers' `ControlNetModel` read. Raises OSError."""
+        tensors = {key: tensor.detach().to(dtype).contiguous() for key, tensor in self.network.state_dict().items()}
+        config = {"_class_name": "ControlNetModel"} | asdict(self.network.config)
+        for key in ("sample_size", "out_channels", "up_block_types"):  # the right half's
+            del config[key]
+        with replacing(Path(folder) / f"{NETWORK}.safetensors") as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        with replacing(Path(folder) / "config.json") as temporary:
+            temporary.write_text(json.dumps(config, indent=2) + "\n")
