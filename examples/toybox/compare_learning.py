@@ -43,7 +43,7 @@ WORD, CLASS = "<concept>", "toy"
 WAYS = {
     "word": None,
     "LoRA": {"learns": "lora", "learning_rate": 4e-3, "steps": 80},
-    "word + LoRA": {"learns": "lora", "learning_rate": 1e-3, "steps": 80},
+    "word + LoRA": {"learns": "lora", "learning_rate": 2e-3, "steps": 100},
     "DreamBooth": {"learns": "network", "learning_rate": 2e-4, "steps": 100},
     "DreamBooth, no prior": {"learns": "network", "learning_rate": 2e-4, "steps": 100, "prior_weight": 0.0},
 }
