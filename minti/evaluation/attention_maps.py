@@ -30,17 +30,12 @@ class AttentionMaps:
         maps.of("<cat>")    # (b, h, w)
 
     Of a batch that holds unconditional predictions too, which come first, the last `len(prompts)` are listened to: so
-    it is with one prompt, not with `also`.
-
-    Attributes:
-        prompts: what is drawn.
-        evaluations: how many evaluations of the UNet the maps are the mean of.
+    it is with one prompt, not with `also`. The maps are the mean of so many `evaluations` of the UNet.
     """
 
     def __init__(self, model: StableDiffusion, prompts: list[str]):
-        self.model, self.prompts = model, prompts
+        self.model, self.prompts, self.evaluations = model, prompts, 0
         self.input_ids = model.tokenize(prompts)  # b m
-        self.evaluations = 0
         self._sum: Tensor | None = None  # b m h w, over layers and evaluations
         self._size = (0, 0)
         self._layers = [layer for name, layer in model.unet.named_modules() if name.endswith(".attn2")]
@@ -60,7 +55,7 @@ class AttentionMaps:
         latents = inputs[0]
         if len(latents) < len(self.prompts):
             raise ValueError(f"{len(latents)} pictures in the UNet, maps are kept of {len(self.prompts)} prompts")
-        self._size = (latents.shape[-2], latents.shape[-1])
+        self._size = latents.shape[-2:]
         self.evaluations += 1
 
     def _attend(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -104,10 +99,8 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
 
 
 def feature_size(positions: int, height: int, width: int) -> tuple[int, int]:
-    """Height and width of a feature map with so many positions, from latents that are halved, rounding up.
-
-    Raises ValueError: no halving leads to it.
-    """
+    """Height and width of a feature map with so many positions, from latents that are halved, rounding up. Raises
+    ValueError: no halving leads to it."""
     h, w = height, width
     while h * w > positions:
         h, w = -(-h // 2), -(-w // 2)
@@ -117,8 +110,6 @@ def feature_size(positions: int, height: int, width: int) -> tuple[int, int]:
 
 
 def share_inside(maps: Tensor, inside: Tensor) -> Tensor:
-    """How much of each map lies inside an outline: (b, h, w) and (b, h, w) in [0, 1] -> (b,).
-
-    A map that looks everywhere alike has the outline's share of the area.
-    """
+    """How much of each map lies inside an outline, (b, h, w) and (b, h, w) in [0, 1] -> (b,): of a map that is alike
+    everywhere, the outline's share of the area."""
     return (maps * inside).sum(dim=(1, 2)) / maps.sum(dim=(1, 2))
