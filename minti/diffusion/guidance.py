@@ -22,12 +22,8 @@ Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, c, h, w), timesteps 
 
 @dataclass(frozen=True)
 class Pull:
-    """A prompt that shapes a picture.
-
-    Attributes:
-        context: (b, n, d), the encoded prompts.
-        weight: how strongly it pulls, the guidance scale; negative: it pushes away.
-        mask: (b or 1, 1, h, w) in [0, 1], where it pulls; None: everywhere.
+    """A prompt that shapes a picture: its context, (b, n, d); how strongly it pulls, the guidance scale, negative where
+    it pushes away; and where, (b or 1, 1, h, w) in [0, 1], or None: everywhere.
 
     Raises ValueError: a weight that is no number, or with which every picture would overflow.
     """
