@@ -8,17 +8,13 @@ mask is the other way round: there 1 keeps, here 1 draws).
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from minti.diffusion.guidance import unguided
 from minti.diffusion.samplers import DDIM
 from minti.diffusion.scheduler import Level
 from minti.diffusion.steps import Predict, Run, SampleStep
-from minti.images import to_pixels
 from minti.machine.messages import shown
 from minti.model import StableDiffusion
 
@@ -64,26 +60,6 @@ def fitted(tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
         expected = f"expected {tuple(shape)}, or 1 in place of {shape[0]}"
         raise ValueError(f"{name} have shape {tuple(tensor.shape)}; {expected}")
     return tensor.expand(shape)
-
-
-@torch.no_grad()
-def picture_latents(model: StableDiffusion, picture: Image.Image, height: int, width: int) -> Tensor:
-    """A picture as `init_latents`: cropped to height x width pixels and encoded, (1, c, h, w), scaled. Raises
-    ValueError: a size that is no multiple of the VAE's factor."""
-    model.latents_shape(1, height, width)
-    return model.scale(model.encode(to_pixels(picture, (height, width))[None]).mean)
-
-
-def latent_mask(mask: Image.Image, factor: int) -> Tensor:
-    """A black and white picture as `mask`, (1, 1, h, w): a latent, `factor` pixels wide, is drawn anew where any of its
-    pixels is white."""
-    pixels = torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32))[None, None] / 255
-    return F.max_pool2d(pixels, factor)
-
-
-def fit_mask(mask: Image.Image, height: int, width: int) -> Image.Image:
-    """A mask of any kind and size as black and white pixels, height x width."""
-    return ImageOps.fit(mask.convert("L"), (width, height)).point(lambda value: 255 * (value > 127))
 
 
 def invert_ddim(predict: Predict, run: Run) -> Iterator[SampleStep]:
