@@ -47,8 +47,8 @@ class Score(NamedTuple):
 
 
 def load_clip(source: str = CLIP_SOURCE, device: str | torch.device = "cpu") -> Clip:
-    """CLIP as transformers has it, from a folder or the hub; safetensors only. Raises OSError: it cannot be reached, or
-    is incomplete."""
+    """CLIP as transformers has it, from a folder or the hub; safetensors only.
+    Raises OSError: it cannot be reached, or is incomplete."""
     from transformers import CLIPModel, CLIPTokenizer
 
     try:

@@ -21,9 +21,7 @@ class LearnedRow(NamedTuple):
 @torch.no_grad()
 def learned_rows(model: StableDiffusion, word: str, count: int = 5) -> list[LearnedRow]:
     """The rows of a word that was added to the vocabulary, such as `<cat>`, with so many neighbours each.
-
-    Raises ValueError: the vocabulary has no such added word.
-    """
+    Raises ValueError: the vocabulary has no such added word."""
     ids, added = token_ids(word, model.tokenizer, model.words), model.tokenizer.added_tokens_decoder
     if not ids or any(i not in added or added[i].special for i in ids):
         raise ValueError(f"{word} is not a learned word of this model; load it with minti.load_embeddings")

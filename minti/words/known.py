@@ -2,9 +2,6 @@
 
 import warnings
 
-import torch
-from torch import Tensor
-
 from minti.machine.messages import quoted, shortened
 from minti.model import StableDiffusion
 from minti.text import check_text, single_token_id, token_ids
@@ -19,13 +16,6 @@ def known_words(model: StableDiffusion) -> dict[str, int]:
     return {word: i for word, i in words.items() if len(word) > 1 or (word.isascii() and word.isalnum())}
 
 
-@torch.no_grad()
-def known_lengths(model: StableDiffusion) -> Tensor:
-    """The lengths of the known words' rows, (v,) float32."""
-    rows = model.text_encoder.get_input_embeddings().weight[list(known_words(model).values())]
-    return rows.float().norm(dim=1).cpu()
-
-
 def is_phrase(text: str | None) -> bool:
     """Whether it is several words."""
     return isinstance(text, str) and len(text.split()) > 1
@@ -33,9 +23,7 @@ def is_phrase(text: str | None) -> bool:
 
 def known_ids(model: StableDiffusion, begin: str) -> list[int]:
     """The token ids of a known word, which is a single token, or of a phrase, whose words may be several each.
-
-    Raises ValueError: the word is not a single token; a word of the phrase falls into single characters.
-    """
+    Raises ValueError: the word is not a single token; a word of the phrase falls into single characters."""
     if not is_phrase(begin):
         return [single_token_id(model.tokenizer, begin)]
     check_text(begin, "initializer")
