@@ -62,8 +62,8 @@ def placeholder_tokens(placeholder: str, num_vectors: int) -> list[str]:
 
 
 def name_word(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> list[int]:
-    """Adds a word's tokens to the tokenizer, from which they cannot be taken out again; their ids, consecutive. Raises
-    ValueError: as `check_new_placeholder`."""
+    """Adds a word's tokens to the tokenizer, from which they cannot be taken out again; their ids, consecutive.
+    Raises ValueError: as `check_new_placeholder`."""
     tokens = placeholder_tokens(placeholder, num_vectors)
     for token in tokens:
         check_new_placeholder(tokenizer, token)
@@ -73,9 +73,7 @@ def name_word(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> l
 
 def tried_word(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> tuple[CLIPTokenizer, list[int]]:
     """A copy of the tokenizer that knows a new word, and the ids of its tokens.
-
-    Raises ValueError: it cannot be a new word, or the tokenizer would not find it in a prompt.
-    """
+    Raises ValueError: it cannot be a new word, or the tokenizer would not find it in a prompt."""
     tried = copy.deepcopy(tokenizer)
     ids = name_word(tried, placeholder, num_vectors)
     if token_ids(placeholder, tried, {placeholder: ids}) != ids:

@@ -86,9 +86,7 @@ def sample_steps(
 
 def encoded(model: StableDiffusion, prompts: Prompts, like: Tensor | None = None, name: str = "prompts") -> Tensor:
     """Words or contexts as contexts, (b, n, d); with `like` in its shape, one for all repeated.
-
-    Raises ValueError: no prompt, or contexts of another shape.
-    """
+    Raises ValueError: no prompt, or contexts of another shape."""
     if isinstance(prompts, str):
         prompts = [prompts]
     if not len(prompts):

@@ -81,9 +81,7 @@ def within(interval: tuple[int, int] | None, inside: Predict, outside: Predict) 
 
 def refreshed(network: Network, every: int, pictures: int) -> Network:
     """Computes the unconditional predictions in every k-th call and keeps them in between: B T (1 + 1 / k) evaluations.
-
-    `pictures`: how many; in a batch of `guided` theirs come first. Raises ValueError: k is below 1.
-    """
+    `pictures`: how many; in a batch of `guided` theirs come first. Raises ValueError: k is below 1."""
     if every < 1:
         raise ValueError(f"refresh_every = {shown(every)}; expected 1 (always) or more")
     calls, kept = 0, torch.empty(0)

@@ -13,9 +13,7 @@ from minti.machine.noise import randn
 @dataclass(frozen=True)
 class DDPM(Sampler):
     """Ancestral sampling (arXiv 2006.11239, Algorithm 2; lecture notes `002`, 4.4; questions `003`, 2, 14 and 15).
-
-    `variance`: "posterior" or "beta", see `NoiseScheduler.posterior`. Raises ValueError: another.
-    """
+    `variance`: "posterior" or "beta", see `NoiseScheduler.posterior`. Raises ValueError: another."""
 
     variance: str = "posterior"
 
@@ -39,9 +37,7 @@ class DDPM(Sampler):
 @dataclass(frozen=True)
 class DDIM(Sampler):
     """Denoising diffusion implicit models (arXiv 2010.02502, eq. 12 and 16; questions `003`, 4, 14 and 15).
-
-    `eta`: from 0, deterministic, to 1, as noisy as DDPM. Raises ValueError: another.
-    """
+    `eta`: from 0, deterministic, to 1, as noisy as DDPM. Raises ValueError: another."""
 
     eta: float = 0.0
 

@@ -16,8 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 QUERIES = 1024  # at a time: their weights over 4,096 keys take 8 MiB, which a cache can hold
 
-# --- what the layers call ---------------------------------------------------------------------------------------------
-
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v: (b, heads, n, d), (b, heads, m, d) and (b, heads, m, d) -> (b, heads, n, d)."""
@@ -44,9 +42,6 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if not torch.is_grad_enabled() or x.numel() < 2**18:
         return function(x)
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
-
-
-# --- matrix products in bfloat16 on a CPU -----------------------------------------------------------------------------
 
 
 def _on_cpu_in_bfloat16(x: Tensor) -> bool:

@@ -21,9 +21,7 @@ EPS = 1e-6  # of every norm in the VAE; the config does not say
 @dataclass(frozen=True)
 class VAEConfig:
     """The keys of `vae/config.json` that size the network; the defaults are SD v1.4's.
-
-    `scaling_factor` makes the latents' standard deviation about one; older releases leave it out.
-    """
+    `scaling_factor` makes the latents' standard deviation about one; older releases leave it out."""
 
     in_channels: int = 3
     out_channels: int = 3
@@ -53,8 +51,8 @@ class VAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(c, c, kernel_size=1)
 
     def encode(self, pixels: Tensor) -> DiagonalGaussian:
-        """Pictures, (b, 3, H, W) in [-1, 1], to distributions over latents. Raises ValueError: H or W is no multiple of
-        `config.factor`."""
+        """Pictures, (b, 3, H, W) in [-1, 1], to distributions over latents.
+        Raises ValueError: H or W is no multiple of `config.factor`."""
         return DiagonalGaussian.from_moments(self.moments(pixels))
 
     def moments(self, pixels: Tensor) -> Tensor:

@@ -42,8 +42,11 @@ def initial_rows(
     weight = model.text_encoder.get_input_embeddings().weight
     if is_phrase(begin):
         known = torch.tensor(known_ids(model, begin))
-        phrases = [template.replace("{}", begin) for template in templates]
-        check_lengths(model, phrases)
+        phrases, length = [template.replace("{}", begin) for template in templates], model.tokenizer.model_max_length
+        for phrase in phrases:
+            if len(token_ids(phrase, model.tokenizer, model.words)) > length - 2:
+                too_long = f"too long for the {length} tokens of the context; begin with a shorter phrase"
+                raise ValueError(f"the prompt {quoted(phrase)} is {too_long}")
         parts = [part if len(part) else known[-1:] for part in known.tensor_split(count)]
         rows = torch.stack([weight[part].float().mean(dim=0) for part in parts])
         return fit(model, rows, placeholder, [template.replace("{}", placeholder) for template in templates], phrases)
@@ -81,12 +84,3 @@ def fit(model: StableDiffusion, rows: Tensor, placeholder: str, words: Sequence[
         optimizer.step()
         rates.step()
     return add_up(word.values.detach()) / world_size()
-
-
-def check_lengths(model: StableDiffusion, prompts: Sequence[str]) -> None:
-    """Raises ValueError: the end of a prompt would be cut off; names the first."""
-    length = model.tokenizer.model_max_length
-    for prompt in prompts:
-        if len(token_ids(prompt, model.tokenizer, model.words)) > length - 2:
-            too_long = f"too long for the {length} tokens of the context; begin with a shorter phrase"
-            raise ValueError(f"the prompt {quoted(prompt)} is {too_long}")

@@ -18,9 +18,7 @@ from minti.text import placeholder_tokens, tried_word
 
 def write_embeddings(path: str | os.PathLike[str], words: dict[str, Tensor]) -> None:
     """Writes {placeholder: (num_vectors, d)} as diffusers does; whatever happens, a good file is not lost.
-
-    Raises ValueError: the file is not to be a `.safetensors`, or a number is not finite. OSError: see `replacing`.
-    """
+    Raises ValueError: the file is not to be a `.safetensors`, or a number is not finite. OSError: see `replacing`."""
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: learned words are written as safetensors only; end the name in .safetensors")
     for token, rows in words.items():
