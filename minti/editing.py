@@ -22,7 +22,7 @@ from minti.model import StableDiffusion
 def from_picture(
     run: Run, init_latents: Tensor | None = None, strength: float = 0.8, mask: Tensor | None = None
 ) -> Run:
-    """The run, begun late with a noised picture instead of early with noise alone, (b, c, h, w).
+    """The run, begun late with a noised picture instead of early with standard normal noise alone, (b, c, h, w).
 
     Args:
         init_latents: (b or 1, c, h, w), scaled: the picture; None leaves the run as it is.

@@ -160,9 +160,9 @@ class DreamBoothConfig(LearningConfig):
         check_range(self, 0, 1_000_000, "prior_weight", "word_learning_rate", "class_pictures")
         said = self.prior_prompt.lower().split()
         if self.initializer_token.lower() not in self.prior_prompt.lower() or self.placeholder_token.lower() in said:
-            expected = f"expected one that names the class, {quoted(self.initializer_token)}, without the word for"
-            thing = quoted(self.placeholder_token)
-            raise ValueError(f"class_prompt = {quoted(self.prior_prompt)}; {expected} the thing, {thing}")
+            a_class, thing = quoted(self.initializer_token), quoted(self.placeholder_token)
+            wanted = f"expected one that names the class, {a_class}, without the word for the thing, {thing}"
+            raise ValueError(f"class_prompt = {quoted(self.prior_prompt)}; {wanted}")
         if self.prior_weight and not self.class_pictures:
             raise ValueError("prior_weight needs pictures of the class: set class_pictures, or prior_weight = 0")
 
