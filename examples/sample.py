@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from support.added import add_arguments, added
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
+from support.given import fit_mask, latent_mask, picture_latents
 from support.strip import Trajectory
 
 import argparse
@@ -28,7 +29,6 @@ import minti
 from minti.diffusion.samplers import SAMPLERS
 from minti.diffusion.scheduler import VARIANCES
 from minti.diffusion.steps import SampleStep
-from minti.editing import fit_mask, latent_mask, picture_latents
 from minti.images import grid, open_image, save_png
 from minti.machine import processes
 from minti.machine.files import replacing

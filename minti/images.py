@@ -18,10 +18,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever its name: ot
 
 
 def open_image(path: str | os.PathLike[str], alpha: bool = False) -> Image.Image:
-    """A picture file as an upright RGB picture.
-
-    Rotated as its EXIF tag says; transparency is laid on white, or with `alpha` kept where there is any; grey, palette
-    and 16-bit pictures are converted.
+    """A picture file as RGB, upright by its EXIF tag; transparency is laid on white, or with `alpha` kept where there
+    is any; grey, palette and 16-bit pictures are converted.
 
     Raises FileNotFoundError, ValueError: no such file, not a picture, or a truncated one; names the file.
     """
@@ -35,9 +33,8 @@ def open_image(path: str | os.PathLike[str], alpha: bool = False) -> Image.Image
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not a picture that can be read; remove it or convert it to PNG") from None
     except Image.DecompressionBombError:
-        raise ValueError(
-            f"{path} has more pixels than are read safely ({2 * Image.MAX_IMAGE_PIXELS:,}); make it smaller"
-        ) from None
+        most = f"{2 * Image.MAX_IMAGE_PIXELS:,}"
+        raise ValueError(f"{path} has more pixels than are read safely ({most}); make it smaller") from None
     except MemoryError:
         raise ValueError(f"{path} is too large for the memory there is; make it smaller") from None
     except Exception as error:  # Pillow's decoders fail in all manners: struct.error, KeyError, ZeroDivisionError ...
@@ -63,20 +60,14 @@ def _is_transparent(image: Image.Image) -> bool:
 
 
 def open_folder(folder: str | os.PathLike[str], alpha: bool = False) -> list[Image.Image]:
-    """Every picture of a folder, in the order of the file names; warns of files of other types and passes over them.
-
-    `alpha`: see `open_image`.
-
-    Raises FileNotFoundError, ValueError: the folder is missing, holds no picture, or a picture is damaged.
-    """
+    """Every picture of a folder, as by `open_image`, in the order of the file names; warns of files of other types.
+    Raises FileNotFoundError, ValueError: the folder is missing, holds no picture, or a picture is damaged."""
     return [open_image(path, alpha) for path in picture_files(folder)]
 
 
 def open_captions(folder: str | os.PathLike[str]) -> list[str]:
     """What NAME.txt beside each picture NAME of a folder says of it, in the order of the pictures.
-
-    Raises FileNotFoundError, ValueError: a picture has no caption, or a caption no picture; names it.
-    """
+    Raises FileNotFoundError, ValueError: a picture has no caption, or a caption no picture; names it."""
     files = picture_files(folder)
     alone = {path.stem for path in Path(folder).glob("*.txt")} - {path.stem for path in files}
     if alone:
@@ -119,9 +110,7 @@ def to_pixels(image: Image.Image, size: int | tuple[int, int], flip: bool = Fals
 
 def opacity(images: Sequence[Image.Image], size: int, flip: bool = False) -> Tensor:
     """Where pictures, and with `flip` behind them their mirror images, are opaque: (n, 1, size, size) in [0, 1].
-
-    Raises ValueError: one has no alpha channel, or is transparent everywhere.
-    """
+    Raises ValueError: one has no alpha channel, or is transparent everywhere."""
     masks = []
     for i, image in enumerate(images):
         if not isinstance(image, Image.Image) or "A" not in image.getbands():

@@ -30,11 +30,7 @@ TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 
 
 def check_templates(templates: str | Sequence[str]) -> None:
-    """Refuses what are no training prompts.
-
-    `templates`: a name of `TEMPLATES`, or prompts. Raises ValueError: an unknown name, no prompt, or one without `{}`;
-    names it.
-    """
+    """Raises ValueError: an unknown name of `TEMPLATES`; of prompts there is none, or one without `{}`; names it."""
     if isinstance(templates, str):
         if templates not in TEMPLATES:
             raise ValueError(f"unknown templates {quoted(templates)}; expected one of {', '.join(TEMPLATES)}")
@@ -48,10 +44,8 @@ def check_templates(templates: str | Sequence[str]) -> None:
 
 
 class Captions(list[str]):
-    """Prompts of which each belongs to a picture of its own, where others go with any.
-
-    A picture's mirror image, which is numbered behind all pictures, has the same.
-    """
+    """Prompts of which each belongs to a picture of its own, where others go with any; and to that picture's mirror
+    image, which is numbered behind all pictures."""
 
 
 def said_of(numbers: Sequence[int], prompts: Sequence[str], chosen: Sequence[int]) -> list[str]:

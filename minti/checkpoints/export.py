@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from torch import Tensor
+from transformers import CLIPTokenizer
 
 from minti.checkpoints.folder import NETWORK
-from minti.defaults import FILE, ModelDefaults
-from minti.diffusion.scheduler import NoiseScheduler
+from minti.defaults import FILE
 from minti.machine.messages import one_line
-from minti.networks.unet import UNet
-from minti.networks.vae import VAE
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -31,20 +28,10 @@ INDEX = {
 }
 
 
-def save_folder(
-    folder: Path,
-    unet: UNet,
-    vae: VAE,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    scheduler: NoiseScheduler,
-    defaults: ModelDefaults,
-) -> None:
-    """Writes the parts, all at once; words that were added to the vocabulary are left out.
-
-    Raises OSError: it cannot be written, or something stands there already, which is left as it is.
-    """
-    folder = Path(folder)
+def save_folder(folder: Path, *parts: Any) -> None:
+    """Writes the parts, `folder.Parts`, all at once; words that were added to the vocabulary are left out.
+    Raises OSError: it cannot be written, or something stands there already, which is left as it is."""
+    unet, vae, text_encoder, tokenizer, scheduler, defaults = parts
     if folder.is_dir() and any(folder.iterdir()):
         raise OSError(f"{folder} is not empty; remove it, or give another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -55,13 +42,15 @@ def save_folder(
         text = {f"text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in text.items()}
         levels = len(vae.config.block_out_channels)
         kinds = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
-        _network(begun / "unet", "UNet2DConditionModel", asdict(unet.config), unet)
-        _network(begun / "vae", "AutoencoderKL", asdict(vae.config) | kinds, vae)
+        _json(begun / "unet/config.json", {"_class_name": "UNet2DConditionModel"} | asdict(unet.config))
+        _weights(begun / f"unet/{NETWORK}.safetensors", unet.state_dict())
+        _json(begun / "vae/config.json", {"_class_name": "AutoencoderKL"} | asdict(vae.config) | kinds)
+        _weights(begun / f"vae/{NETWORK}.safetensors", vae.state_dict())
         _json(begun / "text_encoder/config.json", text_encoder.config.to_dict() | {"vocab_size": rows})
         _weights(begun / "text_encoder/model.safetensors", text)
         schedule = {key: value for key, value in asdict(scheduler.config).items() if value is not None}
-        config = {"_class_name": "PNDMScheduler", "skip_prk_steps": True} | schedule
-        _json(begun / "scheduler/scheduler_config.json", config)
+        kind = {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
+        _json(begun / "scheduler/scheduler_config.json", kind | schedule)
         _tokenizer(begun / "tokenizer", tokenizer)
         _json(begun / "model_index.json", INDEX)
         _json(begun / FILE, asdict(defaults))
@@ -71,11 +60,6 @@ def save_folder(
         raise OSError(f"cannot write {folder}: {one_line(error)}") from None
     finally:
         shutil.rmtree(begun, ignore_errors=True)
-
-
-def _network(folder: Path, kind: str, config: dict[str, Any], network: nn.Module) -> None:
-    _json(folder / "config.json", {"_class_name": kind} | config)
-    _weights(folder / f"{NETWORK}.safetensors", network.state_dict())
 
 
 def _tokenizer(folder: Path, tokenizer: CLIPTokenizer) -> None:

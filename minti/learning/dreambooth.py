@@ -96,10 +96,8 @@ def dreambooth(
 ) -> Iterator[TrainingState]:
     """Learns; yields after every step. What is left in the end is what the last step made.
 
-    Args:
-        class_images: what `class_pictures` gives, or pictures of the class of one's own.
-        checkpoint: what `load_checkpoint` found of an interrupted run.
-        optimizer: what makes one, of parameter groups; AdamW, or one of a library's in 8 bits.
+    `class_images`: what `class_pictures` gives, or one's own. `checkpoint`: what `load_checkpoint` found of a run that
+    was interrupted. `optimizer`: makes one, of parameter groups; AdamW, or one of a library's in 8 bits.
 
     Raises ValueError, TrainingError: no pictures, captions that do not fit them, a checkpoint of another run.
     """
@@ -132,10 +130,8 @@ def dreambooth(
 def class_pictures(
     model: StableDiffusion, config: DreamBoothConfig, folder: Path, on_picture: Callable[[], None] = lambda: None
 ) -> list[Image.Image]:
-    """The model's own pictures of the class, drawn before it learns, unless the folder has them already.
-
-    They lie in a folder of their own for each model, prompt and seed. Raises OSError: they cannot be written.
-    """
+    """The model's own pictures of the class, drawn before it learns, unless the folder has them already. They lie in a
+    folder of their own for each model, prompt and seed. Raises OSError: they cannot be written."""
     asked = f"{model.fingerprint} {config.prior_prompt} {config.seed}"
     folder = Path(folder) / hashlib.sha256(asked.encode()).hexdigest()[:8]
     folder.mkdir(parents=True, exist_ok=True)

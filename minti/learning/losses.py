@@ -31,9 +31,8 @@ class Measure:
         if self.huber is not None:
             # |e| <= d: e^2;  beyond: d (2 |e| - d), which goes on with the same slope
             errors = 2 * F.huber_loss(prediction, target, reduction="none", delta=self.huber)
-        if masks is None:
-            losses = errors.mean(dim=(1, 2, 3))  # b
-        else:
+        losses = errors.mean(dim=(1, 2, 3))  # b
+        if masks is not None:
             losses = (masks * errors).sum(dim=(1, 2, 3)) / (masks.sum(dim=(1, 2, 3)) * errors.shape[1])
         if self.min_snr is not None:
             losses = losses * self.weights(scheduler, timesteps)
@@ -41,9 +40,7 @@ class Measure:
 
     def weights(self, scheduler: NoiseScheduler, timesteps: Tensor) -> Tensor:
         """min(snr, gamma) of an error in x_0, as an error of what the network predicts (arXiv 2303.09556, 3.4), (b,).
-
-        An error in epsilon is snr times, one in the velocity snr + 1 times that in x_0.
-        """
+        An error in epsilon is snr times, one in the velocity snr + 1 times that in x_0."""
         alpha_bar = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
         snr = alpha_bar / (1 - alpha_bar)
         of_clean = {"sample": 1, "epsilon": snr, "v_prediction": snr + 1}[scheduler.config.prediction_type]

@@ -19,45 +19,31 @@ ADAM = ("exp_avg", "exp_avg_sq")
 
 
 def save_embeddings(wrapper: TrainingWrapper, path: str | os.PathLike[str]) -> None:
-    """Writes the learned rows to a safetensors file that diffusers' `load_textual_inversion` reads; atomic.
-
-    The file holds one tensor, (num_vectors, d) float32, under the placeholder's name. Raises as `write_embeddings`.
-    """
+    """Writes the learned rows, {placeholder: (num_vectors, d) float32}, to a safetensors file that diffusers'
+    `load_textual_inversion` reads. Raises OSError, ValueError: as `write_embeddings`."""
     write_embeddings(path, {wrapper.config.placeholder_token: wrapper.rows.values})
 
 
 def save_checkpoint(wrapper: Training, folder: str | os.PathLike[str], keep: int = 3) -> Path:
-    """Writes the state after the last step of `textual_inversion`, within the loop or after it; keeps the newest few.
-
-    Raises ValueError: no run has begun, or it ended in the middle of a step. Raises OSError: it cannot be written;
-    older ones are as they were.
-    """
+    """Writes the state after a run's last step, within its loop or after it; keeps the newest few.
+    Raises ValueError, OSError: as `run_state` and `write_run_state`."""
     return write_run_state(folder, run_state(wrapper), keep)
 
 
 def identity(wrapper: Training) -> dict[str, Any]:
     """What must be the same for a run to go on. It may be made longer."""
     config, model = wrapper.config, wrapper.model
-    own = {
-        "learning_rate": wrapper.learning_rate,
-        "batch_size": wrapper.batch_size,
-        "templates": wrapper.templates,
-        "model": model.fingerprint,
-        "dtype": str(model.dtype),
-        "pictures": wrapper.run.fixed.concept.fingerprint,
-        "optimizer": type(wrapper.run.loop.optimizer).__name__,
-        "processes": world_size(),
-    }
     facts = {key: value for key, value in asdict(config).items() if key not in ("steps", "max_steps")}
-    facts |= own | wrapper.facts
+    facts |= {key: getattr(wrapper, key) for key in ("learning_rate", "batch_size", "templates")}
+    facts |= {"model": model.fingerprint, "dtype": str(model.dtype), "processes": world_size()}
+    run = {"pictures": wrapper.run.fixed.concept.fingerprint, "optimizer": type(wrapper.run.loop.optimizer).__name__}
+    facts |= run | wrapper.facts
     return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}  # as JSON has it
 
 
 def run_state(wrapper: Training) -> RunState:
     """All that changes: part, optimizer, generator, scaler, how many steps, what the watcher has seen; not copied.
-
-    Raises ValueError: no run has begun, or an error or Ctrl-C has ended it within a step.
-    """
+    Raises ValueError: no run has begun, or an error or Ctrl-C has ended it within a step."""
     run = wrapper.run
     if run is None:
         raise ValueError("there is nothing to save yet: take a step of minti.textual_inversion first")
@@ -88,8 +74,8 @@ def restore(wrapper: Training, state: RunState) -> None:
         if state.step > loop.steps:
             raise ValueError(f"the checkpoint is of step {state.step}, beyond the {loop.steps} wanted")
         own, taken, watcher = part.state_dict(), state.facts["loop"]["taken"], state.facts["watcher"]
-        state.check({f"part.{name}": value.shape for name, value in own.items()})
-        state.check({f"best.{name}": value.shape for name, value in run.best.items()})
+        for kind, values in (("part", own), ("best", run.best)):
+            state.check({f"{kind}.{name}": value.shape for name, value in values.items()})
         optimizer = optimizer_state(state, loop, taken)
         loop.generator.set_state(state.tensors["generator"])
         loop.optimizer.load_state_dict(loop.optimizer.state_dict() | {"state": optimizer})
@@ -104,9 +90,7 @@ def restore(wrapper: Training, state: RunState) -> None:
 
 def optimizer_state(state: RunState, loop: Loop, taken: int) -> dict[int, dict[str, Tensor]]:
     """What the optimizer keeps of each parameter after so many steps; what is not the part's does not matter.
-
-    Raises KeyError, RuntimeError: AdamW's is not there, or does not fit.
-    """
+    Raises KeyError, RuntimeError: AdamW's is not there, or does not fit."""
     found: dict[int, dict[str, Tensor]] = {}
     for name, tensor in state.tensors.items():
         if name.startswith("optimizer."):

@@ -32,9 +32,9 @@ class LearningConfig:
         steps: train for exactly so many.
         batch_size: pictures per forward pass; None: 1 on SD v1.4, 8 on the toybox.
         gradient_accumulation, gradient_checkpointing: batches per step; whether to save memory at the cost of time.
-        learning_rate: of AdamW.
+        learning_rate, weight_decay: AdamW's.
         lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
-        weight_decay, max_gradient_norm: AdamW's; clips the gradient of what is learned, None: does not.
+        max_gradient_norm: clips the gradient of what is learned; None: does not.
         huber, min_snr: see `losses.Measure`.
         seed: of everything random.
     """
@@ -93,7 +93,7 @@ class LearningConfig:
 
 @dataclass(frozen=True)
 class TextualInversionConfig(LearningConfig):
-    """What word to learn and how.
+    """What word to learn and how; the learning rate is by itself three tenths of the vocabulary rows' root mean square.
 
     Attributes:
         placeholder_token, num_vectors: the new word, and how many rows it has.
@@ -101,8 +101,6 @@ class TextualInversionConfig(LearningConfig):
         row_update: "new_rows" (lean) or "restore" (E4's recipe); both learn the same.
         max_steps: the most where `steps` is None, with which training stops when the fixed loss has levelled off.
         max_row_norm: keeps each row's length below so many mean lengths of the vocabulary's rows; None lets it grow.
-
-    A learning rate of None is three tenths of the vocabulary rows' root mean square.
     """
 
     placeholder_token: str = "<concept>"
@@ -127,7 +125,7 @@ class TextualInversionConfig(LearningConfig):
 
 @dataclass(frozen=True)
 class DreamBoothConfig(LearningConfig):
-    """What of the model learns, and what is to stay.
+    """What of the model learns, and what is to stay; a learning rate of None, or steps, are the model's `defaults`.
 
     Attributes:
         learns: "network", the UNet itself, or "lora", low-rank updates beside it.
@@ -137,8 +135,6 @@ class DreamBoothConfig(LearningConfig):
         class_prompt: what the class pictures show; None: a photo of the class.
         prior_weight, class_pictures: lambda, 0 to do without; how many pictures of the class there are.
         word_learning_rate: of a new word that learns along; None: a tenth of that with which it was learned.
-
-    A learning rate of None, or steps, are those of the model's `defaults`.
     """
 
     learns: str = "network"
@@ -161,14 +157,12 @@ class DreamBoothConfig(LearningConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "learns", LEARNS)
-        check_range(self, 0, 1_000_000, "prior_weight", "word_learning_rate")
-        check_range(self, 0, 1_000_000, "class_pictures")
+        check_range(self, 0, 1_000_000, "prior_weight", "word_learning_rate", "class_pictures")
         said = self.prior_prompt.lower().split()
         if self.initializer_token.lower() not in self.prior_prompt.lower() or self.placeholder_token.lower() in said:
-            raise ValueError(
-                f"class_prompt = {quoted(self.prior_prompt)}; expected one that names the class, "
-                f"{quoted(self.initializer_token)}, without the word for the thing, {quoted(self.placeholder_token)}"
-            )
+            a_class, thing = quoted(self.initializer_token), quoted(self.placeholder_token)
+            wanted = f"expected one that names the class, {a_class}, without the word for the thing, {thing}"
+            raise ValueError(f"class_prompt = {quoted(self.prior_prompt)}; {wanted}")
         if self.prior_weight and not self.class_pictures:
             raise ValueError("prior_weight needs pictures of the class: set class_pictures, or prior_weight = 0")
 
@@ -177,9 +171,8 @@ class Training:
     """A model, a config, and how the two go together; a run of it leaves what `saving` needs.
 
     Attributes:
-        batch_size, templates: the config's, or what suits the model.
+        batch_size, templates, learning_rate: the config's, or what suits the model.
         subject: what prompts call the thing.
-        learning_rate: of the config, or what suits the model.
         run: the run that learns, once it has begun.
         facts: what else must be the same for it to go on after an interruption.
     """
@@ -207,7 +200,7 @@ class TrainingWrapper(Training):
     Attributes:
         unet, vae, text_encoder, tokenizer, scheduler: the model's parts, under E4's names.
         vocabulary_norm: mean length of the model's own rows.
-        learning_rate: by itself three tenths of the rows' root mean square, about 4e-3 on SD v1.4.
+        learning_rate: by itself about 4e-3 on SD v1.4.
         rows: the part that learns, whose `values` are the word's rows, once `prepare_for_textual_inversion` has run.
         placeholder_ids: their token ids.
     """

@@ -82,9 +82,8 @@ def textual_inversion(
     rows, in the end the best that the fixed loss has seen. Everything random comes from `config.seed`. In a group of
     processes (`minti.machine.processes`) all call this alike, and end with the same rows.
 
-    Args:
-        optimizer: what `prepare_for_textual_inversion` returned; called here when absent.
-        checkpoint: what `load_checkpoint` found of an interrupted run, which then goes on to the same end.
+    `optimizer`: what task 2 returned; called here when absent. `checkpoint`: what `load_checkpoint` found of an
+    interrupted run, which then goes on to the same end.
 
     Raises ValueError, TrainingError: no pictures, a checkpoint of another run, or as task 2; see `checks`.
     """

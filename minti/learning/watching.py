@@ -17,14 +17,13 @@ from minti.machine.processes import add_up, rank, world_size
 from minti.model import StableDiffusion
 from minti.templates import said_of
 
-# A training step goes forward and backward through the frozen UNet: about as long as this many forward passes.
-STEP_COST = 2.5
+STEP_COST = 2.5  # of a training step, forward and backward through the frozen UNet, in forward passes
 
 
 class FixedSet:
     """Pictures, timesteps and noise that stay the same, so that their loss shows what has been learned, nothing else.
 
-    "Is This Loss Informative?" (arXiv 2302.04841): with everything fixed, the loss is a smooth curve. The timesteps are
+    With everything fixed, the loss is a smooth curve ("Is This Loss Informative?", arXiv 2302.04841). The timesteps are
     spread evenly over the schedule, the pictures evenly over all there are.
     """
 
@@ -41,21 +40,18 @@ class FixedSet:
         return len(self.latents)
 
     def batches(self, prompts: Sequence[str], size: int) -> Iterator[tuple[slice, Batch]]:
-        """So many pictures at a time, with their place in the set; of several processes each gets its share.
-
-        The set's first picture goes with the first prompt, and so on; after the last prompt comes the first again.
-        """
+        """So many pictures at a time, with their place in the set; of several processes each gets its share. The set's
+        first picture goes with the first prompt, and so on; after the last prompt comes the first again."""
         for i in range(rank() * size, len(self), world_size() * size):
             part = slice(i, i + size)
-            numbers, masks = self.numbers[part], self.concept.masks
+            numbers, seen = self.numbers[part], (self.latents[part], self.noise[part], self.timesteps[part])
             said = said_of(numbers, prompts, range(len(self))[part])
-            masks = None if masks is None else masks[numbers]
-            of_pictures = self.latents[part], self.noise[part], self.timesteps[part]
-            yield part, Batch(*of_pictures, said, numbers.tolist(), masks)
+            masks = None if self.concept.masks is None else self.concept.masks[numbers]
+            yield part, Batch(*seen, said, numbers.tolist(), masks)
 
     @torch.no_grad()
     def mean(self, loss: Callable[[Batch], Tensor], prompts: Sequence[str], size: int) -> float:
-        """The mean of a loss over the set, so many pictures at a time; of all processes together."""
+        """The mean of a loss over the set, of all processes together."""
         total = torch.zeros((), device=self.latents.device)
         for _, batch in self.batches(prompts, size):
             total += loss(batch) * len(batch.latents)
@@ -72,9 +68,9 @@ def has_levelled_off(
 ) -> bool:
     """Whether the fixed loss has stopped falling; one of two conditions is enough.
 
-    1. It hardly varies any more: Var(last `window` losses) < `variance` * Var(all losses). This is DVAR ("Is This Loss
-       Informative?", arXiv 2302.04841, section 4), and right for curves that fall slowly. A curve that falls within an
-       evaluation or two and then only jitters never fulfils it, because nearly all its losses are jitter.
+    1. It hardly varies any more: Var(last `window` losses) < `variance` * Var(all losses), DVAR (arXiv 2302.04841,
+       section 4), right for curves that fall slowly. A curve that falls within an evaluation or two and then only
+       jitters never fulfils it, because nearly all its losses are jitter.
     2. It hardly gets better any more: the best of the last `patience` losses is better than the best before by less
        than `gain` times the whole fall so far.
     """
@@ -95,7 +91,7 @@ class TrainingState:
         gradient_norm: before clipping; NaN where float16 has lost the step.
         row_norm: mean length of the new rows; NaN where none are learned. A vector far longer than any word's
             (`wrapper.vocabulary_norm`) stops obeying the rest of the prompt.
-        fixed_loss: the loss over a fixed set of pictures, timesteps and noise; None where it was not computed.
+        fixed_loss: the loss over a `FixedSet`; None where it was not computed.
         initializer_loss, empty_loss: the same for the initializer word and for the empty prompt.
     """
 
@@ -111,9 +107,8 @@ class TrainingState:
 
 
 class Watched:
-    """A loop and what watches it: `for state in Watched(loop, ...)` takes the loop's steps.
-
-    Every so often the mean of the loop's loss over a fixed set is evaluated, which takes a twentieth of the time.
+    """A loop and what watches it: `for state in Watched(loop, ...)` takes the loop's steps. Every so often the mean of
+    the loop's loss over a fixed set is evaluated, which takes a twentieth of the time.
 
     Args:
         prompts, size: what to say of the set's pictures; how many are in a batch, the set's and the loop's.
@@ -159,15 +154,8 @@ class Watched:
                     self.best, self.best_step = self.values(), self.loop.number
                 self.losses.append(fixed_loss)
             self.number = self.loop.number
-            yield TrainingState(
-                step=self.number,
-                **step._asdict(),
-                row_norm=self.row_norm(),
-                fixed_loss=fixed_loss,
-                initializer_loss=self.losses[0],
-                empty_loss=self.empty_loss,
-                finished=self.finished,
-            )
+            before = {"initializer_loss": self.losses[0], "empty_loss": self.empty_loss}
+            yield TrainingState(self.number, *step, self.row_norm(), fixed_loss, **before, finished=self.finished)
 
     @property
     def finished(self) -> bool:
@@ -191,8 +179,6 @@ class Watched:
 
     def keep_best(self) -> None:
         """Goes back to the best values, if the run was long enough to be judged, or has spoilt them."""
-        if not self.keeps:
-            return
         self.last = self.values()
         if len(self.losses) > 1 or not is_finite(self.last):
             self.loop.part.load_state_dict(self.best)
