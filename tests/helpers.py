@@ -111,6 +111,16 @@ def _syllables() -> Iterator[tuple[str, str]]:
             beginnings.append(first + second)
 
 
+def random_controlnet(unet: diffusers.UNet2DConditionModel, widths: tuple[int, ...]) -> diffusers.ControlNetModel:
+    """A ControlNet of diffusers beside a UNet, in which no parameter is zero: it adds something."""
+    torch.manual_seed(0)
+    control = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=widths).eval()
+    for parameter in control.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return control
+
+
 def assert_same(model, expected):
     """The same weights, and a prompt becomes the same context."""
     for part in PARTS:

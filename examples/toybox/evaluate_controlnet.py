@@ -97,7 +97,7 @@ def main() -> None:
     """The table."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/evaluation-controlnet")
     parser.add_argument("--controlnet", type=Path, default=CONTROLNET, help="default: the bundled one")
-    parser.add_argument("--count", type=whole(2), default=96, help="pictures per row")
+    parser.add_argument("--count", type=whole(2), default=48, help="pictures per row")
     parser.add_argument("--steps", type=whole(1), default=50, help="denoising steps")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)

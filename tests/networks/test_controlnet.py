@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 from helpers import UNET as SMALL
-from torch import nn
+from helpers import random_controlnet
 
 from minti.checkpoints.configs import parse_config
 from minti.networks.controlnet import ControlNetConfig, ControlNetwork, copied
@@ -28,17 +28,8 @@ NETWORKS = {
 
 
 def their_controlnet(config, widths):
-    """diffusers' copy of a random UNet; no convolution in it is zero."""
     torch.manual_seed(0)
-    unet = diffusers.UNet2DConditionModel(**config).eval()
-    control = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=widths).eval()
-    for name, parameter in control.named_parameters():
-        if not parameter.any():
-            assert name.startswith(("controlnet_down", "controlnet_mid", "controlnet_cond_embedding.conv_out")) or (
-                "norm" in name and name.endswith("bias")
-            )
-            nn.init.normal_(parameter, std=0.1)
-    return control
+    return random_controlnet(diffusers.UNet2DConditionModel(**config), widths)
 
 
 def question(config, widths, size=(8, 12)):

@@ -1,13 +1,14 @@
 """A ControlNet as a part: inside a model, in files of both namings, and what is refused."""
 
 import json
+import shutil
 
 import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
-from helpers import PROMPTS, pictures, seeded
+from helpers import PROMPTS, pictures, random_controlnet, seeded
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -23,22 +24,23 @@ from minti.parts.controlnet import ControlNet
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-@pytest.fixture
-def theirs(pipeline):
-    """A ControlNet of diffusers for the small model, random everywhere."""
-    torch.manual_seed(0)
-    control = diffusers.ControlNetModel.from_unet(pipeline.unet, conditioning_embedding_out_channels=(16, 32)).eval()
-    for parameter in control.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.1)
-    return control
+@pytest.fixture(scope="module")
+def theirs(opened_by_diffusers):
+    """A ControlNet of diffusers for the small model."""
+    return random_controlnet(opened_by_diffusers.unet, (16, 32))
+
+
+@pytest.fixture(scope="module")
+def written(theirs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("control")
+    theirs.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
-def saved(theirs, tmp_path):
-    """The same in a folder."""
-    theirs.save_pretrained(tmp_path / "control")
-    return tmp_path / "control"
+def saved(written, tmp_path):
+    """The same in a folder that a test may spoil."""
+    return shutil.copytree(written, tmp_path / "control")
 
 
 def hint(count=1, seed=5, size=(16, 16)):
@@ -56,8 +58,7 @@ def draw(model, control=None, prompts=PROMPTS, **options):
 # --- inside a model ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.6])
-@pytest.mark.parametrize("hints", [1, 2])
+@pytest.mark.parametrize(("hints", "scale"), [(1, 1.0), (2, 0.6)])
 def test_guided_pictures_equal_the_pipeline_byte_for_byte(tiny, pipeline, theirs, saved, scale, hints):
     pipe = diffusers.StableDiffusionControlNetPipeline(
         **pipeline.components | {"controlnet": theirs}, requires_safety_checker=False
@@ -218,9 +219,9 @@ def test_names_of_the_original_file():
         assert controlnet_name(key, ControlNetConfig()) == name
 
 
-def test_names_agree_with_the_converter_of_diffusers(pipeline):
+def test_names_agree_with_the_converter_of_diffusers(opened_by_diffusers):
     """With four sizes of the hint, as released: diffusers' converter knows no other number."""
-    theirs = diffusers.ControlNetModel.from_unet(pipeline.unet)
+    theirs = diffusers.ControlNetModel.from_unet(opened_by_diffusers.unet)
     renamed, _ = original(theirs)
     converted = convert_controlnet_checkpoint({f"control_model.{k}": v for k, v in renamed.items()}, theirs.config)
     assert converted.keys() == theirs.state_dict().keys()

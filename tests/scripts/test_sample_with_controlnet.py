@@ -5,23 +5,17 @@ import shutil
 import diffusers
 import numpy as np
 import pytest
-import torch
-from helpers import seeded
+from helpers import random_controlnet, seeded
 from PIL import Image
 from running import script_inside
-from torch import nn
 
 OPTIONS = ("a red cat", "--steps", 3, "--num-images", 1, "--quiet", "--guidance-scale", 7.5, "--dtype", "float32")
 
 
 @pytest.fixture
-def control(pipeline, tmp_path):
-    """diffusers' ControlNet for the small model, random everywhere, in a folder."""
-    torch.manual_seed(0)
-    network = diffusers.ControlNetModel.from_unet(pipeline.unet, conditioning_embedding_out_channels=(16, 32)).eval()
-    for parameter in network.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.1)
+def control(opened_by_diffusers, tmp_path):
+    """diffusers' ControlNet for the small model, and in a folder."""
+    network = random_controlnet(opened_by_diffusers.unet, (16, 32))
     network.save_pretrained(tmp_path / "control")
     return network
 
