@@ -74,7 +74,7 @@ def sample_steps(
     pulls = [Pull(context, scale), *(further_pull(model, context, shape, *other) for other in also)]
     negative = encoded(model, negative_prompt, context, "negative prompts") if unconditional_counts(pulls) else context
 
-    network, sampler = Counted(model.unet), named(sampler)
+    network, sampler = Counted(model.unet, len(context)), named(sampler)
     predict = guided(refreshed(network, refresh_every, len(context)), pulls, negative)
     predict = guidance(within(guidance_interval, predict, unguided(network, context)))
     stops = sampler.stops(model.scheduler, num_inference_steps)

@@ -104,11 +104,15 @@ def refreshed(network: Network, every: int, pictures: int) -> Network:
 
 
 class Counted:
-    """A network that counts the pictures that have gone through it."""
+    """A network that counts what goes through it, and is told of how many `pictures` a batch holds predictions."""
 
-    def __init__(self, network: Network):
-        self.network, self.evaluations = network, 0
+    def __init__(self, network: Network, pictures: int | None = None):
+        self.network, self.pictures, self.evaluations = network, pictures, 0
 
     def __call__(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         self.evaluations += len(latents)
-        return self.network(latents, timesteps, context)
+        self.network.pictures = self.pictures
+        try:
+            return self.network(latents, timesteps, context)
+        finally:
+            self.network.pictures = None

@@ -45,7 +45,14 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """Stable Diffusion's denoiser, sized by its config."""
+    """Stable Diffusion's denoiser, sized by its config.
+
+    Attributes:
+        pictures: of how many pictures a batch of guidance holds predictions, the unconditional ones first; for parts
+            that need to know. None: there are none of these, and as many pictures as rows.
+    """
+
+    pictures: int | None = None
 
     def __init__(self, config: UNetConfig):
         super().__init__()
