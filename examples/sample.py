@@ -1,6 +1,7 @@
 """Draws pictures from prompts, with learned words if you like.
 
 python examples/sample.py "a sketch of a <concept>" --embedding outputs/NAME/learned_embeds.safetensors
+python examples/sample.py "a cartoon of a toy" --ip-adapter FILE --ip-picture PICTURE
 python examples/sample.py "a cartoon of a <concept>" --embedding ... --init-image PICTURE --strength 0.6
 python examples/sample.py "a red star" --trajectory
 python examples/sample.py "a <a> next to a <b>" --and "a <a> next to a toy" --and "a toy next to a <b>" ...
@@ -9,6 +10,7 @@ torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 
 from __future__ import annotations
 
+from support.added import add_arguments, added
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.strip import Trajectory
 
@@ -65,6 +67,7 @@ def parse() -> argparse.Namespace:
     several.add_argument("--weight", type=finite, action="append", default=[], help=weight_help)
     where_help = "of each --and in turn, a picture that is white where it counts; default: everywhere"
     several.add_argument("--where", type=Path, action="append", default=[], metavar="MASK", help=where_help)
+    add_arguments(parser)
     args = parser.parse_args()
     given = {option: value for option in OPTIONS if (value := getattr(args, option)) is not None}
     for option in given:
@@ -175,7 +178,8 @@ def main() -> None:
     prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would draw the same pictures again
     jobs = [(prompt, i) for prompt in prompts for i in range(args.num_images)]
     share = -(-len(jobs) // processes.world_size())
-    pictures = processes.gather(draw(args, model, jobs[processes.rank() * share :][:share]))
+    with added(args, model):
+        pictures = processes.gather(draw(args, model, jobs[processes.rank() * share :][:share]))
     if processes.rank() > 0:
         return
     for (prompt, i), picture in zip(jobs, pictures):

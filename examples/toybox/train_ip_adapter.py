@@ -2,9 +2,9 @@
 
     python examples/toybox/train_ip_adapter.py --output outputs/ip-adapter
 
-A step draws the toy of one picture into another scene. The prompt tells of that scene's style, size, place and background
-as captions do, and of the toy only that it is "a toy": what the toy looks like can be learned from the picture alone, and
-nothing else of the picture helps. Only toys that training may show. An interrupted run goes on from --output.
+A step draws the toy of a photo into another scene. The prompt tells of that scene's style, size, place and background
+what captions tell, and of the toy only that it is "a toy": the photo alone says what it looks like, and nothing else in
+the photo helps. Only toys that training may show. An interrupted run goes on from --output.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1]))
 from support.command_line import arguments, load, make_output, run, whole
 
+import argparse
 import math
 import time
 from typing import NamedTuple
@@ -100,7 +101,7 @@ class Pictures:
         return Batch(latents, noise, timesteps, prompts, seen)
 
 
-def loop_of(model: minti.StableDiffusion, adapter: IPAdapter, pictures: Pictures, args) -> Loop:
+def loop_of(model: minti.StableDiffusion, adapter: IPAdapter, pictures: Pictures, args: argparse.Namespace) -> Loop:
     """The same loop as a word's: a part, a draw, a loss."""
 
     def loss(model: minti.StableDiffusion, batch: Batch) -> Tensor:
@@ -112,7 +113,9 @@ def loop_of(model: minti.StableDiffusion, adapter: IPAdapter, pictures: Pictures
             return minti.diffusion_loss(model, batch.latents, batch.timesteps, context, batch.noise)
 
     def rate(taken: int) -> float:
-        return min(1.0, (taken + 1) / (0.02 * args.steps)) * 0.5 * (1 + math.cos(math.pi * min(1.0, taken / args.steps)))
+        return (
+            min(1.0, (taken + 1) / (0.02 * args.steps)) * 0.5 * (1 + math.cos(math.pi * min(1.0, taken / args.steps)))
+        )
 
     model.freeze()
     optimizer = torch.optim.AdamW(adapter.trained(), lr=args.learning_rate, weight_decay=0.01)

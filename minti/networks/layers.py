@@ -90,7 +90,7 @@ class Attention(nn.Module):
     Attributes:
         attend: q, k, v of (b, heads, n or m, d) to (b, heads, n, d). A layer can be given another, such as one that
             watches the weights or changes them.
-        after: what else the queries ask, in turn: of q and what `attend` gave, which may be added to, to the same shape.
+        after: called in turn with q and what `attend` gave; each gives what takes that one's place.
     """
 
     attend = staticmethod(attention)
