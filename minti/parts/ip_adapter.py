@@ -107,10 +107,11 @@ def load_ip_adapter(model: StableDiffusion, path: str | os.PathLike[str], scale:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such IP-Adapter; expected a file such as ip-adapter_sd15.safetensors")
-    tensors: Any = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-    if isinstance(tensors, dict) and all(isinstance(group, dict) for group in tensors.values()):  # the original's .bin
+    content: Any = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    tensors = content if isinstance(content, dict) else {}
+    if all(isinstance(group, dict) for group in tensors.values()):  # the original's .bin
         tensors = {f"{name}.{key}": tensor for name, group in tensors.items() for key, tensor in group.items()}
-    known = [kind for key, kind in VARIANTS.items() if any(k.startswith(f"image_proj.{key}") for k in tensors)]
+    known = [kind for key, kind in VARIANTS.items() if any(str(k).startswith(f"image_proj.{key}") for k in tensors)]
     if known or not isinstance(weight := tensors.get("image_proj.proj.weight"), Tensor) or weight.ndim != 2:
         what = f"an IP-Adapter {known[0]}" if known else "no IP-Adapter"
         raise ValueError(f"{path} is {what}; minti reads the plain kind only, such as ip-adapter_sd15.safetensors")
