@@ -76,9 +76,7 @@ class IPAdapter(Part):
         """The tokens of a batch of the UNet, (rows, 4, d); see `UNet.pictures`."""
         pictures, projection = pictures or rows, self.image_proj["proj"]
         if len(self.picture) not in (1, pictures):
-            raise ValueError(
-                f"{len(self.picture)} pictures as prompts for {pictures} drawings; give 1, or one for each"
-            )
+            raise ValueError(f"{len(self.picture)} pictures as prompts of {pictures} drawings; give 1, or one each")
         seen = self.picture.to(projection.weight).expand(pictures, -1)
         if rows > pictures:
             seen = torch.cat([torch.zeros_like(seen), *[seen] * (rows // pictures - 1)])
@@ -88,8 +86,8 @@ class IPAdapter(Part):
     def _attend(self, to_k: nn.Linear, to_v: nn.Linear, q: Tensor, attended: Tensor) -> Tensor:
         if self.scale == 0:
             return attended
-        split = partial(rearrange, pattern="b m (heads d) -> b heads m d", heads=q.shape[1])
-        k, v = (split(layer(self._tokens).to(q.dtype)) for layer in (to_k, to_v))
+        both = (own(self._tokens).to(q.dtype) for own in (to_k, to_v))
+        k, v = (rearrange(x, "b m (heads d) -> b heads m d", heads=q.shape[1]) for x in both)
         return attended + self.scale * attention(q, k, v)
 
 
@@ -107,16 +105,16 @@ def load_ip_adapter(model: StableDiffusion, path: str | os.PathLike[str], scale:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such IP-Adapter; expected a file such as ip-adapter_sd15.safetensors")
-    content: Any = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-    tensors = content if isinstance(content, dict) else {}
+    tensors = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    tensors = tensors if isinstance(tensors, dict) else {}
     if all(isinstance(group, dict) for group in tensors.values()):  # the original's .bin
         tensors = {f"{name}.{key}": tensor for name, group in tensors.items() for key, tensor in group.items()}
     known = [kind for key, kind in VARIANTS.items() if any(str(k).startswith(f"image_proj.{key}") for k in tensors)]
     if known or not isinstance(weight := tensors.get("image_proj.proj.weight"), Tensor) or weight.ndim != 2:
         what = f"an IP-Adapter {known[0]}" if known else "no IP-Adapter"
         raise ValueError(f"{path} is {what}; minti reads the plain kind only, such as ip-adapter_sd15.safetensors")
-    adapter = build(lambda: IPAdapter(model.unet, weight.shape[1], scale), path)
     check_finite(tensors, f"{path} is damaged; fetch it again")
+    adapter = build(lambda: IPAdapter(model.unet, weight.shape[1], scale), path)
     return fill(adapter, tensors, path, model.dtype, model.device)
 
 

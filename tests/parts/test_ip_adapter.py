@@ -226,7 +226,7 @@ def test_each_drawing_has_a_picture_of_its_own(tiny):
             adapter.picture = seen(2)[[i]]
             torch.testing.assert_close(answer(tiny)[i], both[i], rtol=1e-4, atol=1e-5)
         adapter.picture = seen(3)
-        with pytest.raises(ValueError, match="3 pictures as prompts for 2 drawings; give 1, or one for each"):
+        with pytest.raises(ValueError, match="3 pictures as prompts of 2 drawings; give 1, or one each"):
             answer(tiny)
     assert torch.equal(adapter.picture, seen(3))
 
