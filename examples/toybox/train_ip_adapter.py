@@ -29,9 +29,9 @@ from tqdm import tqdm
 import minti
 import world
 from held_out import to_pixels
+from loop import save_atomically
 from minti.images import to_pil
 from minti.learning.loop import Loop
-from minti.machine.files import replacing
 from minti.machine.noise import randn
 from minti.networks.vae import DiagonalGaussian
 from minti.parts.ip_adapter import IPAdapter, save_ip_adapter
@@ -39,6 +39,7 @@ from painting import draw
 from toy_clip import load_toy_clip
 
 PROMPTS, SCENES = 8, 16  # pictures of every toy that serve as prompts, and to draw
+RUN = ("steps", "batch_size", "learning_rate", "seed", "autocast")
 WITHOUT_PICTURE, WITHOUT_TEXT, WITHOUT_BOTH = 0.05, 0.1, 0.05  # shares, for guidance and for a picture alone
 
 
@@ -124,6 +125,23 @@ def loop_of(model: minti.StableDiffusion, adapter: IPAdapter, pictures: Pictures
     return Loop(model, adapter, draw, loss, optimizer, args.steps, generator, rate, max_norm=1.0)
 
 
+def keep(loop: Loop, path: Path, run: dict[str, float]) -> None:
+    """Writes what an interrupted run goes on from."""
+    state = {"part": loop.part.state_dict(), "optimizer": loop.optimizer.state_dict(), "number": loop.number}
+    save_atomically(state | {"generator": loop.generator.get_state(), "run": run}, path)
+
+
+def go_on(loop: Loop, path: Path, run: dict[str, float]) -> None:
+    """Takes up a run where it was kept. Raises ValueError: it is another run's."""
+    saved = torch.load(path, weights_only=True)
+    if saved["run"] != run:
+        raise ValueError(f"{path} is of another run, {saved['run']}; this one is {run}. Give another --output")
+    loop.part.load_state_dict(saved["part"])
+    loop.optimizer.load_state_dict(saved["optimizer"])
+    loop.generator.set_state(saved["generator"])
+    loop.number = loop.taken = saved["number"]
+
+
 def main() -> None:
     """Pictures, the loop with checkpoints, and the file."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/ip-adapter")
@@ -137,25 +155,19 @@ def main() -> None:
     generator = torch.Generator().manual_seed(args.seed)
     adapter = IPAdapter.beside(model, pictures.seen[0].shape[1], generator)
     loop = loop_of(model, adapter, pictures, args)
-    path = folder / "checkpoint.pt"
+    path, what = folder / "checkpoint.pt", {name: getattr(args, name) for name in RUN}
     if path.exists():
-        saved = torch.load(path, weights_only=True)
-        adapter.load_state_dict(saved["part"])
-        loop.optimizer.load_state_dict(saved["optimizer"])
-        loop.generator.set_state(saved["generator"])
-        loop.number = loop.taken = saved["number"]
-    smooth, saved_at = None, time.monotonic()
+        go_on(loop, path, what)
+    smooth, kept_at = None, time.monotonic()
     bar = tqdm(loop, "steps", initial=loop.number, total=loop.steps, disable=True if args.quiet else None)
     for step in bar:
         smooth = step.loss if smooth is None else 0.99 * smooth + 0.01 * step.loss
         bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
         if loop.number % 500 == 0:
             print(f"step {loop.number}: loss {smooth:.4f}", flush=True)
-        if time.monotonic() - saved_at > 60 or loop.number == loop.steps:
-            saved_at = time.monotonic()
-            state = {"part": adapter.state_dict(), "optimizer": loop.optimizer.state_dict()}
-            with replacing(path) as temporary:
-                torch.save(state | {"generator": loop.generator.get_state(), "number": loop.number}, temporary)
+        if time.monotonic() - kept_at > 60 or loop.number == loop.steps:
+            kept_at = time.monotonic()
+            keep(loop, path, what)
     save_ip_adapter(adapter.half(), folder / "ip_adapter.safetensors")
     print(f"wrote {folder}/ip_adapter.safetensors")
 
