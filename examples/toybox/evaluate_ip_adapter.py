@@ -40,7 +40,7 @@ PROMPTS = {
     "a photo": "a photo of a {}",
     "a cartoon": "a cartoon of a {}",
     "pixel art": "a pixel art picture of a {}",
-    "at a place": "a photo of a {} on the left on a teal background",
+    "at a place": "a photo of a {} on the right on a sand background",
 }
 Draw = Callable[[str, str, int], list[Image.Image]]  # template, what stands for the toy, seed
 
@@ -119,7 +119,7 @@ def page(ways: Ways, toys: list[world.Toy]) -> Image.Image:
                 model, name, inside = way(toy, 0)
                 with inside:
                     pictures.append(ways.draw(model, template.format(name), 0)[0])
-    return grid(pictures, columns=7)
+    return grid([picture.resize((128, 128), Image.Resampling.NEAREST) for picture in pictures], columns=7)
 
 
 def main() -> None:
@@ -128,8 +128,10 @@ def main() -> None:
     parser.add_argument("--ip-adapter", type=Path, help="a file; default: the model's own")
     parser.add_argument("--ip-scale", type=finite, default=1.0, help="of what the picture says")
     parser.add_argument("--toys", choices=TOYS, default="all", help="which held-out toys")
-    parser.add_argument("--seeds", type=whole(0), nargs="+", default=[0, 1, 2], help="of learning and of drawing")
-    parser.add_argument("--num-images", type=whole(1), default=4, help="drawings per toy, prompt and seed")
+    parser.add_argument(
+        "--seeds", type=whole(0), nargs="+", default=[0], help="of learning, of drawing, and which picture"
+    )
+    parser.add_argument("--num-images", type=whole(1), default=8, help="drawings per toy, prompt and seed")
     parser.add_argument("--ways", nargs="+", default=["no picture", "one picture", "a word from five", "described"])
     parser.add_argument("--page", type=Path, help="also draw some of them as a PNG")
     args = parser.parse_args()

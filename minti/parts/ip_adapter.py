@@ -34,8 +34,8 @@ class IPAdapter(Part):
     """The picture's tokens, and keys and values for every cross-attention; named as in h94/IP-Adapter's files.
 
     Attributes:
-        picture: (b or 1, clip_dim), what CLIP sees in the picture for each drawing, or for all; guidance's
-            unconditional predictions see zeros instead, as in diffusers.
+        picture: (b or 1, clip_dim), what CLIP sees in a picture for each drawing, or for all; unconditional predictions
+            see zeros, as in diffusers (but not where `refresh_every` leaves them out beside several prompts).
         scale: how much the picture counts; at 0 the model is alone, bit for bit.
     """
 
