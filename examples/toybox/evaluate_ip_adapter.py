@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=whole(0), nargs="+", default=[0], help="of learning, of drawing, and which picture"
     )
-    parser.add_argument("--num-images", type=whole(1), default=8, help="drawings per toy, prompt and seed")
+    parser.add_argument("--num-images", type=whole(1), default=4, help="drawings per toy, prompt and seed")
     parser.add_argument("--ways", nargs="+", default=["no picture", "one picture", "a word from five", "described"])
     parser.add_argument("--page", type=Path, help="also draw some of them as a PNG")
     args = parser.parse_args()

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, load, make_output, run, whole
+from support.command_line import arguments, finite, load, make_output, run, whole
 
 import argparse
 import math
@@ -114,9 +114,7 @@ def loop_of(model: minti.StableDiffusion, adapter: IPAdapter, pictures: Pictures
             return minti.diffusion_loss(model, batch.latents, batch.timesteps, context, batch.noise)
 
     def rate(taken: int) -> float:
-        return (
-            min(1.0, (taken + 1) / (0.02 * args.steps)) * 0.5 * (1 + math.cos(math.pi * min(1.0, taken / args.steps)))
-        )
+        return min(1.0, (taken + 1) / (0.02 * args.steps)) * 0.5 * (1 + math.cos(math.pi * taken / args.steps))
 
     model.freeze()
     optimizer = torch.optim.AdamW(adapter.trained(), lr=args.learning_rate, weight_decay=0.01)
@@ -145,10 +143,10 @@ def go_on(loop: Loop, path: Path, run: dict[str, float]) -> None:
 def main() -> None:
     """Pictures, the loop with checkpoints, and the file."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/ip-adapter")
-    parser.add_argument("--steps", type=whole(1), default=8000)
-    parser.add_argument("--batch-size", type=whole(1), default=32)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--autocast", action="store_true", help="multiply in bfloat16")
+    parser.add_argument("--steps", type=whole(1), default=5500)
+    parser.add_argument("--batch-size", type=whole(1), default=16)
+    parser.add_argument("--learning-rate", type=finite, default=1e-3)
+    parser.add_argument("--autocast", action=argparse.BooleanOptionalAction, default=True, help="in bfloat16")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
     pictures = Pictures(model, args.model, args.quiet)
