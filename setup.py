@@ -23,6 +23,7 @@ setup(
     ],
     extras_require={
         "examples": ["matplotlib>=3.8"],
+        "8bit": ["bitsandbytes>=0.45"],  # DreamBooth's optimizer on small memory; on a CPU it takes a newer one
         # Before 0.37, diffusers copies a shortcut's input into another memory layout: its VAE then rounds otherwise.
         "test": [
             "diffusers>=0.37",
@@ -31,6 +32,7 @@ setup(
             "matplotlib>=3.8",
             "nbclient>=0.10",
             "nbformat>=5.9",
+            "peft>=0.18",  # which transformers 5.0 asks for, and diffusers less
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.8",

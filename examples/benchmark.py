@@ -4,8 +4,8 @@
     python examples/benchmark.py --toybox --quick         # two minutes on two cores
     python examples/benchmark.py --dtype bfloat16 --device cuda
 
-Needs diffusers (`pip install -e '.[test]'`). Prints a table of medians, their spread, and ratios above 1 where minti is
-faster or smaller; and one line of JSON.
+Needs diffusers and peft (`pip install -e '.[test]'`). Prints a table of medians, their spread, and ratios above 1 where
+minti is faster or smaller; and one line of JSON.
 """
 
 from __future__ import annotations
@@ -195,6 +195,7 @@ def main() -> None:
                 ("load", job("load", 1, 1)),
                 (f"run of {10 * steps} steps from a cold start", whole(10 * steps)),
                 ("picture of 20 steps", job("picture", 1, 1)),
+                ("LoRA training step, batch 1", job("lora", 1, steps)),
                 ("training step, checkpointing in both", job("train", 1, steps, checkpointing=True)),
             ]
             batches = [4, 16, 64] if args.toybox else [4] if args.device.startswith("cuda") else []

@@ -35,14 +35,15 @@ class Ours:
     def __init__(self, unet: UNet, batch: dict[str, Tensor]):
         self.unet, self.scheduler = unet, NoiseScheduler()
         self.device, self.dtype, self.batch = torch.device("cpu"), batch["latents"].dtype, batch
+        self.tokenizer = SimpleNamespace(model_max_length=batch["context"].shape[1])
         self.adapter = IPAdapter.beside(self, CLIP_DIM, torch.Generator().manual_seed(0)).to(self.dtype)
         optimizer = torch.optim.AdamW(self.adapter.trained(), lr=1e-4)
-        self.adapter.picture = batch["seen"]
         loop = Loop(self, self.adapter, lambda _: batch, self.loss, optimizer, 10**6, torch.Generator())
         self.steps = iter(loop)
 
     def loss(self, model: object, batch: dict[str, Tensor]) -> Tensor:
-        return diffusion_loss(self, batch["latents"], batch["timesteps"], batch["context"], batch["noise"])
+        context = self.adapter.prompted(batch["context"], batch["seen"])
+        return diffusion_loss(self, batch["latents"], batch["timesteps"], context, batch["noise"])
 
     def step(self) -> float:
         return next(self.steps).loss

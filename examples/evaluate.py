@@ -9,7 +9,7 @@ Writes to outputs/report/: report.html, page.png and pictures/ (the 32), and the
 
 from __future__ import annotations
 
-from support import html, rows, studies
+from support import added, html, rows, studies
 from support.command_line import arguments, load, make_output, run, whole
 from support.drawing import Artist
 from support.subjects import learn, open_subjects
@@ -47,6 +47,8 @@ def parse() -> argparse.Namespace:
     what.add_argument("--concept", nargs="+", default=default, choices=names, metavar="NAME", help="bundled, to learn")
     embedding_help = "a learned word, instead of learning; twice, each with its --images"
     what.add_argument("--embedding", action="append", default=[], metavar="FILE=<name>", help=embedding_help)
+    known_help = "a phrase that already means the thing, such as 'sks toy' after DreamBooth; with its --images"
+    what.add_argument("--known", action="append", default=[], metavar="PHRASE", help=known_help)
     images_help = "training pictures, to learn from or of --embedding; twice"
     what.add_argument("--images", action="append", default=[], metavar="FOLDER", help=images_help)
     known = "known word or phrase that says roughly what the pictures show; one for both, or two"
@@ -68,12 +70,14 @@ def parse() -> argparse.Namespace:
     how.add_argument(
         "--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS), metavar="NAME", help=sections_help
     )
+    added.add_arguments(parser)
     args = parser.parse_args()
-    folders = args.images or args.concept
-    if args.embedding and len(args.embedding) != len(args.images):
+    folders, given = args.images or args.concept, len(args.embedding) + len(args.known)
+    args.learns = not given
+    if given and given != len(args.images):
         parser.error(
-            f"{len(args.embedding)} words and {len(args.images)} folders of training pictures: give each --embedding "
-            "its --images, in the same order"
+            f"{given} words and {len(args.images)} folders of training pictures: give each --embedding, and then each "
+            "--known, its --images, in the same order"
         )
     if len(folders) > 2 or len(args.initializer) not in (1, len(folders)):
         parser.error("one or two words can be evaluated at a time, with one --initializer for all or one for each")
@@ -124,11 +128,9 @@ BOUNDS = (
 )
 
 
-def main() -> None:
+def evaluate(args: argparse.Namespace, model: minti.StableDiffusion, said: added.Said) -> None:
     """Two words to a report."""
-    args, begun = parse(), time.perf_counter()
-    folder = make_output(args.output)
-    model = load(args)
+    begun, folder = time.perf_counter(), args.output
     subjects = open_subjects(args, model, CONCEPTS)
     toybox = open_toybox(model, args.model)
     templates = args.templates or (TEMPLATES if toybox is None else toybox.templates)
@@ -136,8 +138,9 @@ def main() -> None:
     if len(subjects) == 1 and len(planned) < len(templates):
         warnings.warn(f"prompts for two words need a second one; {subjects[0].word} is evaluated alone", stacklevel=2)
     clip, artist = find_clip(args, toybox), Artist(args, model)
+    artist.said = said
     for i, subject in enumerate(subjects):
-        if not args.embedding:
+        if args.learns:
             learn(args, artist, subject, folder / f"word-{i}")
         print(subject.summary)
 
@@ -168,6 +171,15 @@ def main() -> None:
     print(
         f"wrote {folder}/report.html, page.png, {sum(len(row.pictures) for row in planned)} pictures and their tables"
     )
+
+
+def main() -> None:
+    """The model, with all that is added to it, to a report."""
+    args = parse()
+    make_output(args.output)
+    model = load(args)
+    with added.added(args, model) as said:
+        evaluate(args, model, said)
 
 
 if __name__ == "__main__":

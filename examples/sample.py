@@ -3,6 +3,8 @@
 python examples/sample.py "a sketch of a <concept>" --embedding outputs/NAME/learned_embeds.safetensors
 python examples/sample.py "a cartoon of a toy" --ip-adapter FILE --ip-picture PICTURE
 python examples/sample.py "a cartoon of a <concept>" --embedding ... --init-image PICTURE --strength 0.6
+python examples/sample.py "a photo of a toy" --lora FILE=0.8
+python examples/sample.py "a photo of a red toy" --hint OUTLINE
 python examples/sample.py "a red star" --trajectory
 python examples/sample.py "a <a> next to a <b>" --and "a <a> next to a toy" --and "a toy next to a <b>" ...
 torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
@@ -10,8 +12,9 @@ torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 
 from __future__ import annotations
 
-from support.added import add_arguments, added
+from support.added import Said, add_arguments, added
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
+from support.given import fit_mask, latent_mask, picture_latents
 from support.strip import Trajectory
 
 import argparse
@@ -27,7 +30,6 @@ import minti
 from minti.diffusion.samplers import SAMPLERS
 from minti.diffusion.scheduler import VARIANCES
 from minti.diffusion.steps import SampleStep
-from minti.editing import fit_mask, latent_mask, picture_latents
 from minti.images import grid, open_image, save_png
 from minti.machine import processes
 from minti.machine.files import replacing
@@ -125,9 +127,12 @@ def others(args: argparse.Namespace, model: minti.StableDiffusion) -> list[tuple
     return list(zip(args.also, weights, masks))
 
 
-def draw(args: argparse.Namespace, model: minti.StableDiffusion, jobs: list[tuple[str, int]]) -> list[Image.Image]:
+def draw(
+    args: argparse.Namespace, model: minti.StableDiffusion, said: Said, jobs: list[tuple[str, int]]
+) -> list[Image.Image]:
     """Pictures of (prompt, number) pairs: with noise by the number, and some at a time."""
-    edit, also, pictures = Edit(args, model), others(args, model), []
+    edit, pictures = Edit(args, model), []
+    also = [(said([prompt]), weight, mask) for prompt, weight, mask in others(args, model)]
     with tqdm(total=len(jobs), desc="drawing", disable=True if args.quiet else None) as bar:
         for start in range(0, len(jobs), args.batch_size):
             batch = jobs[start : start + args.batch_size]
@@ -140,8 +145,8 @@ def draw(args: argparse.Namespace, model: minti.StableDiffusion, jobs: list[tupl
 
             drawn = minti.sample(
                 model,
-                [prompt for prompt, _ in batch],
-                args.negative_prompt,
+                said([prompt for prompt, _ in batch]),
+                said([args.negative_prompt], False),
                 num_inference_steps=args.steps,
                 guidance_scale=args.guidance_scale,
                 sampler=args.sampler,
@@ -178,8 +183,8 @@ def main() -> None:
     prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would draw the same pictures again
     jobs = [(prompt, i) for prompt in prompts for i in range(args.num_images)]
     share = -(-len(jobs) // processes.world_size())
-    with added(args, model):
-        pictures = processes.gather(draw(args, model, jobs[processes.rank() * share :][:share]))
+    with added(args, model) as said:
+        pictures = processes.gather(draw(args, model, said, jobs[processes.rank() * share :][:share]))
     if processes.rank() > 0:
         return
     for (prompt, i), picture in zip(jobs, pictures):

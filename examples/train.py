@@ -2,10 +2,12 @@
 
     python examples/train.py                                           # a bundled toy, on the bundled toybox model
     python examples/train.py --images my-cat --initializer cat --model path/to/stable-diffusion-v1-4
+    python examples/train.py --learn word+lora                         # or lora, or dreambooth: the whole network
     torchrun --nproc-per-node 2 examples/train.py                      # on two GPUs, or in two processes
 
-Writes to outputs/NAME/: learned_embeds.safetensors (the word), page.png (what it can do), curves.png and losses.csv;
-and checkpoints/, from which --resume goes on after an interruption.
+Writes to outputs/NAME/: learned_embeds.safetensors (the word), lora.safetensors or model/ (what else was learned),
+page.png (what it can do), curves.png and losses.csv; and checkpoints/, from which --resume goes on after an
+interruption.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from support.command_line import arguments, finite, generators, load, make_outpu
 from support.curves import plot
 from support.learning import Learning, say
 from support.pages import page
+from support.tuning import LEARN, Tuning, tune, tuning_options
 
 import argparse
 import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 from tqdm import tqdm
@@ -27,10 +31,11 @@ from tqdm import tqdm
 import minti
 from minti.diffusion.samplers import SAMPLERS
 from minti.evaluation.neighbours import learned_rows
-from minti.images import grid, open_folder, save_png
+from minti.images import grid, open_captions, open_folder, save_png
 from minti.learning.choosing import choose_initializer
+from minti.learning.dreambooth import DreamBooth
 from minti.learning.growing import Growing
-from minti.learning.settings import LR_SCHEDULES, ROW_UPDATES
+from minti.learning.settings import LR_SCHEDULES, ROW_UPDATES, DreamBoothConfig
 from minti.machine import processes
 from minti.templates import TEMPLATES
 
@@ -44,8 +49,11 @@ def parse() -> argparse.Namespace:
     what = parser.add_argument_group("what to learn")
     what.add_argument("--concept", default="red-diamond-pink-belt", choices=names, help="a bundled concept")
     what.add_argument("--images", type=Path, help="a folder with your own pictures, three to ten, instead")
+    learn_help = "a new word, a LoRA, both one after the other and together, or the whole network"
+    what.add_argument("--learn", choices=LEARN, default="word", help=learn_help)
     word = {"dest": "placeholder_token", "metavar": "WORD"}
-    what.add_argument("--placeholder", default="<concept>", help="the new word", **word)
+    word_help = "the new word; for lora and dreambooth a rare one that exists; default: <concept>, or sks"
+    what.add_argument("--placeholder", help=word_help, **word)
     known = {"dest": "initializer_token", "metavar": "WORD"}
     known_help = (
         "a known word or phrase ('yellow moon') that says roughly what they show; 'auto' finds the word that fits the "
@@ -57,12 +65,15 @@ def parse() -> argparse.Namespace:
     what.add_argument("--vectors", type=whole_or_auto(1), default=1, help=rows_help, **rows)
     what.add_argument("--templates", choices=TEMPLATES, help="training prompts; default: the model's own")
     what.add_argument("--flip", action="store_true", dest="horizontal_flip", help="also learn from mirror images")
+    captions_help = "say of each picture what NAME.txt beside it says; {} in it becomes the word"
+    what.add_argument("--captions", action="store_true", help=captions_help)
+    what.add_argument("--masked", action="store_true", help="learn only from where the pictures are opaque")
     how = parser.add_argument_group("how to learn it")
     how.add_argument(
         "--steps",
         type=whole(1),
         metavar="N",
-        help="exactly so many steps; default: until the fixed loss has levelled off",
+        help="exactly so many steps; default: until the fixed loss has levelled off, else what suits the model",
     )
     how.add_argument("--max-steps", type=whole(1), default=3000, help="the most steps when --steps is not given")
     how.add_argument("--batch-size", type=whole(1), help="default: the model's own, 1 on SD v1.4, 8 on the toybox")
@@ -73,6 +84,10 @@ def parse() -> argparse.Namespace:
     how.add_argument("--warmup-steps", type=whole(0), default=0)
     how.add_argument("--max-row-norm", type=finite, help="keep rows below so many mean lengths of the vocabulary's")
     how.add_argument("--row-update", choices=ROW_UPDATES, default="new_rows", help="lean, or E4's recipe")
+    how.add_argument("--huber", type=finite, metavar="SIZE", help="errors beyond it count by size, not squared")
+    min_snr_help = "weigh the timesteps by arXiv 2303.09556; usually 5"
+    how.add_argument("--min-snr", type=finite, metavar="GAMMA", help=min_snr_help)
+    tuning_options(parser)
     safe = parser.add_argument_group("interruption")
     safe.add_argument("--resume", action="store_true", help="go on with the output folder's interrupted run")
     every_help = "save what --resume needs every so many steps; default: at every evaluation of the fixed loss"
@@ -86,16 +101,27 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     args.grow = args.num_vectors == "auto"
     args.num_vectors = 1 if args.grow else args.num_vectors
+    args.with_word = args.learn.startswith("word")
+    args.placeholder_token = args.placeholder_token or ("<concept>" if args.with_word else "sks")
+    if not args.with_word and args.initializer_token in ("random", "auto"):
+        parser.error("--initializer names the class here, such as toy; auto and random are for new words")
+    if args.learn != "word" and args.initializer_token == "random":
+        parser.error("--initializer random is for a word alone; a LoRA needs to know the class, such as toy")
+    if args.grow and args.learn != "word":
+        parser.error("--vectors auto goes with --learn word alone")
     args.initializer_token = None if args.initializer_token == "random" else args.initializer_token
     if wrong := [prompt for prompt in args.prompts or () if "{}" not in prompt]:
         parser.error(f"the prompt {wrong[0]!r} has no {{}} where the word goes")
     return args
 
 
-def configured(args: argparse.Namespace) -> minti.TextualInversionConfig:
-    """The options that are settings of the learning."""
-    names = {field.name for field in fields(minti.TextualInversionConfig)}
-    return minti.TextualInversionConfig(**{name: value for name, value in vars(args).items() if name in names})
+def configured(args: argparse.Namespace, kind: type, **more: object) -> Any:
+    """The options that are settings of that kind; those that were not given keep its defaults."""
+    names = {field.name for field in fields(kind)}
+    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
+    # None is a setting of its own: a word that begins at random.
+    begin = {"initializer_token": args.initializer_token}
+    return kind(**given | begin | more)
 
 
 def draw(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[str]) -> list[Image.Image]:
@@ -110,13 +136,15 @@ def draw(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[s
     )
 
 
-def draw_page(args: argparse.Namespace, model: minti.StableDiffusion, pictures: list[Image.Image]) -> Image.Image:
-    """The training pictures, the word alone, and every prompt with the initializer word (if any) above the learned."""
+def draw_page(
+    args: argparse.Namespace, model: minti.StableDiffusion, subject: str, pictures: list[Image.Image]
+) -> Image.Image:
+    """The training pictures, the thing alone, and every prompt with the initializer word (if any) above the thing."""
     size = model.resolution
     rows = [("the training pictures", [ImageOps.fit(picture, (size, size)) for picture in pictures[: args.columns]])]
-    jobs = [args.placeholder_token]
+    jobs = [subject]
     for prompt in args.prompts or model.defaults.prompts:
-        jobs += [prompt.replace("{}", word) for word in (args.initializer_token, args.placeholder_token) if word]
+        jobs += [prompt.replace("{}", word) for word in (args.initializer_token, subject) if word]
     for text in tqdm(jobs, desc="drawing", disable=True if args.quiet else None):
         rows.append((text, draw(args, model, [text] * args.columns)))
     return page(rows)
@@ -132,7 +160,7 @@ def find_initializer(
     return found[0][0]
 
 
-def learn(
+def learn_word(
     args: argparse.Namespace,
     model: minti.StableDiffusion,
     config: minti.TextualInversionConfig,
@@ -148,7 +176,7 @@ def learn(
     if not args.grow:
         learning = Learning(args, minti.TrainingWrapper(model, config), folder, validate)
         learning.run(pictures)
-        learning.save_word()
+        learning.save()
         return learning, {}
     word, runs = Growing(model, config, pictures), []
     for wrapper in word:
@@ -156,7 +184,7 @@ def learn(
         runs.append(Learning(args, wrapper, folder, validate, f"-{rows}-rows" if rows > 1 else ""))
         runs[-1].run(pictures)
         if rows == 1:
-            runs[-1].save_word()
+            runs[-1].save()
     for decision in word.decisions:
         say(str(decision))
     (learning,) = (run for run in runs if run.wrapper is word.best)
@@ -166,42 +194,78 @@ def learn(
     return learning, {label: run.states for label, run in zip(labels, runs) if run is not learning and run.states}
 
 
+def learn_more(
+    args: argparse.Namespace,
+    model: minti.StableDiffusion,
+    pictures: list[Image.Image],
+    folder: Path,
+    validate: Callable[[Path], None],
+    captions: list[str] | None,
+) -> Tuning:
+    """A LoRA, alone or along with a word that is learned first, or the network."""
+    word = None
+    if args.with_word:
+        # Until it levels off: --steps and --learning-rate are for what comes then.
+        first = {"captions": captions, "steps": None, "learning_rate": None}
+        first |= {"lr_schedule": "constant", "warmup_steps": 0}
+        learning = Learning(
+            args,
+            minti.TrainingWrapper(model, configured(args, minti.TextualInversionConfig, **first)),
+            folder,
+            validate,
+            "-word",
+        )
+        learning.run(pictures)
+        say(learning.summary())
+        word = learning.wrapper
+    learns = "network" if args.learn == "dreambooth" else "lora"
+    config = configured(args, DreamBoothConfig, learns=learns, captions=captions)
+    return tune(Tuning(args, DreamBooth(model, config, word), folder, validate), pictures)
+
+
 def main() -> None:
     """Pictures to a word to a page."""
     args = parse()
-    config = configured(args)
     source = args.images or CONCEPTS / args.concept
     folder = args.output or Path("outputs") / source.resolve().name
     if folder.resolve() == source.resolve():
         raise ValueError(
             f"the results would lie among the pictures in {folder}; say with --output where they should go"
         )
-    pictures = open_folder(source)
+    pictures = open_folder(source, alpha=args.masked)
+    captions = open_captions(source) if args.captions else None
+    only_word = args.learn == "word"
+    config = configured(args, minti.TextualInversionConfig if args.with_word else DreamBoothConfig, captions=captions)
     folder = make_output(folder)
     if args.images and Path(args.model) == minti.TOYBOX:
         text = "the toybox knows only the toys of its own little world; pictures of yours need --model, see the README"
         warnings.warn(text, stacklevel=2)
     model = load(args)
     model.scheduler.timesteps(args.sample_steps)  # if so many are not possible, then now
+    subject = config.placeholder_token if args.with_word else f"{config.placeholder_token} {config.initializer_token}"
 
     def validate(path: Path) -> None:
-        prompt = config.placeholder_token
-        save_png(grid(draw(args, model, [prompt] * args.columns), args.columns), path)
+        save_png(grid(draw(args, model, [subject] * args.columns), args.columns), path)
 
     if args.initializer_token == "auto":
         args.initializer_token = find_initializer(model, config, pictures)
         config = replace(config, initializer_token=args.initializer_token)
-    learning, others = learn(args, model, config, pictures, folder, validate)
+    if only_word:
+        learning, others = learn_word(args, model, config, pictures, folder, validate)
+    else:
+        learning, others = learn_more(args, model, pictures, folder, validate, captions), {}
     if processes.rank() > 0:
         return
     if learning.states:
-        plot(folder / "curves.png", learning.states, learning.wrapper.vocabulary_norm, others)
-    print(learning.summary())
-    for row in learned_rows(model, args.placeholder_token):
-        nearest = ", ".join(f"{word} ({similarity:.2f})" for word, similarity in row.nearest)
-        print(f"nearest to {row.token}, by cosine similarity: {nearest}")
-    save_png(draw_page(args, model, pictures), folder / "page.png")
-    print(f"wrote {folder}/page.png, curves.png, losses.csv and learned_embeds.safetensors")
+        plot(folder / "curves.png", learning.states, getattr(learning.wrapper, "vocabulary_norm", None), others)
+    if only_word:
+        print(learning.summary())
+        for row in learned_rows(model, args.placeholder_token):
+            nearest = ", ".join(f"{word} ({similarity:.2f})" for word, similarity in row.nearest)
+            print(f"nearest to {row.token}, by cosine similarity: {nearest}")
+    with learning.inside():
+        save_png(draw_page(args, model, subject, pictures), folder / "page.png")
+    print(f"wrote {folder}/page.png, curves.png, losses.csv and {' and '.join(learning.results)}")
 
 
 if __name__ == "__main__":

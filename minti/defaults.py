@@ -14,6 +14,7 @@ class ModelDefaults:
             no faster.
         guidance_scale: for drawing.
         batch_size: pictures per forward pass in training.
+        lora_learning_rate, network_learning_rate, tuning_steps: for DreamBooth with pictures of the class.
         templates: training prompts: a name of `templates.TEMPLATES`, or prompts with `{}` where the word goes.
         prompts: what a new word is tried on, with `{}` where the word goes.
     """
@@ -21,6 +22,9 @@ class ModelDefaults:
     half_precision: bool = True
     guidance_scale: float = 7.5
     batch_size: int = 1
+    lora_learning_rate: float = 1e-4
+    network_learning_rate: float = 5e-6
+    tuning_steps: int = 800
     templates: str | tuple[str, ...] = "object"
     prompts: tuple[str, ...] = (
         "a photo of a {} on the beach",

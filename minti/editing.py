@@ -8,17 +8,13 @@ mask is the other way round: there 1 keeps, here 1 draws).
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from minti.diffusion.guidance import unguided
 from minti.diffusion.samplers import DDIM
 from minti.diffusion.scheduler import Level
 from minti.diffusion.steps import Predict, Run, SampleStep
-from minti.images import to_pixels
 from minti.machine.messages import shown
 from minti.model import StableDiffusion
 
@@ -26,17 +22,15 @@ from minti.model import StableDiffusion
 def from_picture(
     run: Run, init_latents: Tensor | None = None, strength: float = 0.8, mask: Tensor | None = None
 ) -> Run:
-    """The run, begun late with a noised picture instead of early with noise alone.
+    """The run, begun late with a noised picture instead of early with standard normal noise alone, (b, c, h, w).
 
     Args:
-        run: from its first stop, with standard normal noise, (b, c, h, w), as its latents.
         init_latents: (b or 1, c, h, w), scaled: the picture; None leaves the run as it is.
         strength: in (0, 1], the share of the run that is left to do; 1 does all of it, and begins at pure noise.
         mask: (b or 1, 1, h, w), 1 where to draw and 0 where to keep the picture, which is noised to the level that each
             step arrives at, and clean after the last; usually with strength 1.
 
-    Raises ValueError: a strength out of range or below 1 in a run of one step, a mask without a picture, or other
-    shapes.
+    Raises ValueError: a strength out of range or below 1 in a run of one step, a mask without a picture, other shapes.
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength = {shown(strength)}; expected more than 0 and at most 1")
@@ -63,45 +57,16 @@ def from_picture(
 def fitted(tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
     """The tensor in that shape; one for all pictures is repeated. Raises ValueError: it has another shape."""
     if tensor.ndim != len(shape) or tensor.shape[1:] != shape[1:] or len(tensor) not in (1, shape[0]):
-        raise ValueError(
-            f"{name} have shape {tuple(tensor.shape)}; expected {tuple(shape)}, or 1 in place of {shape[0]}"
-        )
+        expected = f"expected {tuple(shape)}, or 1 in place of {shape[0]}"
+        raise ValueError(f"{name} have shape {tuple(tensor.shape)}; {expected}")
     return tensor.expand(shape)
 
 
-@torch.no_grad()
-def picture_latents(model: StableDiffusion, picture: Image.Image, height: int, width: int) -> Tensor:
-    """A picture as `init_latents`: cropped to height x width pixels and encoded, (1, c, h, w), scaled.
-
-    Raises ValueError: a size that is no multiple of the VAE's factor.
-    """
-    model.latents_shape(1, height, width)
-    return model.scale(model.encode(to_pixels(picture, (height, width))[None]).mean)
-
-
-def latent_mask(mask: Image.Image, factor: int) -> Tensor:
-    """A black and white picture as `mask`, (1, 1, h, w): a latent is drawn anew where any of its pixels is white.
-
-    Args:
-        mask: (h * factor) x (w * factor) pixels.
-        factor: how many pixels a latent is wide.
-    """
-    pixels = torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32))[None, None] / 255
-    return F.max_pool2d(pixels, factor)
-
-
-def fit_mask(mask: Image.Image, height: int, width: int) -> Image.Image:
-    """A mask of any kind and size as black and white pixels, height x width."""
-    return ImageOps.fit(mask.convert("L"), (width, height)).point(lambda value: 255 * (value > 127))
-
-
 def invert_ddim(predict: Predict, run: Run) -> Iterator[SampleStep]:
-    """DDIM backwards in time, from a clean picture's latents to the noise that DDIM would draw it from.
+    """DDIM backwards in time, from a clean picture's latents, the run's, to the noise that DDIM would draw it from.
 
     The step from level s up to level t solves DDIM's update for x_t, with the prediction taken at x_s instead of x_t
     (questions `003`, 33; arXiv 2105.05233, appendix F).
-
-    `run`: with the picture's latents; its stops are visited from the last to the first.
     """
     latents, scheduler = run.latents, run.scheduler
     for t, level in reversed(run.stops[:-1]):
@@ -116,11 +81,8 @@ def invert_ddim(predict: Predict, run: Run) -> Iterator[SampleStep]:
 def inverted_noise(model: StableDiffusion, init_latents: Tensor, prompts: str | list[str], steps: int = 50) -> Tensor:
     """The noise from which DDIM, with the same prompts and steps and without guidance, draws the pictures again.
 
-    Args:
-        init_latents: (b, c, h, w), scaled.
-        prompts: what the pictures show, one for all or one for each.
-
-    Returns (b, c, h, w), for the `latents` of `minti.sample`; another prompt then edits the picture along its own path.
+    `init_latents`: (b, c, h, w), scaled. `prompts`: what they show, one for all or one for each. Returns (b, c, h, w),
+    for the `latents` of `minti.sample`; another prompt then edits the picture along its own path.
     """
     context = model.encode_prompt(prompts).expand(len(init_latents), -1, -1)
     run = Run(init_latents, model.scheduler, DDIM().stops(model.scheduler, steps))

@@ -17,10 +17,9 @@ EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever its name: others of Pillow's start other programs
 
 
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """A picture file as an upright RGB picture.
-
-    Rotated as its EXIF tag says; transparency is laid on white; grey, palette and 16-bit pictures are converted.
+def open_image(path: str | os.PathLike[str], alpha: bool = False) -> Image.Image:
+    """A picture file as RGB, upright by its EXIF tag; transparency is laid on white, or with `alpha` kept where there
+    is any; grey, palette and 16-bit pictures are converted.
 
     Raises FileNotFoundError, ValueError: no such file, not a picture, or a truncated one; names the file.
     """
@@ -29,13 +28,13 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         raise FileNotFoundError(f"{path}: no such picture")
     try:
         with Image.open(path, formats=FORMATS) as file:
-            return to_rgb(ImageOps.exif_transpose(file))
+            upright = ImageOps.exif_transpose(file)
+            return upright.convert("RGBA") if alpha and _is_transparent(upright) else to_rgb(upright)
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not a picture that can be read; remove it or convert it to PNG") from None
     except Image.DecompressionBombError:
-        raise ValueError(
-            f"{path} has more pixels than are read safely ({2 * Image.MAX_IMAGE_PIXELS:,}); make it smaller"
-        ) from None
+        most = f"{2 * Image.MAX_IMAGE_PIXELS:,}"
+        raise ValueError(f"{path} has more pixels than are read safely ({most}); make it smaller") from None
     except MemoryError:
         raise ValueError(f"{path} is too large for the memory there is; make it smaller") from None
     except Exception as error:  # Pillow's decoders fail in all manners: struct.error, KeyError, ZeroDivisionError ...
@@ -51,26 +50,50 @@ def to_rgb(image: Image.Image) -> Image.Image:
         elif image.mode != "F" and grey.max(initial=0) > 255:
             grey = grey / 257  # 65535 -> 255
         image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
+    if _is_transparent(image):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
 
-def open_folder(folder: str | os.PathLike[str]) -> list[Image.Image]:
-    """Every picture of a folder, in the order of the file names; warns of files of other types and passes over them.
+def _is_transparent(image: Image.Image) -> bool:
+    return "A" in image.getbands() or "transparency" in image.info
 
-    Raises FileNotFoundError, ValueError: the folder is missing, holds no picture, or a picture is damaged.
-    """
+
+def open_folder(folder: str | os.PathLike[str], alpha: bool = False) -> list[Image.Image]:
+    """Every picture of a folder, as by `open_image`, in the order of the file names; warns of files of other types.
+    Raises FileNotFoundError, ValueError: the folder is missing, holds no picture, or a picture is damaged."""
+    return [open_image(path, alpha) for path in picture_files(folder)]
+
+
+def open_captions(folder: str | os.PathLike[str]) -> list[str]:
+    """What NAME.txt beside each picture NAME of a folder says of it, in the order of the pictures.
+    Raises FileNotFoundError, ValueError: a picture has no caption, or a caption no picture; names it."""
+    files = picture_files(folder)
+    alone = {path.stem for path in Path(folder).glob("*.txt")} - {path.stem for path in files}
+    if alone:
+        raise ValueError(f"{Path(folder) / min(alone)}.txt is a caption without its picture; remove or rename it")
+    captions = []
+    for path in files:
+        path = path.with_suffix(".txt")
+        try:
+            captions.append(" ".join(path.read_text(encoding="utf-8").split()))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read ({one_line(error)}); every picture needs a caption") from None
+    return captions
+
+
+def picture_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files of a folder that are pictures by their names, as `open_folder` opens them."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected a folder with a few pictures")
     visible = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     files = [path for path in visible if path.suffix.lower() in EXTENSIONS]
-    for path in set(visible) - set(files):
+    for path in set(visible) - set(files) - {path.with_suffix(".txt") for path in files}:  # which are captions
         warnings.warn(f"{path} is not a picture by its name; passed over", stacklevel=2)
     if not files:
         raise ValueError(f"{folder} holds no picture; expected files that end in {', '.join(sorted(EXTENSIONS))}")
-    return [open_image(path) for path in files]
+    return files
 
 
 def to_pixels(image: Image.Image, size: int | tuple[int, int], flip: bool = False) -> Tensor:
@@ -83,6 +106,21 @@ def to_pixels(image: Image.Image, size: int | tuple[int, int], flip: bool = Fals
     fitted = ImageOps.fit(to_rgb(image), (width, height), Image.Resampling.BICUBIC)
     values = np.array(ImageOps.mirror(fitted) if flip else fitted)
     return from_bytes(torch.from_numpy(values).permute(2, 0, 1))  # h w c -> c h w
+
+
+def opacity(images: Sequence[Image.Image], size: int, flip: bool = False) -> Tensor:
+    """Where pictures, and with `flip` behind them their mirror images, are opaque: (n, 1, size, size) in [0, 1].
+    Raises ValueError: one has no alpha channel, or is transparent everywhere."""
+    masks = []
+    for i, image in enumerate(images):
+        if not isinstance(image, Image.Image) or "A" not in image.getbands():
+            raise ValueError(f"picture {i} has no alpha channel to mask it by; give each picture one, or mask none")
+        fitted = ImageOps.fit(image.getchannel("A"), (size, size), Image.Resampling.BICUBIC)
+        masks.append(torch.from_numpy(np.array(fitted, dtype=np.float32))[None] / 255)
+        if not masks[-1].any():
+            raise ValueError(f"picture {i} is transparent everywhere: its mask leaves nothing to learn from")
+    opaque = torch.stack(masks)
+    return torch.cat([opaque, opaque.flip(-1)]) if flip else opaque
 
 
 def from_bytes(values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from minti.checkpoints import hub
+from minti.checkpoints.export import save_folder
 from minti.checkpoints.folder import load_folder
 from minti.checkpoints.rules import check_parts
 from minti.checkpoints.single_file import SCHEDULER_CONFIG, load_single_file, tokenizer_beside
@@ -88,6 +89,14 @@ class StableDiffusion:
             parts = load_folder(hub.folder_of(source, revision, variant), dtype, device, variant)
         check_parts(*parts[:4])
         return cls(*parts)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes a folder that `from_pretrained` and diffusers open, without the words that were added.
+
+        Raises OSError: it cannot be written, or is not empty.
+        """
+        parts = (self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler, self.defaults)
+        save_folder(Path(folder), *parts)
 
     @property
     def resolution(self) -> int:

@@ -30,11 +30,7 @@ TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 
 
 def check_templates(templates: str | Sequence[str]) -> None:
-    """Refuses what are no training prompts.
-
-    `templates`: a name of `TEMPLATES`, or prompts. Raises ValueError: an unknown name, no prompt, or one without `{}`;
-    names it.
-    """
+    """Raises ValueError: an unknown name of `TEMPLATES`; of prompts there is none, or one without `{}`; names it."""
     if isinstance(templates, str):
         if templates not in TEMPLATES:
             raise ValueError(f"unknown templates {quoted(templates)}; expected one of {', '.join(TEMPLATES)}")
@@ -45,3 +41,13 @@ def check_templates(templates: str | Sequence[str]) -> None:
         check_text(template, "template")
         if "{}" not in template:
             raise ValueError(f"template {quoted(template)} has no {{}}; write {{}} where the new word goes")
+
+
+class Captions(list[str]):
+    """Prompts of which each belongs to a picture of its own, where others go with any; and to that picture's mirror
+    image, which is numbered behind all pictures."""
+
+
+def said_of(numbers: Sequence[int], prompts: Sequence[str], chosen: Sequence[int]) -> list[str]:
+    """What to say of the pictures of these numbers: each its caption, or of other prompts the chosen ones."""
+    return [prompts[i % len(prompts)] for i in (numbers if isinstance(prompts, Captions) else chosen)]

@@ -39,12 +39,9 @@ def token_ids(prompt: str, tokenizer: CLIPTokenizer, words: Words) -> list[int]:
 def tokenize(prompts: Sequence[str], tokenizer: CLIPTokenizer, words: Words) -> Tensor:
     """Prompts to token ids, between a beginning and an end and padded to the context's length, (b, m) int64.
 
-    Warns when a prompt is longer than the context, and says what was cut.
-
-    Raises ValueError: a prompt is not text that can be encoded.
+    Warns of a prompt that is longer, and says what was cut. Raises ValueError: one is not text that can be encoded.
     """
-    room = tokenizer.model_max_length - 2
-    rows = []
+    room, rows = tokenizer.model_max_length - 2, []
     for ids in (token_ids(prompt, tokenizer, words) for prompt in prompts):
         if len(ids) > room:
             cut = quoted(tokenizer.decode(ids[room:]).strip())
@@ -66,9 +63,7 @@ def placeholder_tokens(placeholder: str, num_vectors: int) -> list[str]:
 
 def name_word(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> list[int]:
     """Adds a word's tokens to the tokenizer, from which they cannot be taken out again; their ids, consecutive.
-
-    Raises ValueError: as `check_new_placeholder`.
-    """
+    Raises ValueError: as `check_new_placeholder`."""
     tokens = placeholder_tokens(placeholder, num_vectors)
     for token in tokens:
         check_new_placeholder(tokenizer, token)
@@ -78,25 +73,18 @@ def name_word(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> l
 
 def tried_word(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> tuple[CLIPTokenizer, list[int]]:
     """A copy of the tokenizer that knows a new word, and the ids of its tokens.
-
-    Raises ValueError: it cannot be a new word, or the tokenizer would not find it in a prompt.
-    """
+    Raises ValueError: it cannot be a new word, or the tokenizer would not find it in a prompt."""
     tried = copy.deepcopy(tokenizer)
     ids = name_word(tried, placeholder, num_vectors)
     if token_ids(placeholder, tried, {placeholder: ids}) != ids:
-        raise ValueError(
-            f"placeholder token {quoted(placeholder)} would not be found in a prompt by this tokenizer; choose plain "
-            "letters, such as '<my-concept>'"
-        )
+        lost = "would not be found in a prompt by this tokenizer; choose plain letters, such as '<my-concept>'"
+        raise ValueError(f"placeholder token {quoted(placeholder)} {lost}")
     return tried, ids
 
 
 def check_new_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
-    """Refuses a placeholder that could not become a new word.
-
-    Raises ValueError: it is empty, contains white space or what cannot be printed, changes when the tokenizer tidies
-    it, or is a word already (the tokenizer lower-cases, so `<Cat>` and `<cat>` are the same word).
-    """
+    """Raises ValueError: the placeholder is empty, contains white space or what cannot be printed, changes when the
+    tokenizer tidies it, or is a word already (it lower-cases, so `<Cat>` and `<cat>` are the same word)."""
     tidied = unicodedata.normalize("NFC", placeholder)
     if not placeholder or not placeholder.isprintable() or re.search(r"\s", placeholder) or tidied != placeholder:
         raise ValueError(f"placeholder token {quoted(placeholder)}: expected one word without spaces, as '<concept>'")
@@ -104,25 +92,20 @@ def check_new_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
     for token in tokenizer.get_vocab():
         if token.lower() in (lower, lower + "</w>"):
             same = "" if token in (placeholder, placeholder + "</w>") else f" as {token.removesuffix('</w>')!r}"
-            raise ValueError(
-                f"placeholder token {quoted(placeholder)} is in the vocabulary already{same} (case does not count); "
-                "choose a word that does not exist, such as '<my-concept>'"
-            )
+            known = f"placeholder token {quoted(placeholder)} is in the vocabulary already{same} (case does not count)"
+            raise ValueError(f"{known}; choose a word that does not exist, such as '<my-concept>'")
 
 
 def check_text(text: str, what: str) -> None:
-    """Refuses what is no text: half characters come from file names and command lines that are not UTF-8.
-
-    Raises ValueError: the text is not a str, or cannot be encoded; calls it `what`.
-    """
+    """Raises ValueError: the text is no str, or cannot be encoded (half characters come from file names and command
+    lines that are not UTF-8); calls it `what`."""
     if not isinstance(text, str):
         raise ValueError(f"{what} {shown(text)} is not text; expected a str")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{what} {quoted(text)} holds half a character (a lone surrogate) at {error.start}; expected UTF-8"
-        ) from None
+        half = f"half a character (a lone surrogate) at {error.start}"
+        raise ValueError(f"{what} {quoted(text)} holds {half}; expected UTF-8") from None
 
 
 def single_token_id(tokenizer: CLIPTokenizer, word: str) -> int:
@@ -131,8 +114,6 @@ def single_token_id(tokenizer: CLIPTokenizer, word: str) -> int:
     ids = tokenizer(word, add_special_tokens=False, verbose=False).input_ids
     if len(ids) != 1 or ids[0] in tokenizer.all_special_ids:
         pieces = shortened(" + ".join(tokenizer.convert_ids_to_tokens(ids))) or "nothing"
-        raise ValueError(
-            f"initializer token {quoted(word)} is not a single token of this vocabulary (it becomes {pieces}); "
-            "choose a plain word, or several, that say roughly what the pictures show"
-        )
+        found = f"initializer token {quoted(word)} is not a single token of this vocabulary (it becomes {pieces})"
+        raise ValueError(f"{found}; choose a plain word, or several, that say roughly what the pictures show")
     return ids[0]

@@ -24,9 +24,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def no_grad_unless_asked(function: Function) -> Function:
     """`torch.no_grad` for a function or a generator (whose caller it leaves alone), unless called with `gradient`."""
     without = torch.no_grad()(function)
-    return wraps(function)(
-        lambda *args, **options: (function if options.get("gradient") else without)(*args, **options)
-    )
+    return wraps(function)(lambda *args, **named: (function if named.get("gradient") else without)(*args, **named))
 
 
 @no_grad_unless_asked
@@ -74,7 +72,7 @@ def sample_steps(
     pulls = [Pull(context, scale), *(further_pull(model, context, shape, *other) for other in also)]
     negative = encoded(model, negative_prompt, context, "negative prompts") if unconditional_counts(pulls) else context
 
-    network, sampler = Counted(model.unet, len(context)), named(sampler)
+    network, sampler = Counted(model.unet), named(sampler)
     predict = guided(refreshed(network, refresh_every, len(context)), pulls, negative)
     predict = guidance(within(guidance_interval, predict, unguided(network, context)))
     stops = sampler.stops(model.scheduler, num_inference_steps)
@@ -88,9 +86,7 @@ def sample_steps(
 
 def encoded(model: StableDiffusion, prompts: Prompts, like: Tensor | None = None, name: str = "prompts") -> Tensor:
     """Words or contexts as contexts, (b, n, d); with `like` in its shape, one for all repeated.
-
-    Raises ValueError: no prompt, or contexts of another shape.
-    """
+    Raises ValueError: no prompt, or contexts of another shape."""
     if isinstance(prompts, str):
         prompts = [prompts]
     if not len(prompts):
@@ -132,15 +128,12 @@ def sample(
     on_step: Callable[[SampleStep], None] = lambda step: None,
     **options: Any,
 ) -> list[Image.Image] | Tensor:
-    """Draws one picture for each prompt.
+    """Draws one picture for each prompt; the other arguments and what is refused are those of `sample_steps`.
 
     Args:
         output: "pil" for a list of pictures; "latents" for (b, c, h, w), scaled, as the sampler left them; "pixels" for
-            (b, 3, H, W), about [-1, 1].
+            (b, 3, H, W), about [-1, 1]. Raises ValueError: another.
         on_step: called after every step, for a progress bar or a preview.
-        options: the other arguments of `sample_steps`, with their defaults.
-
-    Raises ValueError: as `sample_steps`; unknown output.
     """
     if output not in OUTPUTS:
         raise ValueError(f"unknown output {output!r}; expected one of {', '.join(OUTPUTS)}")

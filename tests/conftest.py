@@ -26,7 +26,8 @@ if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the scripts
 
-HELD_AT = {"torch": "2.13.0", "transformers": "5.24.0", "diffusers": "0.42.1"}  # where all equalities were seen to hold
+# Where all equalities were seen to hold.
+HELD_AT = {"torch": "2.13.0", "transformers": "5.24.0", "diffusers": "0.42.1", "peft": "0.21.2"}
 LONGEST = ("full_size", "test_walkthrough", "scripts/test_toybox.py")
 HERE = {name: version(name).split("+")[0] for name in HELD_AT}
 

@@ -111,6 +111,16 @@ def _syllables() -> Iterator[tuple[str, str]]:
             beginnings.append(first + second)
 
 
+def random_controlnet(unet: diffusers.UNet2DConditionModel, widths: tuple[int, ...]) -> diffusers.ControlNetModel:
+    """A ControlNet of diffusers beside a UNet, in which no parameter is zero: it adds something."""
+    torch.manual_seed(0)
+    control = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=widths).eval()
+    for parameter in control.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return control
+
+
 def assert_same(model, expected):
     """The same weights, and a prompt becomes the same context."""
     for part in PARTS:
@@ -141,6 +151,15 @@ def train(model, images=None, **options):
     """Trains to the end; returns the wrapper and all states."""
     trained = wrapper(model, **options)
     return trained, list(minti.textual_inversion(trained, pictures() if images is None else images))
+
+
+def random_lora(model, seed: int = 1, **options) -> minti.LoRA:
+    """A LoRA that has learned something: its B is random, too."""
+    lora, g = minti.LoRA(model, generator=seeded(seed), **options), seeded(seed + 1)
+    with torch.no_grad():
+        for pair in lora.pairs.values():
+            pair.up.normal_(std=0.1, generator=g)
+    return lora
 
 
 class NarrowScaler(torch.amp.GradScaler):

@@ -100,6 +100,14 @@ def test_the_reading_paths(path):
     assert sum(lines(MODULES[f"minti.{name}"]) for name in names) <= most
 
 
+SIBLINGS = ("learning.dreambooth", "parts.lora", "parts.network", "parts.together")
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_a_sibling_of_textual_inversion_is_one_short_file(name):
+    assert lines(MODULES[f"minti.{name}"]) <= 150
+
+
 def test_functions_stay_short():
     """One function, one idea: at most 60 lines, docstring included."""
     long = {}

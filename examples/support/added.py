@@ -6,19 +6,34 @@ from support.command_line import finite
 from support.ip_picture import seen
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
 
 import minti
 from minti.images import open_image
 from minti.machine import processes
-from minti.parts.ip_adapter import load_ip_adapter
+from minti.parts.controlnet import ControlNet
+from minti.parts.ip_adapter import IPAdapter, load_ip_adapter
+
+# Prompts, and whether the picture belongs to them, to what `minti.sample` takes.
+Said = Callable[[Sequence[str], bool], Sequence[str] | Tensor]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A group of options of their own."""
     group = parser.add_argument_group("what is added to the model")
+    lora_help = "a LoRA, and how strongly it acts, 1 if you say nothing; may be repeated"
+    group.add_argument("--lora", type=weighted, action="append", default=[], metavar="FILE[=WEIGHT]", help=lora_help)
+    control_help = "a ControlNet: diffusers' folder, or the original file; default: the model's own, as the toybox has"
+    group.add_argument("--controlnet", type=Path, metavar="FOLDER", help=control_help)
+    hint_help = "what it draws by, a picture of the drawing's size; for the toybox's a white outline on black"
+    group.add_argument("--hint", type=Path, metavar="PICTURE", help=hint_help)
+    group.add_argument("--control-scale", type=finite, default=1.0, help="how strongly the hint acts; 0 not at all")
     adapter_help = "lets a picture be a prompt; of the toybox: weights/toybox/ip_adapter/ip_adapter.safetensors"
     group.add_argument("--ip-adapter", type=Path, metavar="FILE", help=adapter_help)
     group.add_argument("--ip-picture", type=Path, metavar="PICTURE", help="what to draw, beside what PROMPT says")
@@ -27,31 +42,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ip-encoder", metavar="SOURCE", help=encoder_help)
 
 
-@contextmanager
-def added(args: argparse.Namespace, model: minti.StableDiffusion) -> Iterator[None]:
-    """A context in which the model has all that the command line adds.
+def weighted(text: str) -> tuple[Path, float]:
+    """The type of an option that takes a file and its weight."""
+    if "=" not in text or Path(text).exists():
+        return Path(text), 1.0
+    path, weight = text.rsplit("=", 1)
+    return Path(path), finite(weight)
 
-    Raises ValueError, OSError: one of the files is missing or does not fit it.
+
+@contextmanager
+def added(args: argparse.Namespace, model: minti.StableDiffusion) -> Iterator[Said]:
+    """A context in which the model has all that the command line adds; gives what prompts are to be said as.
+
+    Raises ValueError, OSError: one of the files is missing, does not fit it, or is given twice.
     """
     if (args.ip_adapter is None) != (args.ip_picture is None):
         raise ValueError("--ip-adapter and --ip-picture go together: the adapter lets the picture be a prompt")
+    adapter, picture = None, None
+
+    def said(prompts: Sequence[str], shown: bool = True) -> Sequence[str] | Tensor:
+        if adapter is None:
+            return prompts
+        return adapter.prompted(model.encode_prompt(prompts), picture if shown else None)
+
+    files = [path.resolve() for path, _ in args.lora]
     with ExitStack() as stack:
+        for path, weight in args.lora:
+            if files.count(path.resolve()) > 1:
+                raise ValueError(f"--lora {path} is given {files.count(path.resolve())} times; say once how strongly")
+            lora = minti.load_lora(model, path, weight)
+            stack.enter_context(lora.inside(model))
+            if processes.rank() == 0:
+                print(f"{path}: a LoRA of {len(lora.pairs)} layers, weight {weight:g}")
+        if args.hint or args.controlnet:
+            control, path = controlnet(args, model)
+            stack.enter_context(control.inside(model))
+            if processes.rank() == 0:
+                print(f"{path}: a ControlNet, scale {control.scale:g}, and {args.hint}")
         if args.ip_adapter is not None:
-            stack.enter_context(ip_adapter(args, model).inside(model))
-        yield
+            adapter, picture = ip_adapter(args, model)
+            stack.enter_context(adapter.inside(model))
+        yield said
 
 
-def ip_adapter(args: argparse.Namespace, model: minti.StableDiffusion) -> minti.parts.part.Part:
-    """The adapter with its picture."""
+def controlnet(args: argparse.Namespace, model: minti.StableDiffusion) -> tuple[ControlNet, Path]:
+    """The ControlNet with its hint, and where it is from.
+
+    Raises ValueError: a ControlNet without a hint, a hint without a ControlNet or of another size than the drawing.
+    """
+    path, own = args.controlnet, Path(args.model) / "controlnet"
+    if not args.hint:
+        raise ValueError(f"--controlnet {path} draws by a hint; give --hint PICTURE, too")
+    if path is None and not own.is_dir():
+        raise ValueError(f"--hint {args.hint} needs a ControlNet, and {args.model} has none; give --controlnet FOLDER")
+    picture = open_image(args.hint)
+    size = tuple(getattr(args, side, None) or model.resolution for side in ("height", "width"))  # not all scripts ask
+    if picture.size != size[::-1]:
+        was = f"{picture.height} x {picture.width}"
+        raise ValueError(f"--hint {args.hint} is {was} pixels, and the drawing {size[0]} x {size[1]}; make them equal")
+    control = ControlNet.from_pretrained(path or own, model)
+    control.hint = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255  # h w c -> 1 c h w
+    control.scale = args.control_scale
+    return control, path or own
+
+
+def ip_adapter(args: argparse.Namespace, model: minti.StableDiffusion) -> tuple[IPAdapter, Tensor]:
+    """The adapter, and what its eye sees in the picture, (1, clip_dim)."""
     adapter = load_ip_adapter(model, args.ip_adapter, args.ip_scale)
     picture = seen(model, args.model, args.ip_encoder, open_image(args.ip_picture))
-    expected = adapter.picture.shape[1]
+    expected = adapter.image_proj["proj"].in_features
     if picture.shape[1] != expected:
         raise ValueError(
             f"{args.ip_adapter} wants {expected} numbers of a picture, its CLIP gives {picture.shape[1]}; "
             "give the --ip-encoder that it was trained with"
         )
-    adapter.picture = picture
     if processes.rank() == 0:
         print(f"{args.ip_adapter}: an IP-Adapter, sees {args.ip_picture}, scale {args.ip_scale:g}")
-    return adapter
+    return adapter, picture

@@ -1,7 +1,7 @@
 """What `benchmark.py` times, one case in a fresh process: minti, or the parts of diffusers put together.
 
 The diffusers side does what its textual-inversion example and its `StableDiffusionPipeline` do: encode the picture at
-every step, AdamW on the whole embedding, put the old rows back.
+every step, AdamW on the whole embedding, put the old rows back; or, for a LoRA, what its LoRA example does with peft.
 """
 
 from __future__ import annotations
@@ -44,6 +44,19 @@ class Minti:
         )
         wrapper = self.minti.TrainingWrapper(self.model, config)
         self.wrapper, self.steps = wrapper, self.minti.textual_inversion(wrapper, pictures)
+
+    def prepare_lora(self, pictures: torch.Tensor) -> None:
+        """A LoRA on the attention instead of a word."""
+        from minti.learning.loop import Loop
+        from minti.learning.pictures import Concept
+        from minti.learning.textual_inversion import word_loss
+
+        self.model.freeze()
+        lora, concept = self.minti.LoRA(self.model), Concept(self.model, pictures)
+        optimizer = torch.optim.AdamW(lora.trained(), lr=1e-4)
+        draw = lambda generator: concept.batch(self.batch, [PROMPT], generator)  # noqa: E731
+        generator = torch.Generator().manual_seed(0)
+        self.steps = iter(Loop(self.model, lora, draw, word_loss, optimizer, 10**6, generator))
 
     def train_step(self) -> None:
         """One step."""
@@ -101,14 +114,28 @@ class Diffusers:
 
         self.noising = diffusers.DDPMScheduler.from_config(pipe.scheduler.config)
 
+    def prepare_lora(self, pictures: torch.Tensor) -> None:
+        """peft's matrices on the UNet's attention, in float32, as the LoRA example has them."""
+        import peft
+
+        self.prepare_training(pictures)
+        self.weight, unet = None, self.pipe.unet
+        self.pipe.text_encoder.to(self.dtype).requires_grad_(False)
+        unet.add_adapter(peft.LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+        matrices = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+        for parameter in matrices:
+            parameter.data = parameter.float()
+        self.optimizer = torch.optim.AdamW(matrices, lr=1e-4)
+
     def train_step(self) -> None:
         """One step."""
         for _ in range(self.accumulation):
             self._backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        with torch.no_grad():
-            self.weight[:-1] = self.original[:-1]
+        if self.weight is not None:
+            with torch.no_grad():
+                self.weight[:-1] = self.original[:-1]
 
     def _backward(self) -> None:
         pipe = self.pipe
@@ -172,9 +199,12 @@ def run_case(
                 parameter.sum()
         loaded = time.perf_counter() - started
         return {"seconds": [loaded], "memory": peak_memory(device)}
-    if case in ("train", "run"):
+    if case in ("train", "run", "lora"):
         noise = torch.rand(5, 3, engine.resolution, engine.resolution, generator=torch.Generator().manual_seed(0))
-        engine.prepare_training(noise * 2 - 1, checkpointing)
+        if case == "lora":
+            engine.prepare_lora(noise * 2 - 1)
+        else:
+            engine.prepare_training(noise * 2 - 1, checkpointing)
         action = engine.train_step
     elif case == "denoise":
         action = lambda: engine.denoise(2, decode=False)  # noqa: E731

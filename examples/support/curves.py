@@ -50,32 +50,36 @@ def read_losses(path: Path, checkpoint: RunState) -> list[minti.TrainingState]:
 def plot(
     path: Path,
     states: list[minti.TrainingState],
-    vocabulary_norm: float,
+    vocabulary_norm: float | None,
     others: dict[str, list[minti.TrainingState]] | None = None,
 ) -> None:
     """The training loss, the fixed loss between its two lines, and the length of the rows; of other runs too, by label.
 
     Args:
         states: of all steps of the run whose word is kept.
+        vocabulary_norm: mean length of the model's own rows; None leaves the rows out.
         others: without those whose table was lost.
     """
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    panels = 2 if vocabulary_norm is None else 3
+    figure, (left, middle, *further) = plt.subplots(1, panels, figsize=(13 * panels / 3, 3.6), layout="constrained")
     first = states[0]
-    for label, run in ((others or {}) | {"the learned word": states}).items():
+    for label, run in ((others or {}) | {"what is learned": states}).items():
         steps = [state.step for state in run]
         left.plot(steps, [state.loss for state in run], linewidth=0.6)
         evaluated = [state for state in run if state.fixed_loss is not None]
         losses = [run[0].initializer_loss, *(state.fixed_loss for state in evaluated)]
         middle.plot([0, *(state.step for state in evaluated)], losses, marker=".", label=label)
-        right.plot(steps, [state.row_norm for state in run], label=label)
+        for right in further:
+            right.plot(steps, [state.row_norm for state in run], label=label)
     left.set(title="training loss (jumps with the timestep)", xlabel="step")
     middle.axhline(first.empty_loss, color="grey", linestyle=":", label="the empty prompt")
-    middle.axhline(first.initializer_loss, color="grey", linestyle="--", label="the initializer word")
+    middle.axhline(first.initializer_loss, color="grey", linestyle="--", label="before")
     middle.set(title="loss on fixed pictures, timesteps and noise", xlabel="step")
     middle.legend()
-    right.axhline(vocabulary_norm, color="grey", linestyle="--", label="the vocabulary's mean")
-    right.set(title="length of the embedding rows", xlabel="step", ylim=(0, None))
-    right.legend()
+    for right in further:
+        right.axhline(vocabulary_norm, color="grey", linestyle="--", label="the vocabulary's mean")
+        right.set(title="length of the embedding rows", xlabel="step", ylim=(0, None))
+        right.legend()
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""A training run as the scripts make it: a progress bar, checkpoints, interruption and going on, the word in a file."""
+"""A training run as the scripts make it: a progress bar, checkpoints, interruption and going on, what it leaves."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -26,6 +27,7 @@ class Learning:
 
     Args:
         args: with `resume`, `checkpoint_every`, `validate_every` and `quiet`.
+        wrapper: the model, and what is to be learned.
         folder: for the results.
         validate: draws the word into a file.
         stage: what the names of a further run's table and checkpoints end in, where a word grows.
@@ -34,10 +36,13 @@ class Learning:
         states: of all steps, those before an interruption included.
     """
 
+    keep = 3  # checkpoints
+    results = ("learned_embeds.safetensors",)
+
     def __init__(
         self,
         args: argparse.Namespace,
-        wrapper: minti.TrainingWrapper,
+        wrapper: Any,
         folder: Path,
         validate: Callable[[Path], None] = lambda path: None,
         stage: str = "",
@@ -61,11 +66,11 @@ class Learning:
         """Trains, with a progress bar, to the end or until a signal asks to stop."""
         quiet = True if self.args.quiet else None
         done = self.checkpoint.step if self.checkpoint else 0
-        steps = minti.textual_inversion(self.wrapper, pictures, checkpoint=self.checkpoint)
+        steps = self.steps(pictures)
         # smoothing 0: an estimate from all steps so far counts the evaluations of the fixed loss between them.
         total = self.wrapper.config.last_step
         bar = tqdm(total=total, initial=done, desc="learning", disable=quiet, smoothing=0)
-        with Interruption() as interruption, bar, self.keeping_the_word(), closing(steps):
+        with Interruption() as interruption, bar, self.keeping_what_is_learned(), closing(steps):
             for state in steps:
                 self.states.append(state)
                 self.look(state, bar)
@@ -76,8 +81,16 @@ class Learning:
         if not self.improved and not self.stage:
             raise minti.TrainingError(self.nothing_learned())
 
+    def steps(self, pictures: list[Image.Image]) -> Iterator[minti.TrainingState]:
+        """The steps of the run."""
+        return minti.textual_inversion(self.wrapper, pictures, checkpoint=self.checkpoint)
+
+    def inside(self) -> Any:
+        """A context in which the model has what is learned, to draw it."""
+        return nullcontext()  # the model keeps a word
+
     @contextmanager
-    def keeping_the_word(self) -> Iterator[None]:
+    def keeping_what_is_learned(self) -> Iterator[None]:
         """Where a run is cut short, writes the best rows so far; where it fails, a word that stood there stays."""
         try:
             yield
@@ -85,7 +98,7 @@ class Learning:
             raise
         except BaseException:
             if not self.stage:  # whether another row pays is not known before its run has ended
-                self.save_word()
+                self.save()
             raise
 
     def look(self, state: minti.TrainingState, bar: tqdm) -> None:
@@ -98,21 +111,22 @@ class Learning:
             self.save_state()
         every = self.args.validate_every
         if every and processes.rank() == 0 and state.step % every == 0:
-            self.validate(self.folder / f"validation{self.stage}-{state.step:05}.png")
+            with self.inside():
+                self.validate(self.folder / f"validation{self.stage}-{state.step:05}.png")
 
     def save_state(self) -> None:
         """What `--resume` needs; of several processes, which all have the same, the first writes."""
         if processes.rank() == 0:
             write_losses(self.losses, self.states)
-            minti.save_checkpoint(self.wrapper, self.checkpoints)
+            minti.save_checkpoint(self.wrapper, self.checkpoints, self.keep)
 
     @property
     def improved(self) -> bool:
-        """Whether any evaluation was better than the initializer word."""
+        """Whether any evaluation was better than what it began with."""
         losses = self.wrapper.run.losses if self.wrapper.run else [0.0]
         return min(losses) < losses[0]
 
-    def save_word(self) -> None:
+    def save(self) -> None:
         """The best rows so far, if they are better than what they began with."""
         if processes.rank() == 0 and self.improved:
             minti.save_embeddings(self.wrapper, self.folder / "learned_embeds.safetensors")
@@ -139,13 +153,13 @@ class Learning:
         )
 
 
-def put_aside(checkpoints: Path) -> None:
-    """Moves an earlier run's checkpoints out of a new run's way; they are not lost."""
-    if checkpoints.is_dir() and any(checkpoints.iterdir()):
-        aside = checkpoints.with_name(f"{checkpoints.name}-before")
+def put_aside(folder: Path, what: str = "checkpoints", why: str = " (--resume would have gone on with it)") -> None:
+    """Moves what an earlier run has left out of a new run's way; it is not lost."""
+    if folder.is_dir() and any(folder.iterdir()):
+        aside = folder.with_name(f"{folder.name}-before")
         shutil.rmtree(aside, ignore_errors=True)
-        checkpoints.rename(aside)
-        say(f"the checkpoints of the run before are in {aside} now (--resume would have gone on with it)")
+        folder.rename(aside)
+        say(f"the {what} of the run before {'is' if what == 'model' else 'are'} in {aside} now{why}")
 
 
 def say(text: str) -> None:

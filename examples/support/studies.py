@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
 from PIL import Image
+from torch import Tensor
 
 import minti
 from minti.evaluation import clip_scores
@@ -30,7 +31,7 @@ from minti.evaluation.neighbours import learned_rows
 from minti.images import to_pixels
 from minti.machine.files import replacing
 from minti.machine.noise import randn
-from minti.words.known import known_lengths
+from minti.words.known import known_words
 
 SCALES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0)
 
@@ -45,13 +46,20 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
             writer.writerow({name: round(x, 5) if isinstance(x, float) else x for name, x in row.items()})
 
 
+@torch.no_grad()
+def known_lengths(model: minti.StableDiffusion) -> Tensor:
+    """The lengths of the known words' rows, (v,) float32."""
+    rows = model.text_encoder.get_input_embeddings().weight[list(known_words(model).values())]
+    return rows.float().norm(dim=1).cpu()
+
+
 def words(model: minti.StableDiffusion, toybox: Any, subjects: Sequence[Subject], folder: Path) -> list[str]:
     """The nearest known words of every row, and its length beside theirs; of the toybox's names also their looks."""
     lengths = known_lengths(model)
     low, middle, high = torch.quantile(lengths, torch.tensor([0.05, 0.5, 0.95])).tolist()
     records, shown = [], []
     for subject in subjects:
-        for row in learned_rows(model, subject.word):
+        for row in learned_rows(model, subject.word) if subject.word in model.words else ():
             nearest = {f"nearest_{i}": f"{word} {cosine:.3f}" for i, (word, cosine) in enumerate(row.nearest, 1)}
             records.append({"row": row.token, "length": round(row.length, 4)} | nearest)
             known = {word: toybox.looks(word) if toybox is not None else "" for word, _ in row.nearest}

@@ -64,8 +64,8 @@ def open_subjects(args: argparse.Namespace, model: minti.StableDiffusion, concep
     folders = [named(text) for text in args.images] or [(concepts / name, None) for name in args.concept]
     names = [name or default for (_, name), default in zip(folders, ("<first>", "<second>"))]
     files = [named(text) for text in args.embedding]
-    if files:
-        names = [name or _only_word(path) for path, name in files]
+    if files or args.known:
+        names = [*(name or _only_word(path) for path, name in files), *args.known]
     initializers = (args.initializer * 2)[: len(folders)] if len(args.initializer) == 1 else args.initializer
     if len(set(names)) < len(names):
         raise ValueError(f"both words are called {names[0]}; name one: --embedding FILE='<name>'")
@@ -78,6 +78,8 @@ def open_subjects(args: argparse.Namespace, model: minti.StableDiffusion, concep
     for subject, (path, _) in zip(subjects, files):
         minti.load_embeddings(model, path, placeholder=subject.word)
         subject.summary = f"{subject.word} was read from {path.name}."
+    for subject in subjects[len(files) :] if args.known else ():
+        subject.summary = f"{subject.word} is what the model calls it."
     return subjects
 
 

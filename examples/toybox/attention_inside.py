@@ -12,11 +12,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 import minti
 import painting
 import world
-from minti.evaluation.attention_maps import AttentionMaps, share_inside
+from minti.evaluation.attention_maps import AttentionMaps
 from minti.images import from_bytes
 from minti.machine.noise import randn
 
@@ -62,3 +63,11 @@ def attention_inside(
         for other in dict.fromkeys(template.replace("{}", "").split()):
             shares[f"{other}, beside {word}"] = share_inside(maps.of(other).cpu(), inside)
     return {name: (share.mean().item(), share.std().item() / count**0.5) for name, share in shares.items()}
+
+
+def share_inside(maps: Tensor, inside: Tensor) -> Tensor:
+    """How much of each map lies inside an outline: (b, h, w) and (b, h, w) in [0, 1] -> (b,).
+
+    A map that looks everywhere alike has the outline's share of the area.
+    """
+    return (maps * inside).sum(dim=(1, 2)) / maps.sum(dim=(1, 2))

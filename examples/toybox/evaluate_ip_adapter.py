@@ -18,10 +18,11 @@ from support.studies import write_table
 import argparse
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 import minti
@@ -52,7 +53,7 @@ class Ways:
         self.args, self.model = args, load(args)
         path = args.ip_adapter or Path(args.model) / FILE
         self.adapter = load_ip_adapter(self.model, path)
-        self.adapter.scale = args.ip_scale
+        self.adapter.scale, self.seen = args.ip_scale, None
         self.clip = load_toy_clip(self.model, args.model)
         self.seconds: list[float] = []  # that the words took
         self.all = {"no picture": self.nothing, "one picture": self.picture, "a word from five": self.word,
@@ -60,8 +61,11 @@ class Ways:
 
     def draw(self, model: minti.StableDiffusion, prompt: str, seed: int) -> list[Image.Image]:
         """As many as asked for."""
-        count = self.args.num_images
-        return minti.sample(model, [prompt] * count, generator=generators(1000 * seed, count), sampler="dpm-solver++",
+        count, prompts, negative = self.args.num_images, [prompt] * self.args.num_images, ""
+        if self.seen is not None:
+            prompts = self.adapter.prompted(model.encode_prompt(prompts), self.seen)
+            negative = self.adapter.prompted(model.encode_prompt(negative))
+        return minti.sample(model, prompts, negative, generator=generators(1000 * seed, count), sampler="dpm-solver++",
                             num_inference_steps=15, guidance_scale=self.args.guidance_scale)  # fmt: skip
 
     def nothing(self, toy: world.Toy, seed: int) -> tuple:
@@ -72,8 +76,15 @@ class Ways:
 
     def picture(self, toy: world.Toy, seed: int) -> tuple:
         """Of the five pictures that the word is learned from another for every seed."""
-        self.adapter.picture = self.clip.images(to_pil(pixels_of(toy)[[seed % 5]]))
-        return self.model, "toy", self.adapter.inside(self.model)
+        return self.model, "toy", self.showing(self.clip.images(to_pil(pixels_of(toy)[[seed % 5]])))
+
+    @contextmanager
+    def showing(self, seen: Tensor) -> Iterator[None]:
+        """A context in which prompts have a picture."""
+        with self.adapter.inside(self.model):
+            self.seen = seen
+            yield
+        self.seen = None
 
     def word(self, toy: world.Toy, seed: int) -> tuple:
         """Learned with minti's defaults, unless its file is there."""

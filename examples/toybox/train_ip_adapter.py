@@ -106,12 +106,12 @@ def loop_of(model: minti.StableDiffusion, adapter: IPAdapter, pictures: Pictures
     """The same loop as a word's: a part, a draw, a loss."""
 
     def loss(model: minti.StableDiffusion, batch: Batch) -> Tensor:
-        adapter.picture = batch.seen
         with torch.no_grad():
             context = model.encode_prompt(batch.prompts)
         # So few tokens go twice as fast by plain matrix products, as in `stages`.
         with torch.autocast(model.device.type, torch.bfloat16, enabled=args.autocast), sdpa_kernel(SDPBackend.MATH):
-            return minti.diffusion_loss(model, batch.latents, batch.timesteps, context, batch.noise)
+            prompts = adapter.prompted(context, batch.seen)
+            return minti.diffusion_loss(model, batch.latents, batch.timesteps, prompts, batch.noise)
 
     def rate(taken: int) -> float:
         return min(1.0, (taken + 1) / (0.02 * args.steps)) * 0.5 * (1 + math.cos(math.pi * taken / args.steps))

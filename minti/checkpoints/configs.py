@@ -34,12 +34,8 @@ def load_config(kind: type[C], path: Path) -> C:
 def parse_config(kind: type[C], values: Mapping[str, Any], origin: str = "config.json") -> C:
     """The parsed JSON as the dataclass of its kind, whose fields are the keys that the file may set.
 
-    Args:
-        values: the JSON object; keys that begin with an underscore are remarks of the writer.
-        origin: what to call the file in an error message.
-
-    Raises ValueError: a key has a value of a wrong type, out of range, or one that minti does not implement; names the
-    file and the key.
+    Keys that begin with an underscore are remarks of the writer. Raises ValueError: a value is of a wrong type, out of
+    range, or not implemented by minti; names the file, `origin`, and the key.
     """
     rules, known, chosen = RULES[kind], {field.name for field in fields(kind)}, {}
     for key, value in values.items():

@@ -13,8 +13,7 @@ from minti.checkpoints.configs import load_config, read_json
 from minti.checkpoints.text_encoder import TextConfig, rename_text_keys
 from minti.checkpoints.tokenizer import load_tokenizer
 from minti.checkpoints.weights import build, fill, read_tensors
-from minti.defaults import FILE as DEFAULTS
-from minti.defaults import ModelDefaults
+from minti.defaults import FILE, ModelDefaults
 from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
 from minti.machine.messages import quoted
 from minti.networks.unet import UNet, UNetConfig
@@ -26,11 +25,7 @@ NETWORK = "diffusion_pytorch_model"
 
 
 def load_folder(folder: Path, dtype: torch.dtype | None, device: torch.device, variant: str | None = None) -> Parts:
-    """All that a model folder holds.
-
-    Args:
-        dtype: None keeps the files'.
-        variant: such as "fp16", for `diffusion_pytorch_model.fp16.safetensors`.
+    """All that a model folder holds; dtype None keeps the files', variant "fp16" takes their `.fp16.safetensors`.
 
     Raises FileNotFoundError, ValueError: a part or file is missing, damaged, or of another architecture; names the
     file, and the key or tensor.
@@ -57,18 +52,15 @@ def load_folder(folder: Path, dtype: torch.dtype | None, device: torch.device, v
 
 def load_defaults(folder: Path) -> ModelDefaults:
     """What suits the model of a folder; what suits SD v1 where it does not say."""
-    path = folder / DEFAULTS
+    path = folder / FILE
     return load_config(ModelDefaults, path) if path.is_file() else ModelDefaults()
 
 
 def read_part(
     folder: Path, stem: str, dtype: torch.dtype | None, variant: str | None
 ) -> tuple[Path, dict[str, Tensor]]:
-    """The weights of one part, from one file or from the shards that an index lists.
-
-    Returns the file that an error message should name, and all tensors. Raises FileNotFoundError, ValueError: a file is
-    missing or damaged; names it.
-    """
+    """The file that an error message should name, and the weights of one part, from it or from the shards it lists.
+    Raises FileNotFoundError, ValueError: a file is missing or damaged; names it."""
     suffix = f".{variant}" if variant else ""
     path, index = folder / f"{stem}{suffix}.safetensors", folder / f"{stem}.safetensors.index{suffix}.json"
     if path.is_file() or not index.is_file():

@@ -23,33 +23,25 @@ def needed_files(variant: str | None = None) -> list[str]:
 
 
 def folder_of(source: str | os.PathLike[str], revision: str | None = None, variant: str | None = None) -> Path:
-    """A model's folder: the one that is named, or that of an id on the hub.
+    """A model's folder: the one that is named, or that of an id on the hub, fetched into its cache or found there.
 
-    Raises OSError: it is neither, or cannot be fetched.
+    Progress bars, resuming, mirrors and offline mode are huggingface_hub's. Raises OSError: it is neither, or cannot be
+    fetched: no licence accepted, no such model or revision, no network, no space; says what to do.
     """
     if Path(source).is_dir():
         return Path(source)
     if not HUB_ID.fullmatch(str(source)):
         raise FileNotFoundError(f"{source} is neither a folder, nor a file, nor an id on the hub")
-    return download(str(source), revision, variant)
-
-
-def download(hub_id: str, revision: str | None = None, variant: str | None = None) -> Path:
-    """Fetches a model into the hub's cache, or finds it there, and returns its folder.
-
-    Progress bars, resuming, mirrors and offline mode are huggingface_hub's.
-
-    Raises OSError: no licence accepted, no such model or revision, no network, no space; says what to do.
-    """
-    return _snapshot(hub_id, revision, needed_files(variant))
+    return download(str(source), revision, needed_files(variant))
 
 
 def download_tokenizer() -> Path:
     """The CLIP tokenizer of SD v1, for the original single files, which have none."""
-    return _snapshot(TOKENIZER, None, ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"])
+    return download(TOKENIZER, None, ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"])
 
 
-def _snapshot(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
+def download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
+    """The files of those patterns; see `folder_of`."""
     at = f" at revision {revision!r}" if revision else ""
     try:
         return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns))

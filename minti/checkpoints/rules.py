@@ -15,6 +15,7 @@ from minti.diffusion.betas import PREDICTION_TYPES, SPACINGS, SchedulerConfig
 from minti.diffusion.scheduler import NoiseScheduler
 from minti.machine.configs import check_range
 from minti.machine.messages import shown
+from minti.networks.controlnet import ControlNetConfig
 from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
 from minti.templates import check_templates
@@ -51,8 +52,9 @@ class Rules:
 
 
 def _check_levels(config: UNetConfig | VAEConfig) -> None:
-    if not 1 <= len(config.block_out_channels) <= 8:
-        raise ValueError(f"block_out_channels has {len(config.block_out_channels)} levels; expected 1 to 8")
+    for key in ("block_out_channels", "conditioning_embedding_out_channels"):
+        if not 1 <= len(getattr(config, key, "1")) <= 8:
+            raise ValueError(f"{key} has {len(getattr(config, key))} levels; expected 1 to 8")
 
 
 def _check_unet(config: UNetConfig) -> None:
@@ -62,7 +64,7 @@ def _check_unet(config: UNetConfig) -> None:
         raise ValueError(
             f"block_out_channels = {config.block_out_channels}; expected multiples of attention_head_dim = {heads}"
         )
-    for side in ("Down", "Up"):
+    for side in ("Down",) if isinstance(config, ControlNetConfig) else ("Down", "Up"):
         key, kinds = f"{side.lower()}_block_types", (f"CrossAttn{side}Block2D", f"{side}Block2D")
         value = getattr(config, key)
         if len(value) != levels or any(kind not in kinds for kind in value):
@@ -101,6 +103,8 @@ RULES = {
             "downsample_padding mid_block_scale_factor transformer_layers_per_block resnet_out_scale_factor": (1,),
             "conv_in_kernel conv_out_kernel": (3,),
             "dropout": (0.0,),
+            "conditioning_channels": (3,),  # of a ControlNet
+            "controlnet_conditioning_channel_order": ("rgb",),
         },
         ignored="addition_embed_type_num_heads",
         ranges={
@@ -152,10 +156,16 @@ RULES = {
         check=_check_scheduler,
     ),
     ModelDefaults: Rules(
-        ranges={"guidance_scale": (-1e6, 1e6), "batch_size": (1, 100_000)},
+        ranges={
+            "guidance_scale": (-1e6, 1e6),
+            "batch_size": (1, 100_000),
+            "lora_learning_rate network_learning_rate": (0, 1e6),
+            "tuning_steps": (1, 10**9),
+        },
         check=_check_defaults,
     ),
 }
+RULES[ControlNetConfig] = RULES[UNetConfig]
 
 
 def check_parts(unet: UNet, vae: VAE, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:

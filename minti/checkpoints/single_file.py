@@ -17,6 +17,7 @@ from minti.checkpoints import hub
 from minti.checkpoints.text_encoder import TextConfig
 from minti.checkpoints.weights import build, fill, read_pickle, read_tensors
 from minti.diffusion.scheduler import SchedulerConfig
+from minti.networks.controlnet import ControlNetConfig
 from minti.networks.unet import UNet, UNetConfig
 from minti.networks.vae import VAE, VAEConfig
 
@@ -54,7 +55,7 @@ def unet_name(key: str, config: UNetConfig, ema: bool = False) -> str:
     name = key
     if match := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", key):
         side, level, kind, i, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
-        attends = config.up_block_types[level].startswith("CrossAttn")
+        attends = side == "up" and config.up_block_types[level].startswith("CrossAttn")
         inside = {"resnets": 0, "attentions": 1, "downsamplers": 0, "upsamplers": 1 + attends}[kind]
         place = level * per_level + (per_level - 1 if kind.endswith("samplers") else i)
         name = f"input_blocks.{1 + place}" if side == "down" else f"output_blocks.{place}"
@@ -66,6 +67,17 @@ def unet_name(key: str, config: UNetConfig, ema: bool = False) -> str:
     for new, old in UNET_ENDS.items():
         name = re.sub(rf"^{new}\.", f"{old}.", name)
     return "model_ema." + f"diffusion_model.{name}".replace(".", "") if ema else f"model.diffusion_model.{name}"
+
+
+def controlnet_name(key: str, config: ControlNetConfig) -> str:
+    """A ControlNet's key to its name in the original's file, without `control_model.` in front."""
+    name = unet_name(key, config).removeprefix("model.diffusion_model.")
+    name = re.sub(r"^controlnet_down_blocks\.(\d+)", r"zero_convs.\1.0", name)
+    name = name.replace("controlnet_mid_block", "middle_block_out.0")
+    count = 2 * len(config.conditioning_embedding_out_channels) - 2
+    convs = ["conv_in", *(f"blocks.{i}" for i in range(count)), "conv_out"]  # each counts with its activation
+    hint = r"controlnet_cond_embedding\.(.*)\."
+    return re.sub(hint, lambda match: f"input_hint_block.{2 * convs.index(match[1])}.", name)
 
 
 def vae_name(key: str, config: VAEConfig) -> str:

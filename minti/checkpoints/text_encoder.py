@@ -1,7 +1,5 @@
-"""The text encoder of a model folder: Hugging Face's class, built from the keys that minti knows.
-
-Its own loader obeys whatever a config says, down to which attention kernel to fetch from the hub and run.
-"""
+"""The text encoder of a model folder: Hugging Face's class, built from the keys that minti knows; its own loader obeys
+whatever a config says, down to which attention kernel to fetch from the hub and run."""
 
 from dataclasses import asdict, dataclass
 
@@ -32,12 +30,7 @@ class TextConfig:
 
 def rename_text_keys(tensors: dict[str, Tensor], model: CLIPTextModel) -> dict[str, Tensor]:
     """To the model's own names: a file, and the model itself before transformers 5.6, may have a level `text_model.`.
-
-    `position_ids` (0 .. 76), in older files, is no weight.
-    """
+    `position_ids` (0 .. 76), in older files, is no weight."""
     own = {key.removeprefix("text_model."): key for key in model.state_dict()}
-    return {
-        own.get(key.removeprefix("text_model."), key): tensor
-        for key, tensor in tensors.items()
-        if not key.endswith("position_ids")
-    }
+    weights = {key: tensor for key, tensor in tensors.items() if not key.endswith("position_ids")}
+    return {own.get(key.removeprefix("text_model."), key): tensor for key, tensor in weights.items()}

@@ -12,9 +12,7 @@ UNREAD = "special_tokens_map_file"  # a path on the computer of whoever wrote th
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The tokenizer of a model folder's `tokenizer/`: vocab.json and merges.txt, or tokenizer.json of newer tools.
-
-    Raises FileNotFoundError, ValueError: a file is missing or damaged, or the config names one elsewhere.
-    """
+    Raises FileNotFoundError, ValueError: a file is missing or damaged, or the config names one elsewhere."""
     if not (folder / "tokenizer.json").is_file():
         for name in ("vocab.json", "merges.txt"):
             if not (folder / name).is_file():
@@ -29,10 +27,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def check_files(folder: Path) -> None:
-    """Looks at every file name in a tokenizer's config: transformers would open it wherever it leads.
-
-    Raises ValueError: one leads out of the folder.
-    """
+    """Raises ValueError: a file name in a tokenizer's config leads out of the folder; transformers would follow it."""
     path = folder / "tokenizer_config.json"
     for key, value in (read_json(path) if path.is_file() else {}).items():
         names = [str(name) for name in (value if isinstance(value, list) else [value] if value else [])]

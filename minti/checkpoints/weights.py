@@ -21,14 +21,10 @@ from minti.machine.messages import one_line, shortened
 M = TypeVar("M", bound=nn.Module)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
-# --- reading files ----------------------------------------------------------------------------------------------------
-
 
 def read_tensors(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU: mapped from the disk, or converted to `dtype` where it is another.
-
-    Raises FileNotFoundError, ValueError: naming the file.
-    """
+    Raises FileNotFoundError, ValueError: naming the file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; minti reads weights in the safetensors format only")
     try:
@@ -39,9 +35,8 @@ def read_tensors(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tens
                 tensors[key] = file.get_tensor(key).to(dtype)
         return tensors
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({one_line(error)}); fetch or write it again"
-        ) from None
+        damage = f"is not a whole safetensors file ({one_line(error)})"
+        raise ValueError(f"{path} {damage}; fetch or write it again") from None
     except NotImplementedError as error:  # torch knows the type, but cannot compute with it
         raise ValueError(f"{path} holds numbers that cannot be converted to {dtype} ({one_line(error)})") from None
     except OSError as error:
@@ -56,9 +51,7 @@ class ModelCheckpoint:
 
 def read_pickle(path: Path) -> Any:
     """The content of a `.ckpt`, `.pt` or `.bin` file: tensors and plain containers; nothing in it is executed.
-
-    Raises ValueError: the file is damaged, or holds anything else; names the file.
-    """
+    Raises ValueError: the file is damaged, or holds anything else; names the file."""
     allowed = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([ModelCheckpoint])
     try:
@@ -74,14 +67,9 @@ def read_pickle(path: Path) -> Any:
         torch.serialization.add_safe_globals(allowed)
 
 
-# --- networks ---------------------------------------------------------------------------------------------------------
-
-
 def build(make: Callable[[], M], origin: Path) -> M:
     """Builds a network without storage for its parameters.
-
-    `origin`: which file to name in an error message. Raises ValueError: the config's numbers do not go together.
-    """
+    Raises ValueError: the config's numbers do not go together; names the file, `origin`."""
     try:
         with torch.device("meta"):
             return make()
@@ -97,16 +85,9 @@ def fill(
     device: torch.device,
     called: Callable[[str], str] = lambda key: key,
 ) -> M:
-    """Hands a network that was built without storage its tensors, and freezes it.
-
-    Args:
-        tensors: by the network's own keys.
-        path: which file to name in an error message.
-        dtype: None keeps the file's.
-        called: what the file calls the tensor of a key.
-
-    Raises ValueError: a tensor is missing, unexpected or misshapen; names the file and the key.
-    """
+    """Hands a network that was built without storage its tensors, by its own keys, and freezes it; dtype None keeps the
+    file's. Raises ValueError: a tensor is missing, unexpected or misshapen; names the file, `path`, and the key as
+    `called` there."""
     expected = network.state_dict()
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     for problem, keys in (("lacks", missing), ("has an unexpected", unexpected)):
@@ -116,14 +97,11 @@ def fill(
             raise ValueError(f"{path} {problem} tensor {name}{more}; it does not fit the model's config")
     for key, tensor in tensors.items():
         if tensor.shape != expected[key].shape:
-            raise ValueError(
-                f"{path}: {called(key)} has shape {tuple(tensor.shape)}; by the model's config, "
-                f"{tuple(expected[key].shape)} was expected"
-            )
+            wanted = f"by the model's config, {tuple(expected[key].shape)} was expected"
+            raise ValueError(f"{path}: {called(key)} has shape {tuple(tensor.shape)}; {wanted}")
         if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
-            raise ValueError(
-                f"{path}: {called(key)} is of {tensor.dtype}; expected one of {', '.join(map(str, DTYPES))}"
-            )
+            wanted = f"expected one of {', '.join(map(str, DTYPES))}"
+            raise ValueError(f"{path}: {called(key)} is of {tensor.dtype}; {wanted}")
     network.load_state_dict({k: tensor.to(device, dtype or tensor.dtype) for k, tensor in tensors.items()}, assign=True)
     for module in network.modules():
         if hasattr(module, "position_ids"):  # 0, 1, ... of a text encoder: a buffer that no file holds

@@ -1,7 +1,5 @@
 """Which noise schedule a model was trained with, and its variances beta_t: linear, scaled linear, cosine; and stretched
-to zero terminal SNR.
-
-Lecture notes `002`, 4.1 and 5.2; questions `003`, 1 and 20.
+to zero terminal SNR (lecture notes `002`, 4.1 and 5.2; questions `003`, 1 and 20).
 """
 
 import math
@@ -42,14 +40,10 @@ class SchedulerConfig:
 
 
 def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) -> Tensor:
-    """The variances beta_t of T = `steps` timesteps, (T,) float32.
+    """The variances beta_t of T = `steps` timesteps, (T,) float32; the cosine needs neither the first nor the last.
 
-    Args:
-        schedule: "linear" (DDPM, arXiv 2006.11239), "scaled_linear" (latent diffusion, arXiv 2112.10752: the square
-            roots are linear) or "squaredcos_cap_v2" (the cosine of arXiv 2102.09672, eq. 17).
-        beta_start, beta_end: the first variance and the last; the cosine needs neither.
-
-    Raises ValueError: unknown schedule.
+    `schedule`: "linear" (DDPM, arXiv 2006.11239), "scaled_linear" (latent diffusion, arXiv 2112.10752: the square roots
+    are linear) or "squaredcos_cap_v2" (the cosine of arXiv 2102.09672, eq. 17). Raises ValueError: an unknown one.
     """
     if schedule == "linear":
         return torch.linspace(beta_start, beta_end, steps, dtype=torch.float32)
@@ -67,11 +61,8 @@ def make_betas(schedule: str, beta_start: float, beta_end: float, steps: int) ->
 
 
 def rescale_to_zero_snr(betas: Tensor) -> Tensor:
-    """Shifts and scales sqrt(alpha-bar) so that it keeps its first value and ends at 0 (arXiv 2305.08891, Alg. 1).
-
-    SNR is the ratio of signal to noise; where alpha-bar ends at 0, the last timestep is pure noise.
-
-    `betas`: (T,). Returns (T,), the last of them 1.
+    """Shifts and scales sqrt(alpha-bar) so that it keeps its first value and ends at 0 (arXiv 2305.08891, Alg. 1): the
+    last timestep is pure noise, without a signal. `betas`: (T,). Returns (T,), the last of them 1.
     """
     root = torch.cumprod(1.0 - betas, dim=0).sqrt()
     first, last = root[0].clone(), root[-1].clone()

@@ -22,12 +22,8 @@ Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, c, h, w), timesteps 
 
 @dataclass(frozen=True)
 class Pull:
-    """A prompt that shapes a picture.
-
-    Attributes:
-        context: (b, n, d), the encoded prompts.
-        weight: how strongly it pulls, the guidance scale; negative: it pushes away.
-        mask: (b or 1, 1, h, w) in [0, 1], where it pulls; None: everywhere.
+    """A prompt that shapes a picture: its context, (b, n, d); how strongly it pulls, the guidance scale, negative where
+    it pushes away; and where, (b or 1, 1, h, w) in [0, 1], or None: everywhere.
 
     Raises ValueError: a weight that is no number, or with which every picture would overflow.
     """
@@ -85,9 +81,7 @@ def within(interval: tuple[int, int] | None, inside: Predict, outside: Predict) 
 
 def refreshed(network: Network, every: int, pictures: int) -> Network:
     """Computes the unconditional predictions in every k-th call and keeps them in between: B T (1 + 1 / k) evaluations.
-
-    `pictures`: how many; in a batch of `guided` theirs come first. Raises ValueError: k is below 1.
-    """
+    `pictures`: how many; in a batch of `guided` theirs come first. Raises ValueError: k is below 1."""
     if every < 1:
         raise ValueError(f"refresh_every = {shown(every)}; expected 1 (always) or more")
     calls, kept = 0, torch.empty(0)
@@ -104,15 +98,11 @@ def refreshed(network: Network, every: int, pictures: int) -> Network:
 
 
 class Counted:
-    """A network that counts what goes through it, and is told of how many `pictures` a batch holds predictions."""
+    """A network that counts the pictures that have gone through it."""
 
-    def __init__(self, network: Network, pictures: int | None = None):
-        self.network, self.pictures, self.evaluations = network, pictures, 0
+    def __init__(self, network: Network):
+        self.network, self.evaluations = network, 0
 
     def __call__(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         self.evaluations += len(latents)
-        self.network.pictures = self.pictures
-        try:
-            return self.network(latents, timesteps, context)
-        finally:
-            self.network.pictures = None
+        return self.network(latents, timesteps, context)

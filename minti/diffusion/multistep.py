@@ -102,20 +102,16 @@ def log_snr(level: Level) -> Tensor:
 
 
 def all_sigmas(scheduler: NoiseScheduler) -> Tensor:
-    """sigma = sqrt((1 - alpha-bar) / alpha-bar), the noise relative to the signal, of all timesteps, (T,) float32.
-
-    Pure noise (zero terminal SNR) counts as almost pure, as in diffusers.
-    """
+    """sigma = sqrt((1 - alpha-bar) / alpha-bar), the noise relative to the signal, of all timesteps, (T,) float32; pure
+    noise (zero terminal SNR) counts as almost pure, as in diffusers."""
     a = scheduler.alphas_cumprod.clone()
     a[-1] = a[-1] if a[-1] > 0 else 2.0**-24
     return ((1 - a) / a) ** 0.5
 
 
 def karras_sigmas(scheduler: NoiseScheduler, n: int, rho: float = 7.0) -> np.ndarray:
-    """sigma_i = (sigma_max^(1/rho) + i / (n - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho.
-
-    arXiv 2206.00364, eq. 5. (n,) float64, decreasing.
-    """
+    """sigma_i = (sigma_max^(1/rho) + i / (n - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho   (arXiv 2206.00364,
+    eq. 5), (n,) float64, decreasing."""
     sigmas = all_sigmas(scheduler)
     low, high = float(sigmas[0]) ** (1 / rho), float(sigmas[-1]) ** (1 / rho)
     return (high + np.linspace(0, 1, n) * (low - high)) ** rho

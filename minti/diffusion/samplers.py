@@ -1,7 +1,4 @@
-"""The samplers: DDPM and DDIM; and which there are.
-
-A run, which they take, stands in `steps`; the samplers that remember former steps in `multistep`.
-"""
+"""The samplers: DDPM and DDIM, and in `multistep` those that remember former steps; the run they take is in `steps`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +13,7 @@ from minti.machine.noise import randn
 @dataclass(frozen=True)
 class DDPM(Sampler):
     """Ancestral sampling (arXiv 2006.11239, Algorithm 2; lecture notes `002`, 4.4; questions `003`, 2, 14 and 15).
-
-    Attributes:
-        variance: "posterior" or "beta"; see `NoiseScheduler.posterior`.
-
-    Raises ValueError: another variance.
-    """
+    `variance`: "posterior" or "beta", see `NoiseScheduler.posterior`. Raises ValueError: another."""
 
     variance: str = "posterior"
 
@@ -45,12 +37,7 @@ class DDPM(Sampler):
 @dataclass(frozen=True)
 class DDIM(Sampler):
     """Denoising diffusion implicit models (arXiv 2010.02502, eq. 12 and 16; questions `003`, 4, 14 and 15).
-
-    Attributes:
-        eta: 0 is deterministic, 1 as noisy as DDPM.
-
-    Raises ValueError: eta is not between 0 and 1.
-    """
+    `eta`: from 0, deterministic, to 1, as noisy as DDPM. Raises ValueError: another."""
 
     eta: float = 0.0
 

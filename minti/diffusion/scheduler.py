@@ -27,17 +27,13 @@ Timesteps = int | Tensor | Level
 
 
 class NoiseScheduler:
-    """The schedule's numbers and formulas; it holds no state of a run.
+    """The schedule's numbers, `betas` and `alphas_cumprod`, (num_train_timesteps,) float32 on the CPU, and formulas.
 
-    `timesteps` arguments are an int for all pictures of a batch, a (b,) tensor with one for each, or a `Level`.
-
-    Attributes:
-        betas, alphas_cumprod: (num_train_timesteps,) float32, on the CPU.
+    It holds no state of a run. `timesteps` are an int for all pictures of a batch, (b,) for each its own, or a `Level`.
     """
 
     def __init__(self, config: SchedulerConfig | None = None):
-        self.config = config or SchedulerConfig()
-        c = self.config
+        self.config = c = config or SchedulerConfig()
         self.betas = make_betas(c.beta_schedule, c.beta_start, c.beta_end, c.num_train_timesteps)
         if c.rescale_betas_zero_snr:
             self.betas = rescale_to_zero_snr(self.betas)
@@ -69,10 +65,9 @@ class NoiseScheduler:
         else:
             raise ValueError(f"unknown timestep spacing {spacing!r}; expected one of {SPACINGS}")
         if steps[0] >= total:
-            raise ValueError(
-                f"{n} steps with leading spacing and steps_offset {self.config.steps_offset} begin at timestep "
-                f"{steps[0]}, but the schedule ends at {total - 1}; use fewer steps or another spacing"
-            )
+            leading = f"{n} steps with leading spacing and steps_offset {self.config.steps_offset}"
+            beyond = f"begin at timestep {steps[0]}, but the schedule ends at {total - 1}"
+            raise ValueError(f"{leading} {beyond}; use fewer steps or another spacing")
         return steps.tolist()
 
     def alpha_bar(self, timesteps: int | Tensor, like: Tensor | None = None) -> Tensor:
@@ -101,11 +96,9 @@ class NoiseScheduler:
 
     def target(self, clean: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
         """What the UNet should have answered: noise, clean latents or velocity, by `prediction_type`."""
-        if self.config.prediction_type == "epsilon":
-            return noise
-        if self.config.prediction_type == "sample":
-            return clean
-        return self.velocity(clean, noise, timesteps)
+        if self.config.prediction_type == "v_prediction":
+            return self.velocity(clean, noise, timesteps)
+        return noise if self.config.prediction_type == "epsilon" else clean
 
     def clean_from_noise(self, latents: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
         """x_0 = (x_t - sqrt(1 - alpha-bar_t) epsilon) / sqrt(alpha-bar_t)   (DDPM, eq. 15; `002`, 6.5)."""
@@ -156,9 +149,8 @@ class NoiseScheduler:
             mean = sqrt(alpha-bar_s) beta / (1 - alpha-bar_t) x_0
                  + sqrt(alpha) (1 - alpha-bar_s) / (1 - alpha-bar_t) x_t
 
-        Returns:
-            The mean, (b, c, h, w), and the variance, a number: "posterior", (1 - alpha-bar_s) / (1 - alpha-bar_t) beta,
-            not below 1e-20, or "beta" as in `002`, 5.2 (which writes sigma_t = beta_t; it is sigma_t^2 = beta_t).
+        Returns the mean, (b, c, h, w), and the variance, a number: "posterior", (1 - alpha-bar_s) / (1 - alpha-bar_t)
+        beta, not below 1e-20, or "beta" as in `002`, 5.2 (which writes sigma_t = beta_t; it is sigma_t^2 = beta_t).
         """
         alpha_bar_t, alpha_bar_s = self.alpha_bar(t), self.alpha_bar(previous)
         alpha = alpha_bar_t / alpha_bar_s

@@ -1,7 +1,5 @@
-"""What a run is: a sampler walks down its stops, asks `predict` at each of them, and yields.
-
-Progress bars, previews and early stopping belong to whoever iterates.
-"""
+"""What a run is: a sampler walks down its stops, asks `predict` at each, and yields. Progress bars, previews and
+early stopping belong to whoever iterates."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -62,9 +60,9 @@ class SampleStep(NamedTuple):
     """Where a run is after a step.
 
     Attributes:
-        timestep: the timestep that was left.
+        timestep: the one that was left.
         latents: (b, c, h, w), scaled; (b, 4, 64, 64) in SD v1.4.
-        clean: (b, c, h, w), scaled: the clean latents predicted at `timestep`, good for a preview.
+        clean: the same without noise, as predicted at `timestep`; good for a preview.
         evaluations: how many pictures have gone through the network so far; `sample_steps` counts them.
     """
 

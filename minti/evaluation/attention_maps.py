@@ -5,8 +5,6 @@ weight of one over the prompt's tokens. The maps of all layers are enlarged to t
 weights are computed beside the network, which goes its own way with its fused kernels; nothing in it changes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -30,23 +28,18 @@ class AttentionMaps:
         maps.of("<cat>")    # (b, h, w)
 
     Of a batch that holds unconditional predictions too, which come first, the last `len(prompts)` are listened to: so
-    it is with one prompt, not with `also`.
-
-    Attributes:
-        prompts: what is drawn.
-        evaluations: how many evaluations of the UNet the maps are the mean of.
+    it is with one prompt, not with `also`. The maps are the mean of so many `evaluations` of the UNet.
     """
 
     def __init__(self, model: StableDiffusion, prompts: list[str]):
-        self.model, self.prompts = model, prompts
+        self.model, self.prompts, self.evaluations = model, prompts, 0
         self.input_ids = model.tokenize(prompts)  # b m
-        self.evaluations = 0
         self._sum: Tensor | None = None  # b m h w, over layers and evaluations
         self._size = (0, 0)
         self._layers = [layer for name, layer in model.unet.named_modules() if name.endswith(".attn2")]
         self._undo = ExitStack()
 
-    def __enter__(self) -> AttentionMaps:
+    def __enter__(self) -> "AttentionMaps":
         self._undo.callback(self.model.unet.register_forward_pre_hook(self._begin).remove)
         for layer in self._layers:
             self._undo.callback(setattr, layer, "attend", layer.attend)
@@ -60,7 +53,7 @@ class AttentionMaps:
         latents = inputs[0]
         if len(latents) < len(self.prompts):
             raise ValueError(f"{len(latents)} pictures in the UNet, maps are kept of {len(self.prompts)} prompts")
-        self._size = (latents.shape[-2], latents.shape[-1])
+        self._size = latents.shape[-2:]
         self.evaluations += 1
 
     def _attend(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -75,18 +68,14 @@ class AttentionMaps:
     @property
     def maps(self) -> Tensor:
         """Of every token of the context, (b, m, h, w) float32, which sums to 1 over m at every place.
-
-        Raises ValueError: nothing has been drawn yet.
-        """
+        Raises ValueError: nothing has been drawn yet."""
         if self._sum is None:
             raise ValueError("nothing has been drawn while the maps were listening; draw inside the with block")
         return self._sum / (self.evaluations * len(self._layers))
 
     def of(self, word: str) -> Tensor:
         """The weight of a word's tokens, (b, h, w) in [0, 1]; of a word that stands several times, of all of them.
-
-        Raises ValueError: the word is not in one of the prompts, or where that was cut off.
-        """
+        Raises ValueError: the word is not in one of the prompts, or where that was cut off."""
         ids = token_ids(word, self.model.tokenizer, self.model.words)
         places = torch.zeros(self.input_ids.shape, dtype=torch.bool)
         for prompt, row, found in zip(self.prompts, self.input_ids.tolist(), places):
@@ -105,20 +94,10 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
 
 def feature_size(positions: int, height: int, width: int) -> tuple[int, int]:
     """Height and width of a feature map with so many positions, from latents that are halved, rounding up.
-
-    Raises ValueError: no halving leads to it.
-    """
+    Raises ValueError: no halving leads to it."""
     h, w = height, width
     while h * w > positions:
         h, w = -(-h // 2), -(-w // 2)
     if h * w != positions:
         raise ValueError(f"{positions} positions do not come from {height} x {width} latents by halving")
     return h, w
-
-
-def share_inside(maps: Tensor, inside: Tensor) -> Tensor:
-    """How much of each map lies inside an outline: (b, h, w) and (b, h, w) in [0, 1] -> (b,).
-
-    A map that looks everywhere alike has the outline's share of the area.
-    """
-    return (maps * inside).sum(dim=(1, 2)) / maps.sum(dim=(1, 2))

@@ -25,13 +25,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class Clip(NamedTuple):
-    """Two encoders into one space, whatever is behind them.
-
-    Attributes:
-        images: n pictures -> (n, d), of length one.
-        texts: n texts -> (n, d), of length one.
-        name: which it is.
-    """
+    """Two encoders into one space, n pictures or n texts -> (n, d) of length one, and which they are."""
 
     images: Callable[[Sequence[Image.Image]], Tensor]
     texts: Callable[[Sequence[str]], Tensor]
@@ -54,9 +48,7 @@ class Score(NamedTuple):
 
 def load_clip(source: str = CLIP_SOURCE, device: str | torch.device = "cpu") -> Clip:
     """CLIP as transformers has it, from a folder or the hub; safetensors only.
-
-    Raises OSError: it cannot be reached or is incomplete.
-    """
+    Raises OSError: it cannot be reached, or is incomplete."""
     from transformers import CLIPModel, CLIPTokenizer
 
     try:

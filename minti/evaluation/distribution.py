@@ -39,9 +39,8 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def precision_and_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, float]:
     """How many drawn pictures look real, and how many real ones could have been drawn (arXiv 1904.06991, eq. 1 and 2).
 
-    Each set is taken for the union of balls round its points, each as large as the distance to its k-th neighbour.
-
-    `real, drawn`: (n, d) features.
+    Each set of features, (n, d), is taken for the union of balls round its points, as large as the distance to the k-th
+    neighbour. Raises ValueError: a set has no more than k.
     """
     return _covered(real, drawn, k), _covered(drawn, real, k)
 

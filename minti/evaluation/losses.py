@@ -13,16 +13,11 @@ from minti.model import StableDiffusion
 def loss_over_timesteps(
     model: StableDiffusion, latents: Tensor, prompts: Sequence[str], timesteps: Sequence[int], noise: Tensor
 ) -> Tensor:
-    """The mean squared error of the UNet's answers; the same noise for every prompt and timestep.
+    """The mean squared error of the UNet's answers for each prompt at each timestep, (prompts, timesteps) float32.
 
     At small t the picture itself says what the noise is, at large t nobody can know; in between the prompt helps.
 
-    Args:
-        latents: (n, c, h, w), clean and scaled.
-        prompts: what to say of the pictures, each in turn.
-        noise: (n, c, h, w).
-
-    Returns (prompts, timesteps) float32, the mean over the pictures.
+    `latents`, `noise`: (n, c, h, w), clean and scaled; the same noise for every prompt and timestep.
     """
     losses = torch.zeros(len(prompts), len(timesteps))
     for i, prompt in enumerate(prompts):

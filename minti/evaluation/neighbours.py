@@ -10,13 +10,8 @@ from minti.words.known import known_words
 
 
 class LearnedRow(NamedTuple):
-    """One row of a learned word.
-
-    Attributes:
-        token: the row's token; the rows of `<cat>` are `<cat>`, `<cat>_1`, ...
-        length: Euclidean.
-        nearest: (word, cosine similarity), the most similar first.
-    """
+    """One row of a learned word: its token (those of `<cat>` are `<cat>`, `<cat>_1`, ...), its length, and the nearest
+    words with their cosine similarity, the most similar first."""
 
     token: str
     length: float
@@ -25,14 +20,8 @@ class LearnedRow(NamedTuple):
 
 @torch.no_grad()
 def learned_rows(model: StableDiffusion, word: str, count: int = 5) -> list[LearnedRow]:
-    """The rows of a word that was added to the vocabulary.
-
-    Args:
-        word: its placeholder, such as `<cat>`.
-        count: how many neighbours of each row.
-
-    Raises ValueError: the vocabulary has no such added word.
-    """
+    """The rows of a word that was added to the vocabulary, such as `<cat>`, with so many neighbours each.
+    Raises ValueError: the vocabulary has no such added word."""
     ids, added = token_ids(word, model.tokenizer, model.words), model.tokenizer.added_tokens_decoder
     if not ids or any(i not in added or added[i].special for i in ids):
         raise ValueError(f"{word} is not a learned word of this model; load it with minti.load_embeddings")

@@ -20,9 +20,8 @@ def check_step(
 ) -> None:
     """Looks at a step, of that name, before it is taken: at its mean loss, and at the gradient's norm.
 
-    In float16 a step that overflows is lost and halves the scale; an error it is only where that does not help.
-
-    Raises TrainingError: the loss or the gradient is not finite, or there is no gradient.
+    Raises TrainingError: one is not finite (in float16 that halves the scale, and is an error only where this does not
+    help), or there is no gradient.
     """
     finite = math.isfinite(loss) and math.isfinite(norm)
     if not finite and not (scaler.is_enabled() and scaler.get_scale() > 2.0 ** (16 - MAX_LOST)):
@@ -35,10 +34,7 @@ def check_step(
 
 
 def check_values(name: str, steps: int, values: dict[str, Tensor], first: dict[str, Tensor]) -> None:
-    """Looks at what so many steps have made of the values that were there at first.
-
-    Raises TrainingError: they are not finite, or have not moved in five steps.
-    """
+    """Raises TrainingError: after so many steps the values are not finite, or have not moved in the first five."""
     if not is_finite(values):
         raise TrainingError(f"{name} is not finite after {steps} steps; try a lower learning rate")
     if steps == 5 and all(torch.equal(value, first[key]) for key, value in values.items()):

@@ -24,19 +24,12 @@ SIZE = 16  # pictures, each with its own timestep and noise
 
 
 def choose_initializer(
-    model: StableDiffusion,
-    config: TextualInversionConfig,
-    images: Images,
-    tried: int = 16,
-    rounds: int = 3,
+    model: StableDiffusion, config: TextualInversionConfig, images: Images, tried: int = 16, rounds: int = 3
 ) -> list[tuple[str, float]]:
     """The words that describe the pictures best, of all that are one token; nothing in the model changes.
 
-    Args:
-        config: its `templates`, `seed` and `horizontal_flip` are those of the training that follows.
-        images: as for `textual_inversion`.
-        tried: how many of the best by first order are tried in each round.
-        rounds: at most; the first begins at the mean of all words, the others at the best word so far.
+    The config is that of the training that follows. In each of so many `rounds` at most, so many of the best by first
+    order are `tried`; the first round begins at the mean of all words, the others at the best word so far.
 
     Returns (word, loss over fixed pictures, timesteps and noise) of those tried, the best first. Raises ValueError: the
     vocabulary has no word; there are no pictures.
@@ -44,12 +37,10 @@ def choose_initializer(
     words = {word: index for word, index in known_words(model).items() if len(word) > 1 and word.isalpha()}
     if not words:
         raise ValueError("the vocabulary has no word to begin with; begin with a random row")
-    wrapper = TrainingWrapper(model, config)
+    wrapper, generator = TrainingWrapper(model, config), torch.Generator().manual_seed(config.seed)
     model.freeze()
-    concept = Concept(model, images, config.horizontal_flip)
-    fixed = FixedSet(concept, SIZE, torch.Generator().manual_seed(config.seed))
-    names, best = list(words), None
-    losses: dict[str, float] = {}
+    fixed = FixedSet(Concept(model, images, config.horizontal_flip), SIZE, generator)
+    names, best, losses = list(words), None, {}
     for _ in range(rounds):
         changes = first_order_changes(model, fixed, words, wrapper.templates, best)
         for i in changes.topk(min(tried, len(words)), largest=False).indices.tolist():
@@ -65,13 +56,8 @@ def choose_initializer(
 def first_order_changes(
     model: StableDiffusion, fixed: FixedSet, words: dict[str, int], templates: Sequence[str], start: str | None
 ) -> Tensor:
-    """What each word would change the fixed loss by, to first order, (words,) float32.
-
-    Args:
-        words: and their token ids.
-        templates: prompts with `{}` where the word goes.
-        start: the word that stands there; None: the mean of all.
-    """
+    """What each of the `words` would change the fixed loss by, to first order, (words,) float32.
+    `start`: the word that stands in the templates now; None: the mean of all."""
     weight, name = model.text_encoder.get_input_embeddings().weight, start or next(iter(words))
     vocabulary = weight[list(words.values())].float()  # v d
     here = vocabulary.mean(dim=0) if start is None else weight[words[start]].float()

@@ -2,8 +2,8 @@
 
 One token can be too little for what a text encoder and a UNet have never seen as one; several, and adding them on the
 way, are tried in arXiv 2208.01618, section 5. More than needed obey the rest of a prompt less (arXiv 2512.13672). So a
-word begins with few rows, is learned, is learned anew with another, and keeps that only if it paid.
-Anew: rows that have settled on a wrong neighbour pull a further one after them.
+word with few rows is learned anew with another, and keeps that only if it paid. Anew: rows that have settled on a wrong
+neighbour pull a further one after them.
 """
 
 import copy
@@ -36,9 +36,8 @@ class Decision(NamedTuple):
 
     def __str__(self) -> str:
         loss = f"{self.rows} {'row' if self.rows == 1 else 'rows'}: loss {self.loss:.4f}"
-        if math.isnan(self.gain):
-            return loss
-        return f"{loss}, lower by {self.gain:.4f} +- {self.error:.4f}: {'kept' if self.kept else 'not kept'}"
+        gain = f", lower by {self.gain:.4f} +- {self.error:.4f}: {'kept' if self.kept else 'not kept'}"
+        return loss if math.isnan(self.gain) else loss + gain
 
 
 class Growing:
@@ -49,7 +48,7 @@ class Growing:
                 ...
         minti.save_embeddings(word.best, path)
 
-    It begins with `config.num_vectors` rows and has `most` at last; `size` pictures decide. `decisions` are made one
+    It begins with `config.num_vectors` rows and has `most` at last; `size` pictures decide. There is one of `decisions`
     for each wrapper that was trained, and `best` is the wrapper whose rows were kept. After the last the model knows
     the word with these rows, and no more. Until then its tokenizer is a copy, since a tokenizer cannot forget, and no
     other word may be added. Raises ValueError: `most` is too few; there are no pictures.
@@ -60,43 +59,36 @@ class Growing:
     ):
         if most < config.num_vectors:
             raise ValueError(f"the word begins with {config.num_vectors} rows, and {most} are the most; raise `most`")
-        self.model, self.config, self.images, self.most, self.size = model, config, images, most, size
+        self.model, self.config, self.most = model, config, most
+        generator = torch.Generator().manual_seed(config.seed + 2)  # not the draws by which a run chooses its best rows
+        self.fixed = FixedSet(Concept(model, images, config.horizontal_flip), size, generator)
         self.decisions: list[Decision] = []
         self.best: TrainingWrapper | None = None
-        self._tokenizer = model.tokenizer  # which learns the word in the end
-        self._known = model.text_encoder.get_input_embeddings().num_embeddings
 
     def __iter__(self) -> Iterator[TrainingWrapper]:
-        # Other draws than those by which a run chooses its best rows.
-        generator = torch.Generator().manual_seed(self.config.seed + 2)
-        fixed = FixedSet(Concept(self.model, self.images, self.config.horizontal_flip), self.size, generator)
+        model, tokenizer, word = self.model, self.model.tokenizer, self.config.placeholder_token
+        known = model.text_encoder.get_input_embeddings().num_embeddings
         before, rows = None, None
         for count in range(self.config.num_vectors, self.most + 1):
-            self.model.tokenizer = copy.deepcopy(self._tokenizer)
-            wrapper = TrainingWrapper(self.model, replace(self.config, num_vectors=count))
+            model.tokenizer = copy.deepcopy(tokenizer)
+            wrapper = TrainingWrapper(model, replace(self.config, num_vectors=count))
             yield wrapper
-            losses = losses_of(self.model, fixed, wrapper.prompts)
+            losses = losses_of(model, self.fixed, wrapper.prompts)
             gain, error = paired(before, losses)
             kept = before is None or gain > 2 * error
             self.decisions.append(Decision(count, losses.mean().item(), gain, error, kept))
             learned = wrapper.rows.values.detach().clone()
-            self._forget(count)
+            new = model.text_encoder.get_input_embeddings().num_embeddings - known
+            if new != count:
+                grown = f"the vocabulary has grown by {new} rows instead of {count}"
+                raise ValueError(f"{grown}: no word can be added while {word} grows")
+            model.text_encoder.resize_token_embeddings(known, mean_resizing=False)
+            del model.words[word]
             if not kept:
                 break
             self.best, before, rows = wrapper, losses, learned
-        self.best.tokenizer = self.model.tokenizer = self._tokenizer
-        self.model.add_word(self.config.placeholder_token, rows)
-
-    def _forget(self, count: int) -> None:
-        """Takes the word's `count` rows out of the vocabulary. Raises ValueError: another word was added behind it."""
-        last = self.model.text_encoder.get_input_embeddings().num_embeddings
-        if last != self._known + count:
-            raise ValueError(
-                f"the vocabulary has grown by {last - self._known} rows instead of {count}: no word can be added while "
-                f"{self.config.placeholder_token} grows"
-            )
-        self.model.text_encoder.resize_token_embeddings(self._known, mean_resizing=False)
-        del self.model.words[self.config.placeholder_token]
+        self.best.tokenizer = model.tokenizer = tokenizer
+        model.add_word(word, rows)
 
 
 @torch.no_grad()

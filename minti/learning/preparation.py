@@ -2,27 +2,25 @@
 
 import torch
 
-from minti.learning.settings import TrainingWrapper
+from minti.learning.pictures import Concept, Images
+from minti.learning.settings import LearningConfig, TrainingWrapper
 from minti.machine.messages import quoted
+from minti.model import StableDiffusion
 from minti.parts.restored_matrix import RestoredMatrix
 from minti.parts.word import Word
 from minti.text import token_ids, tried_word
 
 
 def check_wrapper(wrapper: TrainingWrapper) -> None:
-    """Refuses what would run for hours and learn nothing: a prompt without the word, or from which it is cut off.
-
-    Asked of a copy of the tokenizer, before the word is added.
+    """Refuses what would run for hours and learn nothing; asked before the word is added, of a copy of the tokenizer.
 
     Raises ValueError: the placeholder cannot be a new word or is not found in a prompt, a template is too long for it,
     or E4's recipe would have to train a matrix in half precision.
     """
     config, dtype = wrapper.config, wrapper.text_encoder.get_input_embeddings().weight.dtype
     if config.row_update == "restore" and dtype != torch.float32:
-        raise ValueError(
-            f"row_update='restore' trains the embedding matrix itself, which is {dtype}; load the model in float32, or "
-            "use row_update='new_rows', whose rows are float32 in any model"
-        )
+        mend = "load the model in float32, or use row_update='new_rows', whose rows are float32 in any model"
+        raise ValueError(f"row_update='restore' trains the embedding matrix itself, which is {dtype}; {mend}")
     placeholder, length = config.placeholder_token, wrapper.tokenizer.model_max_length
     tried, ids = tried_word(wrapper.tokenizer, placeholder, config.num_vectors)
     for prompt in wrapper.prompts:
@@ -30,20 +28,24 @@ def check_wrapper(wrapper: TrainingWrapper) -> None:
         if not set(ids) <= set(found):
             raise ValueError(f"the tokenizer does not find {placeholder} in the prompt {quoted(prompt)}")
         if not set(ids) <= set(found[: length - 2]):  # without the beginning and the end
-            raise ValueError(
-                f"the prompt {quoted(prompt)} does not contain all {len(ids)} vectors of {placeholder} once "
-                f"tokenized: it is too long for the {length} tokens of the context; use a shorter template or fewer "
-                "vectors"
-            )
+            lacks = f"does not contain all {len(ids)} vectors of {placeholder} once tokenized"
+            why = f"it is too long for the {length} tokens of the context; use a shorter template or fewer vectors"
+            raise ValueError(f"the prompt {quoted(prompt)} {lacks}: {why}")
+
+
+def concept_of(model: StableDiffusion, config: LearningConfig, images: Images) -> Concept:
+    """The pictures as the loop needs them. Raises ValueError: as `Concept`; there is not one caption for each."""
+    captions = config.captions
+    if captions is not None and len(captions) != len(images):
+        raise ValueError(f"{len(captions)} captions for {len(images)} pictures; give each picture one, in their order")
+    return Concept(model, images, config.horizontal_flip, config.masked)
 
 
 def part_that_learns(wrapper: TrainingWrapper) -> Word | RestoredMatrix:
     """The word's rows, which the model has got by now: alone, or as E4 has it (`row_update`)."""
     embedding, ids = wrapper.text_encoder.get_input_embeddings(), wrapper.placeholder_ids
-    if wrapper.config.row_update == "new_rows":
-        part = Word(embedding.weight[ids], ids[0])
-    else:
-        part = RestoredMatrix(embedding, ids[0], len(ids))
+    alone = wrapper.config.row_update == "new_rows"
+    part = Word(embedding.weight[ids], ids[0]) if alone else RestoredMatrix(embedding, ids[0], len(ids))
     part.name = f"the word {wrapper.config.placeholder_token}"
     return part
 

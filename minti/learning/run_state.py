@@ -44,18 +44,14 @@ class RunState:
                 raise RuntimeError(f"{name} is not {tuple(shape)} finite numbers")
 
     def check_facts(self, own: dict[str, Any]) -> None:
-        """Holds the facts against those of the run that is to go on.
-
-        Raises ValueError: they are of another run; names every difference. Raises KeyError, RuntimeError: they have
-        other keys or types; names the first.
-        """
+        """Raises ValueError: the facts are not those of the run that is to go on; names every difference.
+        Raises KeyError, RuntimeError: they have other keys or types; names the first."""
         was, now = self.facts["identity"], own["identity"]
         differ = [key for key in sorted(was.keys() | now) if was.get(key) != now.get(key)]
-        before_after = [(key, shortened(str(was.get(key))), shortened(str(now.get(key)))) for key in differ[:20]]
-        if differences := [f"{key} was {before} and is {after}" for key, before, after in before_after]:
-            raise ValueError(
-                f"the checkpoint is of another run: {'; '.join(differences)}. Go on with the same, or begin anew"
-            )
+        if differ:
+            said = [[key, *(shortened(str(facts.get(key))) for facts in (was, now))] for key in differ[:20]]
+            changes = "; ".join(f"{key} was {before} and is {after}" for key, before, after in said)
+            raise ValueError(f"the checkpoint is of another run: {changes}. Go on with the same, or begin anew")
         for name, value in own.items():
             if name != "identity" and not _alike(self.facts[name], value):
                 raise RuntimeError(f"{name} is {shown(self.facts[name])}")
@@ -72,12 +68,9 @@ class RunState:
 
 def write_run_state(folder: str | os.PathLike[str], state: RunState, keep: int = 3) -> Path:
     """Writes `step-N.safetensors` into a folder, atomically, and removes all but the newest few.
-
-    Raises OSError: it cannot be written; older ones are as they were.
-    """
+    Raises OSError: it cannot be written; older ones are as they were."""
     path = Path(folder) / f"step-{state.step:06}.safetensors"
-    with replacing(path) as temporary:
-        # clone: safetensors writes no views
+    with replacing(path) as temporary:  # clone: safetensors writes no views
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.tensors.items()}
         facts = json.dumps({"step": state.step, "format": FORMAT, **state.facts})
         save_file(tensors, temporary, {"facts": facts, "sha256": checksum(tensors, facts)})
@@ -87,11 +80,8 @@ def write_run_state(folder: str | os.PathLike[str], state: RunState, keep: int =
 
 
 def read_run_state(folder: str | os.PathLike[str]) -> RunState | None:
-    """The newest whole state of a folder, for `textual_inversion(..., checkpoint=...)`; None where there is none.
-
-    Warns of newer ones that are damaged. Raises ValueError: there are files, but all are damaged, or the newest whole
-    one is of another version of minti.
-    """
+    """The newest whole state of a folder, for `textual_inversion(..., checkpoint=...)`; None where there is none. Warns
+    of newer ones that are damaged. Raises ValueError: all are, or it is of another version of minti."""
     paths = _newest_first(Path(folder))
     for path in paths:
         try:
@@ -136,7 +126,6 @@ def _alike(value: Any, own: Any) -> bool:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    numbers = {path: int(match[1]) for path in folder.iterdir() if (match := NAME.fullmatch(path.name))}
+    paths = folder.iterdir() if folder.is_dir() else ()
+    numbers = {path: int(match[1]) for path in paths if (match := NAME.fullmatch(path.name))}
     return sorted(numbers, key=numbers.__getitem__, reverse=True)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from minti.learning.loop import Loop
-from minti.learning.pictures import Batch, Concept, Images
-from minti.learning.preparation import check_wrapper, follow, part_that_learns
+from minti.learning.losses import SQUARES, Measure
+from minti.learning.pictures import Batch, Images
+from minti.learning.preparation import check_wrapper, concept_of, follow, part_that_learns
 from minti.learning.run_state import RunState
 from minti.learning.saving import restore
 from minti.learning.settings import TrainingWrapper
@@ -30,6 +30,8 @@ def diffusion_loss(
     embeddings: Tensor,
     noise: Tensor | None = None,
     generator: Generators = None,
+    masks: Tensor | None = None,
+    measure: Measure = SQUARES,
 ) -> Tensor:
     """Task 1: the mean squared error of the UNet's answer, () float32 (DDPM, eq. 14; `002`, 4.3; `003`, 26).
 
@@ -38,13 +40,14 @@ def diffusion_loss(
         latents, noise: (b, c, h, w), clean and already scaled; standard normal, drawn from `generator` when absent.
         timestep_idx: (b,), in [0, num_train_timesteps).
         embeddings: (b, m, d), the encoded prompts; E4's name for the context.
+        masks, measure: where an error counts, (b, 1, h, w), and how; everywhere and squared when absent.
     """
     if noise is None:
         noise = randn(latents.shape, generator, latents.device, latents.dtype)
     noisy_latents = wrapper.scheduler.add_noise(latents, noise, timestep_idx)
     prediction = wrapper.unet(noisy_latents, timestep_idx, embeddings)
     target = wrapper.scheduler.target(latents, noise, timestep_idx)
-    return F.mse_loss(prediction.float(), target.float())
+    return measure(prediction.float(), target.float(), wrapper.scheduler, timestep_idx, masks)
 
 
 def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> Optimizer:
@@ -79,9 +82,8 @@ def textual_inversion(
     rows, in the end the best that the fixed loss has seen. Everything random comes from `config.seed`. In a group of
     processes (`minti.machine.processes`) all call this alike, and end with the same rows.
 
-    Args:
-        optimizer: what `prepare_for_textual_inversion` returned; called here when absent.
-        checkpoint: what `load_checkpoint` found of an interrupted run, which then goes on to the same end.
+    `optimizer`: what task 2 returned; called here when absent. `checkpoint`: what `load_checkpoint` found of an
+    interrupted run, which then goes on to the same end.
 
     Raises ValueError, TrainingError: no pictures, a checkpoint of another run, or as task 2; see `checks`.
     """
@@ -99,19 +101,19 @@ def begin(wrapper: TrainingWrapper, images: Images, optimizer: Optimizer | None 
     """The run of `textual_inversion`, before its first step: a loop, and a fixed set to watch it by."""
     model, config, size = wrapper.model, wrapper.config, wrapper.batch_size
     wrapper.leave()
-    concept = Concept(model, images, config.horizontal_flip)
+    concept = concept_of(model, config, images)
     optimizer = optimizer or prepare_for_textual_inversion(wrapper)
     wrapper.leave()  # from now on the rows are inside during a step only
-    draw = partial(concept.batch, size, wrapper.prompts)
+    draw, loss = partial(concept.batch, size, wrapper.prompts), partial(word_loss, measure=config.measure)
     generator = torch.Generator().manual_seed(config.seed)
     how = {"accumulation": config.gradient_accumulation, "max_norm": config.max_gradient_norm, "rate": config.rate}
-    loop = Loop(model, wrapper.rows, draw, word_loss, optimizer, config.last_step, generator, **how)
+    loop = Loop(model, wrapper.rows, draw, loss, optimizer, config.last_step, generator, **how)
     fixed = FixedSet(concept, max(8, 2 * size), torch.Generator().manual_seed(config.seed + 1))
     wrapper.run = Watched(loop, fixed, wrapper.prompts, size, may_stop=config.steps is None)
     return wrapper.run
 
 
-def word_loss(model: StableDiffusion, batch: Batch) -> Tensor:
+def word_loss(model: StableDiffusion, batch: Batch, measure: Measure = SQUARES) -> Tensor:
     """Task 1's loss of a batch; its prompts are encoded with the word as it is now."""
     context = model.encode_prompt(batch.prompts)  # b m d
-    return diffusion_loss(model, batch.latents, batch.timesteps, context, batch.noise)
+    return diffusion_loss(model, batch.latents, batch.timesteps, context, batch.noise, None, batch.masks, measure)

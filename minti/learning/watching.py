@@ -14,15 +14,16 @@ from minti.learning.loop import Loop
 from minti.learning.pictures import Batch, Concept
 from minti.machine.noise import randn
 from minti.machine.processes import add_up, rank, world_size
+from minti.model import StableDiffusion
+from minti.templates import said_of
 
-# A training step goes forward and backward through the frozen UNet: about as long as this many forward passes.
-STEP_COST = 2.5
+STEP_COST = 2.5  # of a training step, forward and backward through the frozen UNet, in forward passes
 
 
 class FixedSet:
     """Pictures, timesteps and noise that stay the same, so that their loss shows what has been learned, nothing else.
 
-    "Is This Loss Informative?" (arXiv 2302.04841): with everything fixed, the loss is a smooth curve. The timesteps are
+    With everything fixed, the loss is a smooth curve ("Is This Loss Informative?", arXiv 2302.04841). The timesteps are
     spread evenly over the schedule, the pictures evenly over all there are.
     """
 
@@ -39,19 +40,18 @@ class FixedSet:
         return len(self.latents)
 
     def batches(self, prompts: Sequence[str], size: int) -> Iterator[tuple[slice, Batch]]:
-        """So many pictures at a time, with their place in the set; of several processes each gets its share.
-
-        The set's first picture goes with the first prompt, and so on; after the last prompt comes the first again.
-        """
+        """So many pictures at a time, with their place in the set; of several processes each gets its share. The set's
+        first picture goes with the first prompt, and so on; after the last prompt comes the first again."""
         for i in range(rank() * size, len(self), world_size() * size):
             part = slice(i, i + size)
-            said = [prompts[j % len(prompts)] for j in range(len(self))[part]]
-            numbers = self.numbers[part].tolist()
-            yield part, Batch(self.latents[part], self.noise[part], self.timesteps[part], said, numbers)
+            numbers, seen = self.numbers[part], (self.latents[part], self.noise[part], self.timesteps[part])
+            said = said_of(numbers, prompts, range(len(self))[part])
+            masks = None if self.concept.masks is None else self.concept.masks[numbers]
+            yield part, Batch(*seen, said, numbers.tolist(), masks)
 
     @torch.no_grad()
     def mean(self, loss: Callable[[Batch], Tensor], prompts: Sequence[str], size: int) -> float:
-        """The mean of a loss over the set, so many pictures at a time; of all processes together."""
+        """The mean of a loss over the set, of all processes together."""
         total = torch.zeros((), device=self.latents.device)
         for _, batch in self.batches(prompts, size):
             total += loss(batch) * len(batch.latents)
@@ -68,9 +68,9 @@ def has_levelled_off(
 ) -> bool:
     """Whether the fixed loss has stopped falling; one of two conditions is enough.
 
-    1. It hardly varies any more: Var(last `window` losses) < `variance` * Var(all losses). This is DVAR ("Is This Loss
-       Informative?", arXiv 2302.04841, section 4), and right for curves that fall slowly. A curve that falls within an
-       evaluation or two and then only jitters never fulfils it, because nearly all its losses are jitter.
+    1. It hardly varies any more: Var(last `window` losses) < `variance` * Var(all losses), DVAR (arXiv 2302.04841,
+       section 4), right for curves that fall slowly. A curve that falls within an evaluation or two and then only
+       jitters never fulfils it, because nearly all its losses are jitter.
     2. It hardly gets better any more: the best of the last `patience` losses is better than the best before by less
        than `gain` times the whole fall so far.
     """
@@ -89,9 +89,9 @@ class TrainingState:
         step, finished: counts from 1; whether this is the last.
         loss, learning_rate: of this step; a single loss mostly shows which timesteps were drawn.
         gradient_norm: before clipping; NaN where float16 has lost the step.
-        row_norm: mean length of the new rows. A vector far longer than any word's (`wrapper.vocabulary_norm`) stops
-            obeying the rest of the prompt.
-        fixed_loss: the loss over a fixed set of pictures, timesteps and noise; None where it was not computed.
+        row_norm: mean length of the new rows; NaN where none are learned. A vector far longer than any word's
+            (`wrapper.vocabulary_norm`) stops obeying the rest of the prompt.
+        fixed_loss: the loss over a `FixedSet`; None where it was not computed.
         initializer_loss, empty_loss: the same for the initializer word and for the empty prompt.
     """
 
@@ -107,13 +107,14 @@ class TrainingState:
 
 
 class Watched:
-    """A loop and what watches it: `for state in Watched(loop, ...)` takes the loop's steps.
-
-    Every so often the mean of the loop's loss over a fixed set is evaluated, which takes a twentieth of the time.
+    """A loop and what watches it: `for state in Watched(loop, ...)` takes the loop's steps. Every so often the mean of
+    the loop's loss over a fixed set is evaluated, which takes a twentieth of the time.
 
     Args:
         prompts, size: what to say of the set's pictures; how many are in a batch, the set's and the loop's.
         may_stop: whether to end the run where the fixed loss has levelled off.
+        loss: of the fixed set; the loop's own when absent.
+        keeps: whether to keep the best values; a whole network is better not kept three times.
 
     Attributes:
         losses, empty_loss: the fixed loss, before the first step and of every evaluation; with the empty prompt.
@@ -122,11 +123,21 @@ class Watched:
         number: of the last step that was taken and looked at; the loop's own is ahead within a step.
     """
 
-    def __init__(self, loop: Loop, fixed: FixedSet, prompts: Sequence[str], size: int, may_stop: bool = False):
+    def __init__(
+        self,
+        loop: Loop,
+        fixed: FixedSet,
+        prompts: Sequence[str],
+        size: int,
+        may_stop: bool = False,
+        loss: Callable[[StableDiffusion, Batch], Tensor] | None = None,
+        keeps: bool = True,
+    ):
         self.loop, self.fixed, self.prompts, self.size, self.may_stop = loop, fixed, prompts, size, may_stop
+        self.loss, self.keeps = partial(loss or loop.loss, loop.model), keeps
         self.interval = evaluation_interval(len(fixed), size * loop.accumulation * world_size())
         self.empty_loss, self.losses = self.evaluate([""]), [self.evaluate(prompts)]
-        self.first = self.best = self.values()
+        self.first = self.best = self.values() if keeps else {}
         self.last: dict[str, Tensor] | None = None
         self.best_step = self.number = 0
 
@@ -134,24 +145,17 @@ class Watched:
         """Takes steps. Raises TrainingError: see `checks`."""
         steps = iter(self.loop)
         while not self.finished:
-            step, values = next(steps), self.loop.part.state_dict()
-            check_values(self.loop.part.name, self.loop.taken, values, self.first)
-            fixed_loss = None
+            step, fixed_loss = next(steps), None
+            if self.keeps:
+                check_values(self.loop.part.name, self.loop.taken, self.loop.part.state_dict(), self.first)
             if self.loop.number % self.interval == 0 or self.loop.number == self.loop.steps:
                 fixed_loss = self.evaluate(self.prompts)
-                if fixed_loss < min(self.losses):
+                if self.keeps and fixed_loss < min(self.losses):
                     self.best, self.best_step = self.values(), self.loop.number
                 self.losses.append(fixed_loss)
             self.number = self.loop.number
-            yield TrainingState(
-                step=self.number,
-                **step._asdict(),
-                row_norm=torch.cat([value.norm(dim=1) for value in values.values()]).mean().item(),
-                fixed_loss=fixed_loss,
-                initializer_loss=self.losses[0],
-                empty_loss=self.empty_loss,
-                finished=self.finished,
-            )
+            before = {"initializer_loss": self.losses[0], "empty_loss": self.empty_loss}
+            yield TrainingState(self.number, *step, self.row_norm(), fixed_loss, **before, finished=self.finished)
 
     @property
     def finished(self) -> bool:
@@ -161,7 +165,13 @@ class Watched:
     def evaluate(self, prompts: Sequence[str]) -> float:
         """The fixed loss of the part as it is."""
         with self.loop.part.inside(self.loop.model):
-            return self.fixed.mean(partial(self.loop.loss, self.loop.model), prompts, self.size)
+            return self.fixed.mean(self.loss, prompts, self.size)
+
+    def row_norm(self) -> float:
+        """The mean length of a word's rows; NaN without a word."""
+        state = self.loop.part.state_dict().items()
+        lengths = [value.norm(dim=1) for name, value in state if name.endswith("values")]
+        return torch.cat(lengths).mean().item() if lengths else math.nan
 
     def values(self) -> dict[str, Tensor]:
         """A copy of what the part holds."""

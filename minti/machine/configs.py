@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, get_args, get_origin, get_type_hints
 
-from minti.machine.messages import shown
+from minti.machine.messages import quoted, shown
 
 NAMES = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "None"}
 
@@ -31,10 +31,7 @@ def described(hint: Any) -> str:
 
 
 def check_types(config: Any) -> None:
-    """Refuses a dataclass with a value of another type than its field's.
-
-    Raises ValueError: naming the first such field.
-    """
+    """Raises ValueError: a dataclass has a value of another type than its field's; names the first such field."""
     hints = get_type_hints(type(config))
     for field in fields(config):
         value, hint = getattr(config, field.name), hints[field.name]
@@ -43,13 +40,16 @@ def check_types(config: Any) -> None:
 
 
 def check_range(config: Any, least: float, most: float, *names: str) -> None:
-    """Refuses a number, or one of a list, that is not from `least` to `most`; None passes.
-
-    Raises ValueError: naming the field.
-    """
+    """Raises ValueError: a number, or one of a list, is not from `least` to `most` (None is); names the field."""
     for name in names:
         value = getattr(config, name)
         for number in value if isinstance(value, (tuple, list)) else (value,):
             if number is not None and not least <= number <= most:
                 bound = f"at least {least:,}" if number < least else f"at most {most:,}"
                 raise ValueError(f"{name} = {shown(value)}; expected {bound}")
+
+
+def check_choice(config: Any, name: str, choices: Sequence[str]) -> None:
+    """Raises ValueError: a value is none of the choices; names the field."""
+    if getattr(config, name) not in choices:
+        raise ValueError(f"unknown {name} {quoted(getattr(config, name))}; expected one of {', '.join(choices)}")

@@ -17,9 +17,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives the name of a temporary file to write; when all went well, it takes the place of `path`, all at once.
 
     It is on the disk before it gets its name, so that neither a full disk, nor a kill, nor a power failure leaves half
-    a file, or none, where a good one stood. Folders are created.
-
-    Raises OSError: it cannot be written or renamed; names the file, and nothing has changed.
+    a file, or none, where a good one stood. Folders are created. Raises OSError: it cannot be written or renamed; names
+    the file, and nothing has changed.
     """
     path, temporary = Path(path), None
     try:

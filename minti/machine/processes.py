@@ -5,7 +5,7 @@ what one process with N accumulated batches learns. Only the gradient of the new
 """
 
 import os
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,10 +15,7 @@ T = TypeVar("T")
 
 
 def start(device: str) -> str:
-    """Joins the group that torchrun announces in the environment, if it does.
-
-    Returns the device of this process: with "cuda", its own GPU.
-    """
+    """Joins the group that torchrun announces in the environment, if it does; its device ("cuda": a GPU)."""
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         return device
     if device == "cuda":
@@ -55,6 +52,6 @@ def gather(part: list[T]) -> list[T]:
     """Everybody's list in the order of the ranks, one after the other; empty on all ranks but the first."""
     if world_size() == 1:
         return part
-    parts: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    parts = [None] * world_size() if rank() == 0 else None
     dist.gather_object(part, parts)
     return [item for one in parts or () for item in one]

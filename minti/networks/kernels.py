@@ -16,8 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 QUERIES = 1024  # at a time: their weights over 4,096 keys take 8 MiB, which a cache can hold
 
-# --- what the layers call ---------------------------------------------------------------------------------------------
-
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v: (b, heads, n, d), (b, heads, m, d) and (b, heads, m, d) -> (b, heads, n, d)."""
@@ -37,18 +35,13 @@ class Convolution(nn.Conv2d):
 
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """function(x), of which only `x` is kept for the backward pass.
-
-    Usually torch keeps the result of every operation inside `function`. Here they are dropped, and the backward pass
-    computes them again from `x`: the same numbers, less memory, a little more time. A convolution at the end is
-    not computed twice, for its gradient needs what went in, not what came out. Small tensors are kept as usual.
+    """function(x), of which only `x` is kept for the backward pass, not the result of every operation inside, which it
+    computes again: the same numbers, less memory, a little more time. A convolution at the end is not computed twice,
+    for its gradient needs what went in, not what came out. Small tensors are kept as usual.
     """
     if not torch.is_grad_enabled() or x.numel() < 2**18:
         return function(x)
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
-
-
-# --- matrix products in bfloat16 on a CPU -----------------------------------------------------------------------------
 
 
 def _on_cpu_in_bfloat16(x: Tensor) -> bool:
@@ -59,9 +52,8 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q kᵀ / √d): (n, d) and (m, d) -> (n, m).
 
     bfloat16 has eight significant bits: a score of 20 is off by up to 0.06, and its weight by 6 %. But softmax does not
-    change when one number is taken from all scores of a query. Where that is the largest score, and it is taken before
-    the scores are rounded, those that matter come out small and precise. A sample of the keys tells the largest well
-    enough.
+    change when one number is taken from all scores of a query. Where that is the largest, taken before the scores are
+    rounded, those that matter come out small and precise. A sample of the keys tells the largest well enough.
     """
     scale = q.shape[-1] ** -0.5
     sample = k[:: max(1, len(k) // 256)]

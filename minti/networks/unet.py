@@ -44,15 +44,8 @@ class UNetConfig:
     freq_shift: float = 0
 
 
-class UNet(nn.Module):
-    """Stable Diffusion's denoiser, sized by its config.
-
-    Attributes:
-        pictures: of how many pictures a batch of guidance holds predictions, the unconditional ones first; for parts
-            that need to know. None: there are none of these, and as many pictures as rows.
-    """
-
-    pictures: int | None = None
+class LeftHalf(nn.Module):
+    """From the latents to the bottom of the ladder; a ControlNet copies it."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -64,30 +57,59 @@ class UNet(nn.Module):
         self.time_embedding = TimestepEmbedding(sizes[0], 4 * sizes[0])
 
         self.down_blocks = nn.ModuleList()
-        skip_channels = [sizes[0]]  # channels of every feature map that the right half will take back
+        self.skip_channels = [sizes[0]]  # channels of every feature map that the right half will take back
         for level, (kind, c_out) in enumerate(zip(config.down_block_types, sizes)):
-            channels = [(skip_channels[-1], c_out)] + [(c_out, c_out)] * (layers - 1)
+            channels = [(self.skip_channels[-1], c_out)] + [(c_out, c_out)] * (layers - 1)
             self.down_blocks.append(DownBlock(channels, config, kind.startswith("CrossAttn"), level < last))
-            skip_channels += [c_out] * (layers + (level < last))
+            self.skip_channels += [c_out] * (layers + (level < last))
 
         self.mid_block = MidBlock(sizes[-1], config)
 
+    def set_checkpointing(self, on: bool) -> None:
+        """Whether training computes each layer twice instead of keeping what its backward pass needs."""
+        for block in (module for module in self.modules() if isinstance(module, UNetBlock)):
+            block.checkpointing = on
+
+    def embed_time(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+        """The timesteps as every resnet block receives them: (b,) -> (b, 4 c_0)."""
+        config = self.config
+        features = timestep_embedding(
+            timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift
+        )
+        return self.time_embedding(features.to(dtype))
+
+    def left(
+        self, noisy_latents: Tensor, time_emb: Tensor, context: Tensor, hint: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """From the latents, with a hint's features (b, c_0, h, w) if there are any, to the bottom of the ladder.
+
+        Returns x, (b, c_last, h', w'), and the feature maps on the way to it, the finest first.
+        """
+        x = self.conv_in(noisy_latents) if hint is None else self.conv_in(noisy_latents) + hint
+        skips = [x]
+        for block in self.down_blocks:
+            x, kept = block(x, time_emb, context)
+            skips += kept
+        return self.mid_block(x, time_emb, context), skips
+
+
+class UNet(LeftHalf):
+    """Stable Diffusion's denoiser, sized by its config."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__(config)
+        sizes, skip_channels = config.block_out_channels, list(self.skip_channels)
         self.up_blocks = nn.ModuleList()
         c_in = sizes[-1]
         for level, (kind, c_out) in enumerate(zip(config.up_block_types, reversed(sizes))):
             channels = []
-            for _ in range(layers + 1):
+            for _ in range(config.layers_per_block + 1):
                 channels.append((c_in + skip_channels.pop(), c_out))
                 c_in = c_out
-            self.up_blocks.append(UpBlock(channels, config, kind.startswith("CrossAttn"), level < last))
+            self.up_blocks.append(UpBlock(channels, config, kind.startswith("CrossAttn"), level < len(sizes) - 1))
 
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, sizes[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(sizes[0], config.out_channels, kernel_size=3, padding=1)
-
-    def set_checkpointing(self, on: bool) -> None:
-        """Whether training computes each layer twice instead of keeping what its backward pass needs."""
-        for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
-            block.checkpointing = on
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """Predicts the noise (or what the scheduler's `prediction_type` says).
@@ -112,26 +134,6 @@ class UNet(nn.Module):
         time_emb = self.embed_time(timesteps, noisy_latents.dtype)
         x, skips = self.left(noisy_latents, time_emb, context)
         return self.right(x, skips, time_emb, context)
-
-    def embed_time(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
-        """The timesteps as every resnet block receives them: (b,) -> (b, 4 c_0)."""
-        config = self.config
-        features = timestep_embedding(
-            timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift
-        )
-        return self.time_embedding(features.to(dtype))
-
-    def left(self, noisy_latents: Tensor, time_emb: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """From the latents to the bottom of the ladder.
-
-        Returns x, (b, c_last, h', w'), and the feature maps on the way to it, the finest first.
-        """
-        x = self.conv_in(noisy_latents)
-        skips = [x]
-        for block in self.down_blocks:
-            x, kept = block(x, time_emb, context)
-            skips += kept
-        return self.mid_block(x, time_emb, context), skips
 
     def right(self, x: Tensor, skips: list[Tensor], time_emb: Tensor, context: Tensor) -> Tensor:
         """From what `left` gives, which is left as it is, to the prediction: (b, c, h, w)."""

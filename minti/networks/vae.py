@@ -1,8 +1,7 @@
 """The autoencoder: pictures to latents and back, so that diffusion happens on a grid 64 times smaller.
 
-Source: latent diffusion (arXiv 2112.10752, 3.1), variational autoencoders (arXiv 1312.6114); lecture notes `002`,
-7.1 and 7.2; questions `003`, 8. The tree of submodules is the tree of keys in
-`vae/diffusion_pytorch_model.safetensors`.
+Source: latent diffusion (arXiv 2112.10752, 3.1), variational autoencoders (arXiv 1312.6114); lecture notes `002`, 7.1
+and 7.2; questions `003`, 8. The submodules' names are the keys of `vae/diffusion_pytorch_model.safetensors`.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ EPS = 1e-6  # of every norm in the VAE; the config does not say
 @dataclass(frozen=True)
 class VAEConfig:
     """The keys of `vae/config.json` that size the network; the defaults are SD v1.4's.
-
-    `scaling_factor` makes the latents' standard deviation about one; older releases leave it out.
-    """
+    `scaling_factor` makes the latents' standard deviation about one; older releases leave it out."""
 
     in_channels: int = 3
     out_channels: int = 3
@@ -41,11 +38,8 @@ class VAEConfig:
 
 
 class VAE(nn.Module):
-    """Stable Diffusion's autoencoder, sized by its config.
-
-    Latents are *unscaled* here: as the encoder gives them, not yet multiplied by `scaling_factor` as the UNet sees them
-    (`StableDiffusion.scale`).
-    """
+    """Stable Diffusion's autoencoder, sized by its config. Latents are *unscaled* here: as the encoder gives them, not
+    yet multiplied by `scaling_factor` as the UNet sees them (`StableDiffusion.scale`)."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -57,11 +51,8 @@ class VAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(c, c, kernel_size=1)
 
     def encode(self, pixels: Tensor) -> DiagonalGaussian:
-        """Pictures to distributions over latents.
-
-        `pixels`: (b, 3, H, W) in [-1, 1]; H and W multiples of `config.factor`. Raises ValueError: H or W is no
-        multiple of the factor.
-        """
+        """Pictures, (b, 3, H, W) in [-1, 1], to distributions over latents.
+        Raises ValueError: H or W is no multiple of `config.factor`."""
         return DiagonalGaussian.from_moments(self.moments(pixels))
 
     def moments(self, pixels: Tensor) -> Tensor:
@@ -78,12 +69,8 @@ class VAE(nn.Module):
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """What the encoder says of a picture: for every latent number a normal distribution of its own.
-
-    Attributes:
-        mean: (b, c, h, w).
-        logvar: (b, c, h, w), clamped to [-30, 20].
-    """
+    """What the encoder says of a picture: for every latent number a normal distribution of its own, by its mean and its
+    log-variance clamped to [-30, 20], (b, c, h, w) each."""
 
     mean: Tensor
     logvar: Tensor
@@ -127,8 +114,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)  # b c h w -> b c_out h/2 w/2
-        x = self.mid_block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
 
 
 class Decoder(nn.Module):

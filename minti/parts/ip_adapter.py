@@ -31,11 +31,12 @@ VARIANTS = {"perceiver_resampler.proj_in": "FaceID Plus", "latents": "Plus", "pr
 
 
 class IPAdapter(Part):
-    """The picture's tokens, and keys and values for every cross-attention; named as in h94/IP-Adapter's files.
+    """What makes tokens of a picture, and keys and values of them for every cross-attention.
+
+    While it is inside, a prompt is a context with the picture's tokens behind the text's, as `prompted` makes them.
+    Submodules are named as in h94/IP-Adapter's files.
 
     Attributes:
-        picture: (b or 1, clip_dim), what CLIP sees in a picture for each drawing, or for all; unconditional predictions
-            see zeros, as in diffusers (but not where `refresh_every` leaves them out beside several prompts).
         scale: how much the picture counts; at 0 the model is alone, bit for bit.
     """
 
@@ -49,7 +50,7 @@ class IPAdapter(Part):
         for i, layer in enumerate(cross_attentions(unet)):
             k, v = (nn.Linear(d, layer.to_q.out_features, bias=False) for _ in range(2))
             self.ip_adapter[str(2 * i + 1)] = nn.ModuleDict({"to_k_ip": k, "to_v_ip": v})
-        self.picture, self.scale, self._tokens = torch.zeros(1, clip_dim, device="cpu"), scale, torch.empty(0)
+        self.scale = scale
 
     @classmethod
     @torch.no_grad()
@@ -63,32 +64,46 @@ class IPAdapter(Part):
         adapter.image_proj["proj"].bias.zero_()
         return adapter.to(model.device)
 
+    def prompted(self, context: Tensor, picture: Tensor | None = None) -> Tensor:
+        """A prompt that a picture belongs to: (b, m, d) -> (b, m + 4, d).
+
+        `picture`: (b or 1, clip_dim), what CLIP sees in it; None for the negative prompt: zeros, as in diffusers.
+        """
+        projection = self.image_proj["proj"]
+        seen = torch.zeros(1, projection.in_features) if picture is None else picture
+        tokens = projection(seen.to(projection.weight).expand(len(context), -1))
+        tokens = self.image_proj["norm"](rearrange(tokens, "b (tokens d) -> b tokens d", tokens=TOKENS))
+        return torch.cat([context, tokens.to(context.dtype)], dim=1)
+
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """Sees when the UNet begins, and goes behind each of its cross-attentions."""
-        unet = model.unet
-        yield unet.conv_in.register_forward_pre_hook(lambda _, inputs: self._see(len(inputs[0]), unet.pictures)).remove
-        for own, layer in zip(self.ip_adapter.values(), cross_attentions(unet)):
-            further = partial(self._attend, own["to_k_ip"], own["to_v_ip"])
-            layer.after.append(further)
-            yield partial(layer.after.remove, further)
+        """Goes before and behind each cross-attention."""
+        for own, layer in zip(self.ip_adapter.values(), cross_attentions(model.unet)):
+            second = SecondAttention(self, own["to_k_ip"], own["to_v_ip"], model.tokenizer.model_max_length)
+            yield layer.register_forward_pre_hook(second.take).remove
+            layer.after.append(second.add)
+            yield partial(layer.after.remove, second.add)
 
-    def _see(self, rows: int, pictures: int | None) -> None:
-        """The tokens of a batch of the UNet, (rows, 4, d); see `UNet.pictures`."""
-        pictures, projection = pictures or rows, self.image_proj["proj"]
-        if len(self.picture) not in (1, pictures):
-            raise ValueError(f"{len(self.picture)} pictures as prompts of {pictures} drawings; give 1, or one each")
-        seen = self.picture.to(projection.weight).expand(pictures, -1)
-        if rows > pictures:
-            seen = torch.cat([torch.zeros_like(seen), *[seen] * (rows // pictures - 1)])
-        tokens = rearrange(projection(seen), "b (tokens d) -> b tokens d", tokens=TOKENS)
-        self._tokens = self.image_proj["norm"](tokens)
 
-    def _attend(self, to_k: nn.Linear, to_v: nn.Linear, q: Tensor, attended: Tensor) -> Tensor:
-        if self.scale == 0:
+class SecondAttention:
+    """Takes the picture's tokens off a context, and attends to them with the queries that attend to the text."""
+
+    def __init__(self, adapter: IPAdapter, to_k: nn.Linear, to_v: nn.Linear, longest: int):
+        self.adapter, self.to_k, self.to_v, self.longest = adapter, to_k, to_v, longest
+        self.tokens: Tensor | None = None
+
+    def take(self, layer: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """x and the text alone; a context that is no longer than a text has no picture."""
+        x, context = inputs
+        self.tokens = context[:, -TOKENS:] if context.shape[1] > self.longest else None
+        return (x, context) if self.tokens is None else (x, context[:, :-TOKENS])
+
+    def add(self, q: Tensor, attended: Tensor) -> Tensor:
+        """attended + scale · attend(q, k_picture, v_picture), (b, heads, n, d)."""
+        if self.adapter.scale == 0 or self.tokens is None:
             return attended
-        both = (own(self._tokens).to(q.dtype) for own in (to_k, to_v))
+        both = (own(self.tokens.to(own.weight.dtype)).to(q.dtype) for own in (self.to_k, self.to_v))
         k, v = (rearrange(x, "b m (heads d) -> b heads m d", heads=q.shape[1]) for x in both)
-        return attended + self.scale * attention(q, k, v)
+        return attended + self.adapter.scale * attention(q, k, v)
 
 
 def cross_attentions(unet: UNet) -> list[nn.Module]:

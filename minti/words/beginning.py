@@ -33,11 +33,8 @@ def initial_rows(
 ) -> Tensor:
     """What a new word begins as, (count, d); nothing in the model changes (lecture notes `002`, 16).
 
-    Args:
-        begin: a known word, whose row is copied; a phrase, float32; or None, normal numbers, in every dimension with
-            the vocabulary's mean and spread, float32.
-        seed: of the random rows.
-        templates, placeholder: the prompts in which the word is to say what the phrase does, and its name.
+    `begin`: a known word, whose row is copied; a phrase, which the word, `placeholder`, is to say in the `templates`,
+    float32; or None, normal numbers, in every dimension with the vocabulary's mean and spread, float32, from `seed`.
 
     Raises ValueError: a word is not a single token; the vocabulary does not know a phrase's words, or a prompt is too
     long with them.
@@ -45,8 +42,11 @@ def initial_rows(
     weight = model.text_encoder.get_input_embeddings().weight
     if is_phrase(begin):
         known = torch.tensor(known_ids(model, begin))
-        phrases = [template.replace("{}", begin) for template in templates]
-        check_lengths(model, phrases)
+        phrases, length = [template.replace("{}", begin) for template in templates], model.tokenizer.model_max_length
+        for phrase in phrases:
+            if len(token_ids(phrase, model.tokenizer, model.words)) > length - 2:
+                too_long = f"too long for the {length} tokens of the context; begin with a shorter phrase"
+                raise ValueError(f"the prompt {quoted(phrase)} is {too_long}")
         parts = [part if len(part) else known[-1:] for part in known.tensor_split(count)]
         rows = torch.stack([weight[part].float().mean(dim=0) for part in parts])
         return fit(model, rows, placeholder, [template.replace("{}", placeholder) for template in templates], phrases)
@@ -59,12 +59,8 @@ def initial_rows(
 
 
 def fit(model: StableDiffusion, rows: Tensor, placeholder: str, words: Sequence[str], phrases: Sequence[str]) -> Tensor:
-    """Rows with which the prompts `words` are encoded nearly as the prompts `phrases`; the same in every process.
-
-    Args:
-        rows: (k, d) float32, where the search begins.
-        placeholder: the word's name, which the tokenizer does not know yet.
-    """
+    """Rows, (k, d) float32, so that prompts `words` are encoded nearly as prompts `phrases`, the same in every
+    process; the search begins at `rows`, and the tokenizer does not know the `placeholder` yet."""
     tried, ids = tried_word(model.tokenizer, placeholder, len(rows))
     mine = tokenize(words, tried, model.words | {placeholder: ids})  # b m
     theirs = model.tokenize(phrases)
@@ -88,12 +84,3 @@ def fit(model: StableDiffusion, rows: Tensor, placeholder: str, words: Sequence[
         optimizer.step()
         rates.step()
     return add_up(word.values.detach()) / world_size()
-
-
-def check_lengths(model: StableDiffusion, prompts: Sequence[str]) -> None:
-    """Refuses prompts of which the end would be cut off. Raises ValueError: names the first."""
-    length = model.tokenizer.model_max_length
-    for prompt in prompts:
-        if len(token_ids(prompt, model.tokenizer, model.words)) > length - 2:
-            too_long = f"the prompt {quoted(prompt)} is too long for the {length} tokens of the context"
-            raise ValueError(f"{too_long}; begin with a shorter phrase")

@@ -18,18 +18,13 @@ from minti.text import placeholder_tokens, tried_word
 
 def write_embeddings(path: str | os.PathLike[str], words: dict[str, Tensor]) -> None:
     """Writes {placeholder: (num_vectors, d)} as diffusers does; whatever happens, a good file is not lost.
-
-    Raises:
-        ValueError: the file is not to be a `.safetensors`, or a number is not finite.
-        OSError: it cannot be written.
-    """
+    Raises ValueError: the file is not to be a `.safetensors`, or a number is not finite. OSError: see `replacing`."""
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: learned words are written as safetensors only; end the name in .safetensors")
     for token, rows in words.items():
         if not rows.isfinite().all():
             raise ValueError(f"{path} is not written: the rows of {token} are not finite; try a lower learning rate")
-    with replacing(path) as temporary:
-        # clone: safetensors writes no views
+    with replacing(path) as temporary:  # clone: safetensors writes no views
         save_file({token: rows.detach().cpu().float().clone() for token, rows in words.items()}, temporary)
 
 
@@ -59,10 +54,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _rows(tensor: Tensor, what: str) -> Tensor:
-    """A word's tensor as its rows, (n, d), of a dtype that can be computed with.
-
-    Raises ValueError: it has none, or they are not finite; says of `what`.
-    """
+    """A word's tensor as its rows, (n, d), of a dtype that can be computed with. Raises ValueError: says of `what`."""
     rows = tensor[None] if tensor.ndim == 1 else tensor
     kind = f"{tuple(rows.shape)} {str(rows.dtype).removeprefix('torch.')}"
     plain = rows.layout == torch.strided and rows.is_floating_point() and not rows.is_meta
@@ -79,29 +71,22 @@ def _rows(tensor: Tensor, what: str) -> Tensor:
 def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeholder: str | None = None) -> list[str]:
     """Adds the words of a file to the model's vocabulary, so that prompts can use them.
 
-    Args:
-        path: see `read_embeddings`.
-        placeholder: what to call the file's word instead of its own name.
+    `placeholder`: what to call the file's word instead of its own name. Returns the placeholders.
 
-    Returns the placeholders. Raises FileNotFoundError, ValueError: as `read_embeddings`; rows of another width than the
-    model's, or a placeholder that exists already.
+    Raises FileNotFoundError, ValueError: as `read_embeddings`; rows of another width than the model's, or a placeholder
+    that exists already.
     """
     embeddings = read_embeddings(path)
     if placeholder is not None:
         if len(embeddings) > 1:
-            raise ValueError(
-                f"{path} holds {len(embeddings)} words ({shortened(', '.join(embeddings))}); one name cannot serve all"
-            )
+            words = f"{len(embeddings)} words ({shortened(', '.join(embeddings))})"
+            raise ValueError(f"{path} holds {words}; one name cannot serve all")
         embeddings = {placeholder: next(iter(embeddings.values()))}
     weight = model.text_encoder.get_input_embeddings().weight
-    width = weight.shape[1]
-    tokens = {token: placeholder_tokens(token, len(rows)) for token, rows in embeddings.items()}
     for token, rows in embeddings.items():  # all are looked at before the first is added
-        if rows.shape[1] != width:
-            raise ValueError(
-                f"{path}: {shortened(token)} has shape {tuple(rows.shape)}, but the words of this model are {width} "
-                "numbers wide; it was learned on another model"
-            )
+        if rows.shape[1] != weight.shape[1]:
+            own = f"the words of this model are {weight.shape[1]} numbers wide; it was learned on another model"
+            raise ValueError(f"{path}: {shortened(token)} has shape {tuple(rows.shape)}, but {own}")
         if len(rows) > model.tokenizer.model_max_length - 2:
             raise ValueError(f"{path}: {shortened(token)} has {len(rows)} vectors, more than a prompt can hold")
         if not rows.to(weight).isfinite().all():
@@ -110,7 +95,8 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeh
             tried_word(model.tokenizer, token, len(rows))
         except ValueError as error:
             raise ValueError(f"{path}: {error}, under which to load it") from None
-    if len({part.lower() for parts in tokens.values() for part in parts}) < sum(map(len, tokens.values())):
+    tokens = [part.lower() for token, rows in embeddings.items() for part in placeholder_tokens(token, len(rows))]
+    if len(set(tokens)) < len(tokens):
         raise ValueError(f"{path} holds words that are the same but for their case: {shortened(', '.join(embeddings))}")
     for token, rows in embeddings.items():
         model.add_word(token, rows)

@@ -2,34 +2,18 @@
 
 import warnings
 
-import torch
-from torch import Tensor
-
 from minti.machine.messages import quoted, shortened
 from minti.model import StableDiffusion
 from minti.text import check_text, single_token_id, token_ids
 
 
 def known_words(model: StableDiffusion) -> dict[str, int]:
-    """Whole words of the model and their token ids, in order of these.
-
-    Neither pieces of words, nor single bytes that are no letter, nor placeholders.
-    """
+    """Whole words of the model and their token ids, in order of these; neither pieces of words, nor single bytes that
+    are no letter, nor placeholders."""
     added = model.tokenizer.get_added_vocab()
     vocabulary = sorted(model.tokenizer.get_vocab().items(), key=lambda item: item[1])
-    words = {
-        token.removesuffix("</w>"): index
-        for token, index in vocabulary
-        if token.endswith("</w>") and token not in added
-    }
-    return {word: index for word, index in words.items() if len(word) > 1 or (word.isascii() and word.isalnum())}
-
-
-@torch.no_grad()
-def known_lengths(model: StableDiffusion) -> Tensor:
-    """The lengths of the known words' rows, (v,) float32."""
-    rows = model.text_encoder.get_input_embeddings().weight[list(known_words(model).values())]
-    return rows.float().norm(dim=1).cpu()
+    words = {token.removesuffix("</w>"): i for token, i in vocabulary if token.endswith("</w>") and token not in added}
+    return {word: i for word, i in words.items() if len(word) > 1 or (word.isascii() and word.isalnum())}
 
 
 def is_phrase(text: str | None) -> bool:
@@ -39,10 +23,7 @@ def is_phrase(text: str | None) -> bool:
 
 def known_ids(model: StableDiffusion, begin: str) -> list[int]:
     """The token ids of a known word, which is a single token, or of a phrase, whose words may be several each.
-
-    Raises ValueError: the word is not a single token; a word of the phrase is none that the vocabulary knows, but falls
-    into single characters.
-    """
+    Raises ValueError: the word is not a single token; a word of the phrase falls into single characters."""
     if not is_phrase(begin):
         return [single_token_id(model.tokenizer, begin)]
     check_text(begin, "initializer")
@@ -51,9 +32,8 @@ def known_ids(model: StableDiffusion, begin: str) -> list[int]:
         ids = tokenizer(word, add_special_tokens=False, verbose=False).input_ids
         pieces = [piece.removesuffix("</w>") for piece in tokenizer.convert_ids_to_tokens(ids)]
         if set(ids) & set(tokenizer.all_special_ids) or (len(word) > 1 and all(len(piece) == 1 for piece in pieces)):
-            raise ValueError(
-                f"initializer {quoted(begin)}: the vocabulary does not know {quoted(word)}; say it in other words"
-            )
+            unknown = f"the vocabulary does not know {quoted(word)}; say it in other words"
+            raise ValueError(f"initializer {quoted(begin)}: {unknown}")
         if len(ids) > 1:
             made_of = shortened(" + ".join(pieces))
             warnings.warn(f"initializer {quoted(begin)}: {quoted(word)} is no single token but {made_of}", stacklevel=2)

@@ -7,7 +7,8 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 import minti
-from minti.evaluation.attention_maps import AttentionMaps, attention_weights, feature_size, share_inside
+from attention_inside import share_inside
+from minti.evaluation.attention_maps import AttentionMaps, attention_weights, feature_size
 from minti.networks.kernels import attention
 
 PROMPTS = ["a red cat", "the dog in a red style"]

@@ -1,5 +1,7 @@
 """Where a learned row lies, and where on the schedule a word helps."""
 
+from support.studies import known_lengths
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ import minti
 from minti.evaluation.losses import loss_over_timesteps
 from minti.evaluation.neighbours import learned_rows
 from minti.text import single_token_id
-from minti.words.known import known_lengths, known_words
+from minti.words.known import known_words
 
 
 def test_a_row_made_of_a_known_one_finds_it(tiny):

@@ -54,7 +54,7 @@ class Release:
     @property
     def folder(self) -> Path:
         """Where the weights lie, of a folder or a hub id."""
-        return Path(self.source) if Path(self.source).is_dir() else hub.download(self.source)
+        return hub.folder_of(self.source)
 
     def ours(self, dtype: torch.dtype = torch.float32) -> minti.StableDiffusion:
         """The model, opened by minti."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import seeded
+from helpers import random_lora, seeded
 
 import minti
 
@@ -72,6 +72,27 @@ def test_text(ours, theirs):
     prompts = ["", "A photo of a Cat, wearing 3 hats!", "naïve café 日本 🙂", "a very long prompt " * 30]
     expected, _ = theirs.encode_prompt(prompts, torch.device("cpu"), 1, False)
     assert torch.equal(ours.encode_prompt(prompts), expected)
+
+
+@torch.no_grad()
+def test_lora(ours, theirs, tmp_path):
+    """In all layers of both networks, by way of a file; afterwards neither has a trace of it."""
+    everywhere = {"layers": ("attention", "projections", "feed_forward"), "text_encoder": True}
+    lora, prompts = random_lora(ours, alpha=3, **everywhere), ["a cat"]
+    latents, t = torch.randn(1, 4, 64, 64, generator=seeded(0)), torch.tensor([601])
+    minti.save_lora(lora, tmp_path / "lora.safetensors")
+    before = ours.encode_prompt(prompts)
+    theirs.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    try:
+        expected, _ = theirs.encode_prompt(prompts, torch.device("cpu"), 1, False)
+        with lora.inside(ours):
+            context = ours.encode_prompt(prompts)
+            assert torch.equal(context, expected)
+            assert torch.equal(ours.unet(latents, t, context), theirs.unet(latents, t, expected).sample)
+    finally:
+        theirs.unload_lora_weights()
+    assert not torch.equal(context, before)
+    assert torch.equal(ours.encode_prompt(prompts), before)
 
 
 def test_gradient_on_the_embedding(release, theirs):

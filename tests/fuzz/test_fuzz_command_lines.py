@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import sample
 import train
+from minti.learning.settings import DreamBoothConfig, TextualInversionConfig
 
 NAMES = """
     seed vectors steps max-steps batch-size gradient-accumulation warmup-steps checkpoint-every columns sample-steps
@@ -75,7 +76,7 @@ def test_a_command_line_of_train_becomes_settings_or_one_line(monkeypatch, capsy
     if args is not None:
         assert all(map(finite, vars(args).values()))
         with refusal():
-            config = train.configured(args)
+            config = train.configured(args, TextualInversionConfig if args.with_word else DreamBoothConfig)
             assert dataclasses.asdict(config)["seed"] == args.seed
 
 

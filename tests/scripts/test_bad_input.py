@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import pictures, wrapper, write
+from helpers import pictures, random_lora, seeded, wrapper, write
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -67,6 +67,8 @@ def call(scripts, monkeypatch):
         ("sample", "a --mask x.png", "--mask says which part of --init-image"),
         ("sample", "a --num-images 0", "--num-images: 0 is not from 1"),
         ("sample", "a --steps 0", "--steps: 0 is not from 1"),
+        ("sample", "a --lora x.safetensors=much", "--lora: 'much' is not a number"),
+        ("sample", "a --lora x.safetensors=nan", "--lora: nan is not a finite number"),
     ],
 )
 def test_command_lines_that_are_refused(call, capsys, script, args, message):
@@ -171,7 +173,7 @@ def learn(scripts, model, folder, each_step=lambda w: None, **options):
     w = wrapper(model, **options)
     learning = scripts("support.learning").Learning(args, w, folder, lambda path: each_step(w))
     learning.run(pictures())
-    learning.save_word()
+    learning.save()
     return learning
 
 
@@ -227,6 +229,40 @@ def test_two_words_of_one_name_and_one_prompt_twice(call, capsys, tmp_path):
     assert "wrote 2 pictures" in said
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00-00.png", "01-00.png", "grid.png"]
     assert read_embeddings(files[1]).keys() == {"<concept>"}
+
+
+def test_loras_that_are_refused_before_anything_is_drawn(call, tiny, tmp_path):
+    """One that is not there, one twice, one of another model; the output stays empty."""
+    good, other = tmp_path / "good.safetensors", tmp_path / "other.safetensors"
+    minti.save_lora(minti.LoRA(minti.StableDiffusion.from_pretrained()), good)
+    minti.save_lora(minti.LoRA(tiny), other)
+    for files, message in (
+        ((tmp_path / "nosuch=1",), r"nosuch: no such file of a LoRA"),
+        (
+            (good, f"{tmp_path}/../{tmp_path.name}/good.safetensors=0.5"),
+            r"good\.safetensors is given 2 times; say once",
+        ),
+        ((good, other), r"other\.safetensors(: .* does not have| was learned on another model: .*)"),
+    ):
+        options, out = [argument for file in files for argument in ("--lora", file)], tmp_path / message[:5]
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+            call("sample", "a toy", *options, "--quiet", "--output", out)
+        assert "\n" not in str(error.value)
+        assert not list(out.iterdir())
+
+
+def test_a_lora_acts_as_strongly_as_is_said(call, capsys, tmp_path):
+    """Pictures with a weight, with none, and without a LoRA; a name with = in it is a name if there is such a file."""
+    model, path = minti.StableDiffusion.from_pretrained(), tmp_path / "a=b.safetensors"
+    lora = random_lora(model)
+    minti.save_lora(lora, path)
+    for i, (given, weight) in enumerate(((f"{path}=0.5", 0.5), (f"{path}", 1.0), (f"{path}=0", 0.0))):
+        lora.weight, out = weight, tmp_path / str(i)
+        call("sample", "a toy", "--lora", given, "--steps", 2, "--num-images", 1, "--quiet", "--output", out)
+        with lora.inside(model):
+            (expected,) = minti.sample(model, ["a toy"], num_inference_steps=2, generator=[seeded(0)])
+        assert Image.open(out / "00-00.png").tobytes() == expected.tobytes()
+        assert f"a LoRA of 32 layers, weight {weight:g}" in capsys.readouterr().out
 
 
 def test_the_strength_that_is_given_is_the_one_that_is_used(scripts, call, tmp_path):

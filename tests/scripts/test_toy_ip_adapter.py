@@ -82,16 +82,18 @@ def test_one_picture_draws_a_toy_that_was_never_seen():
     model, judge = minti.StableDiffusion.from_pretrained(), load_judge(minti.TOYBOX)
     adapter, clip = load_ip_adapter(model, minti.TOYBOX / FILE), load_toy_clip(model, minti.TOYBOX)
     toys = world.HELD_OUT[:6]
-    adapter.picture = torch.cat([clip.images(to_pil(pixels_of(toy)[:1])) for toy in toys])
+    shown = torch.cat([clip.images(to_pil(pixels_of(toy)[:1])) for toy in toys])
+    negative = adapter.prompted(model.encode_prompt(""))
     right = {}
     for scale in (0.0, 1.0):
         adapter.scale = scale
         for kind in ("a photo", "a cartoon"):
-            prompts = [PROMPTS[kind].format("toy")] * len(toys)
+            prompts = adapter.prompted(model.encode_prompt([PROMPTS[kind].format("toy")] * len(toys)), shown)
             how = {"sampler": "dpm-solver++", "num_inference_steps": 15, "output": "pixels"}
             with adapter.inside(model):
                 drawn = [
-                    minti.sample(model, prompts, generator=torch.Generator().manual_seed(i), **how) for i in range(3)
+                    minti.sample(model, prompts, negative, generator=torch.Generator().manual_seed(i), **how)
+                    for i in range(3)
                 ]
             seen = [recognised(verdict, toy) for pixels in drawn for verdict, toy in zip(verdicts(judge, pixels), toys)]
             right[scale, kind] = sum(seen) / len(seen)

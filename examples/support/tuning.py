@@ -1,0 +1,125 @@
+"""LoRA and DreamBooth as the scripts run them: the class pictures first, then the steps, then the LoRA or the model."""
+
+from __future__ import annotations
+
+from support.command_line import finite, whole
+from support.learning import Learning, put_aside, say
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import minti
+from minti.images import open_folder
+from minti.learning.dreambooth import DreamBooth, class_pictures, dreambooth
+from minti.machine import processes
+from minti.machine.messages import one_line
+from minti.parts.lora import LAYERS
+
+LEARN = ("word", "lora", "word+lora", "dreambooth")
+
+
+def tuning_options(parser: argparse.ArgumentParser) -> None:
+    """Options under the names of `DreamBoothConfig`, None where they are not given."""
+    more = parser.add_argument_group("what of the model learns, where it is not only a word")
+    more.add_argument("--class-prompt", metavar="PROMPT", help="default: a photo of a ..., with the initializer")
+    more.add_argument("--class-pictures", type=whole(0), metavar="N", help="drawn before it learns; default: 200")
+    class_help = "pictures of the class, instead of the model's own"
+    more.add_argument("--class-images", type=Path, metavar="FOLDER", help=class_help)
+    weight_help = "of the class pictures' loss; 0: without them; default: 1"
+    more.add_argument("--prior-weight", type=finite, metavar="WEIGHT", help=weight_help)
+    more.add_argument("--rank", type=whole(1), help="of the LoRA; default: 4")
+    more.add_argument("--alpha", type=finite, help="of the LoRA; default: its rank")
+    layers_help = "of the LoRA; default: attention"
+    more.add_argument("--layers", nargs="+", choices=LAYERS, help=layers_help)
+    text_help = "the text encoder learns, too"
+    more.add_argument("--train-text-encoder", dest="text_encoder", action="store_const", const=True, help=text_help)
+    optimizer_help = "in 8 bits its state takes a quarter of the memory; needs pip install bitsandbytes"
+    more.add_argument("--optimizer", choices=("adamw", "adamw8bit"), default="adamw", help=optimizer_help)
+    word_help = "of the word that learns along with a LoRA; default: a tenth of that with which it was learned"
+    more.add_argument("--word-learning-rate", type=finite, help=word_help)
+
+
+class Tuning(Learning):
+    """A run of DreamBooth, of the network or a LoRA."""
+
+    wrapper: DreamBooth
+
+    def steps(self, pictures: list[Image.Image]) -> Iterator[minti.TrainingState]:
+        """The class pictures, unless they are there, and then the steps of the run."""
+        optimizer = optimizer_of(self.args.optimizer)
+        return dreambooth(self.wrapper, pictures, self.class_images(), self.checkpoint, optimizer)
+
+    def class_images(self) -> list[Image.Image]:
+        """Those that the arguments name, or the model's own, which the output folder keeps."""
+        config = self.wrapper.config
+        if not config.prior_weight:
+            return []
+        if self.args.class_images:
+            return open_folder(self.args.class_images)
+        with tqdm(total=config.class_pictures, desc="drawing the class", disable=self.args.quiet or None) as bar:
+            return class_pictures(self.wrapper.model, config, self.folder / "class-pictures", bar.update)
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """The model with the LoRA."""
+        with self.wrapper.part.inside(self.wrapper.model):
+            yield
+
+    @property
+    def improved(self) -> bool:
+        """What the last step made is the result, as with every trainer of these."""
+        return True
+
+    @property
+    def results(self) -> list[str]:
+        """What it writes."""
+        if self.wrapper.lora is None:
+            return ["model"]
+        return ["lora.safetensors", *(["learned_embeds.safetensors"] if self.wrapper.word else [])]
+
+    def save(self) -> None:
+        """The LoRA and the word that goes with it, or the model as a folder; an older folder is put aside."""
+        if processes.rank() > 0:
+            return
+        if self.wrapper.lora is None:
+            put_aside(self.folder / "model", "model", "")
+            self.wrapper.model.save_pretrained(self.folder / "model")
+            return
+        minti.save_lora(self.wrapper.lora, self.folder / "lora.safetensors")
+        if self.wrapper.word:
+            minti.save_embeddings(self.wrapper.word, self.folder / "learned_embeds.safetensors")
+
+    def summary(self) -> str:
+        """What was learned, in a sentence."""
+        run = self.wrapper.run
+        numbers = sum(weight.numel() for weight in self.wrapper.part.trained())
+        return (
+            f"learned {self.wrapper.subject} in {run.number} steps of {numbers:,} numbers; fixed loss "
+            f"{run.losses[-1]:.4f} (before {run.losses[0]:.4f}, empty prompt {run.empty_loss:.4f})"
+        )
+
+
+def optimizer_of(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """What makes the optimizer of that name. Raises OSError: its library is not there."""
+    if name == "adamw":
+        return torch.optim.AdamW
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise OSError(f"--optimizer {name} needs a library ({one_line(error)}): pip install bitsandbytes") from None
+    return AdamW8bit
+
+
+def tune(learning: Tuning, pictures: list[Image.Image]) -> Tuning:
+    """Runs it to its end, and saves what it has learned."""
+    learning.keep = 1 if learning.wrapper.lora is None else 3
+    learning.run(pictures)
+    learning.save()
+    say(learning.summary())
+    return learning

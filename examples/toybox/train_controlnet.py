@@ -1,0 +1,119 @@
+"""Trains the toybox's ControlNet: outlines as hints, by the loop that also learns words.
+
+    python examples/toybox/train_controlnet.py --output outputs/controlnet
+
+Prints what the ControlNet can do every few steps, on toys that training does not show, and writes it to progress.csv.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support.command_line import arguments, finite, load, make_output, run, whole
+
+import csv
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import minti
+from data import draw_captions, draw_pictures, scene_of
+from evaluate_controlnet import Trials
+from measure import load_judge
+from minti.images import from_bytes, grid, save_png, to_pil
+from minti.learning.loop import Loop
+from minti.learning.textual_inversion import diffusion_loss
+from minti.networks.vae import DiagonalGaussian
+from minti.parts.controlnet import ControlNet
+from outlines import hints, masks
+
+DROP = 0.5  # of the prompts: then only the hint says what it shows (arXiv 2302.05543, 3.3)
+
+
+class Batch(NamedTuple):
+    """Latents and noise (b, 8, 16, 16), timesteps (b,), captions, and the scenes' hints, (b, 3, 64, 64)."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    captions: list[str]
+    hints: Tensor
+
+    def __str__(self) -> str:
+        return ", ".join(f"{caption!r} at timestep {t}" for caption, t in zip(self.captions, self.timesteps.tolist()))
+
+
+class Outlined:
+    """The world's pictures, encoded once, with their outlines."""
+
+    @torch.no_grad()
+    def __init__(self, model: minti.StableDiffusion, count: int, size: int, quiet: bool | None):
+        self.model, self.size = model, size
+        parts = tqdm(draw_pictures(count).split(50), desc="encoding", disable=quiet)
+        encoded = [model.encode(from_bytes(part)) for part in parts]
+        self.mean = torch.cat([gaussian.mean for gaussian in encoded])  # n c h w
+        self.logvar = torch.cat([gaussian.logvar for gaussian in encoded])
+        self.hints = hints(masks([scene_of(i) for i in range(count)], [(2, i) for i in range(count)]))
+
+    def draw(self, generator: torch.Generator) -> Batch:
+        """Scenes, fresh captions, timesteps and noise."""
+        numbers = torch.randint(len(self.mean), (self.size,), generator=generator)
+        said = int(torch.randint(2**62, (), generator=generator))
+        latents = self.model.scale(DiagonalGaussian(self.mean[numbers], self.logvar[numbers]).sample(generator))
+        timesteps = torch.randint(self.model.scheduler.config.num_train_timesteps, (self.size,), generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        return Batch(latents, noise, timesteps, draw_captions(numbers, said, DROP), self.hints[numbers])
+
+
+def main() -> None:
+    """Trains, looks every few steps, and writes the ControlNet."""
+    parser = arguments(__doc__.split("\n\n")[0], output="outputs/controlnet")
+    parser.add_argument("--steps", type=whole(1), default=4000)
+    parser.add_argument("--batch-size", type=whole(1), default=8)
+    parser.add_argument("--learning-rate", type=finite, default=1e-3)
+    parser.add_argument("--pictures", type=whole(1), default=10_000, help="of the world, drawn and encoded beforehand")
+    parser.add_argument("--look-every", type=whole(1), default=100, help="steps between two looks at what it can do")
+    args = parser.parse_args()
+    folder, model = make_output(args.output), load(args)
+    model.freeze()
+    data = Outlined(model, args.pictures, args.batch_size, True if args.quiet else None)
+    generator = torch.Generator().manual_seed(args.seed)
+    control = ControlNet.beside(model, generator)
+    optimizer = torch.optim.AdamW(control.trained(), lr=args.learning_rate, weight_decay=0.01)
+
+    def loss(model: minti.StableDiffusion, batch: Batch) -> Tensor:
+        control.hint = batch.hints
+        with torch.no_grad():
+            context = model.encode_prompt(batch.captions)
+        return diffusion_loss(model, batch.latents, batch.timesteps, context, batch.noise)
+
+    def rate(taken: int) -> float:  # warms up, then falls to zero on a cosine
+        return min(1.0, (taken + 1) / 100) * 0.5 * (1 + math.cos(math.pi * taken / args.steps))
+
+    loop = Loop(model, control, data.draw, loss, optimizer, args.steps, generator, rate, max_norm=1.0)
+    trials, judge, losses, rows = Trials(16), load_judge(args.model), [], []
+    for step in tqdm(loop, total=args.steps, mininterval=10, disable=True if args.quiet else None):
+        losses.append(step.loss)
+        if loop.number % args.look_every == 0 or loop.number == args.steps:
+            drawn = trials.draw(model, control, trials.prompts(), num_inference_steps=12, sampler="ddim")
+            save_png(grid(to_pil(drawn), columns=8), folder / f"{loop.number:05}.png")
+            control.save(folder)
+            rows.append({"step": loop.number, "loss": np.mean(losses)} | trials.measure(judge, drawn))
+            losses.clear()
+            print(" ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
+            with (folder / "progress.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[-1])
+                writer.writeheader()
+                writer.writerows(rows)
+    control.save(folder, torch.float16)
+    print(f"wrote {folder}; examples/toybox/evaluate_controlnet.py --controlnet {folder} measures it")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,315 @@
+"""A ControlNet as a part: inside a model, in files of both namings, and what is refused."""
+
+import json
+import shutil
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+from helpers import PROMPTS, pictures, random_controlnet, seeded
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import minti
+from minti.checkpoints.configs import parse_config
+from minti.checkpoints.single_file import controlnet_name
+from minti.learning.loop import Loop
+from minti.learning.pictures import Concept
+from minti.learning.textual_inversion import word_loss
+from minti.networks.controlnet import ControlNetConfig, ControlNetwork
+from minti.parts.controlnet import ControlNet
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def theirs(opened_by_diffusers):
+    """A ControlNet of diffusers for the small model."""
+    return random_controlnet(opened_by_diffusers.unet, (16, 32))
+
+
+@pytest.fixture(scope="module")
+def written(theirs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("control")
+    theirs.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def saved(written, tmp_path):
+    """The same in a folder that a test may spoil."""
+    return shutil.copytree(written, tmp_path / "control")
+
+
+def hint(count=1, seed=5, size=(16, 16)):
+    return torch.rand(count, 3, *size, generator=seeded(seed))
+
+
+def draw(model, control=None, prompts=PROMPTS, **options):
+    options = {"num_inference_steps": 3, "sampler": "ddim", "output": "latents"} | options
+    if control is None:
+        return minti.sample(model, prompts, generator=seeded(), **options)
+    with control.inside(model):
+        return minti.sample(model, prompts, generator=seeded(), **options)
+
+
+# --- inside a model ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hints", "scale"), [(1, 1.0), (2, 0.6)])
+def test_guided_pictures_equal_the_pipeline_byte_for_byte(tiny, pipeline, theirs, saved, scale, hints):
+    pipe = diffusers.StableDiffusionControlNetPipeline(
+        **pipeline.components | {"controlnet": theirs}, requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    given = hint(hints)
+    expected = pipe(
+        PROMPTS,
+        image=given if hints == 1 else list(given),
+        generator=seeded(),
+        num_inference_steps=5,
+        controlnet_conditioning_scale=scale,
+    ).images
+    control = ControlNet.from_pretrained(saved, tiny)
+    control.hint, control.scale = given, scale
+    got = draw(tiny, control, num_inference_steps=5, sampler="ddpm", output="pil")
+    alone = draw(tiny, num_inference_steps=5, sampler="ddpm", output="pil")
+    for mine, other, without in zip(got, expected, alone):
+        assert np.asarray(mine).std() > 1
+        assert mine.tobytes() == other.tobytes() != without.tobytes()
+
+
+def test_it_begins_without_a_trace_and_leaves_none(tiny):
+    """Zero convolutions: the same latents bit for bit. Without a hint, or once it has left, a trained one, too."""
+    control, alone = ControlNet.beside(tiny, seeded()), draw(tiny)
+    control.hint = hint()
+    assert torch.equal(draw(tiny, control), alone)
+    for parameter in control.parameters():
+        nn.init.normal_(parameter, std=0.1, generator=seeded())
+    assert not torch.equal(draw(tiny, control), alone)
+    assert torch.equal(draw(tiny), alone)
+    control.hint = None
+    assert torch.equal(draw(tiny, control), alone)
+
+
+def test_two_add_up_and_leave_in_any_order(tiny, theirs, saved):
+    first, second = (ControlNet.from_pretrained(saved, tiny) for _ in range(2))
+    double = ControlNet.from_pretrained(saved, tiny)
+    first.hint = second.hint = double.hint = hint()
+    double.scale = 2.0
+    x, t, context = torch.randn(1, 4, 8, 8, generator=seeded()), torch.tensor([500]), tiny.encode_prompt("a cat")
+    alone = tiny.unet(x, t, context)
+    with double.inside(tiny):
+        expected = tiny.unet(x, timesteps=t, context=context)
+    with first.inside(tiny):
+        once = tiny.unet(x, t, context)
+    a, b = first.inside(tiny), second.inside(tiny)
+    a.__enter__(), b.__enter__()
+    torch.testing.assert_close(tiny.unet(x, t, context), expected, rtol=1e-4, atol=1e-4)  # a + r + r beside a + 2 r
+    a.__exit__(None, None, None)
+    assert torch.equal(tiny.unet(x, t, context), once)
+    b.__exit__(None, None, None)
+    assert torch.equal(tiny.unet(x, t, context), alone)
+
+
+@pytest.mark.parametrize("options", [{"refresh_every": 2}, {"guidance_scale": 1}, {"also": [("a dog", 2.0)]}])
+def test_the_hint_is_repeated_as_guidance_repeats_the_pictures(tiny, saved, options):
+    """Each of two pictures has its own, whatever the batch: as if it were drawn alone."""
+    control = ControlNet.from_pretrained(saved, tiny)
+    given, noise = hint(2), torch.randn(2, 4, 8, 8, generator=seeded())
+    control.hint = given
+    both = draw(tiny, control, latents=noise, **options)
+    for i in range(2):
+        control.hint = given[i : i + 1]
+        alone = draw(tiny, control, PROMPTS[i], latents=noise[i : i + 1], **options)
+        torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_gradient_reaches_the_zero_convolutions_alone(tiny):
+    """θ_c learns once they are no longer zero (arXiv 2302.05543, 3.1)."""
+    tiny.freeze()
+    control = ControlNet.beside(tiny, seeded())
+    control.hint = hint()
+    with control.inside(tiny):
+        tiny.unet(
+            torch.randn(1, 4, 8, 8, generator=seeded()), torch.tensor([500]), tiny.encode_prompt("a cat")
+        ).mean().backward()
+    for name, parameter in control.network.named_parameters():
+        reached = parameter.grad is not None and bool(parameter.grad.any())
+        assert reached == name.startswith(("controlnet_down_blocks", "controlnet_mid_block")), name
+    assert not tiny.trainable()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_loop_trains_the_copy_and_nothing_else(tiny, checkpointing):
+    tiny.freeze(checkpointing)
+    control, concept = ControlNet.beside(tiny, seeded()), Concept(tiny, pictures())
+    control.network.set_checkpointing(checkpointing)
+    control.hint = hint()
+    before = [{k: v.clone() for k, v in part.state_dict().items()} for part in (tiny.unet, control.network)]
+    optimizer = torch.optim.AdamW(control.trained(), lr=0.01, weight_decay=0.0)
+    loop = Loop(tiny, control, lambda g: concept.batch(2, ["a cat"], g), word_loss, optimizer, 4, seeded())
+    assert len(list(loop)) == 4
+    assert all(torch.equal(value, before[0][key]) for key, value in tiny.unet.state_dict().items())
+    assert not [key for key, value in control.network.state_dict().items() if torch.equal(value, before[1][key])]
+
+
+def test_float32_beside_half_precision(tiny):
+    tiny.unet.bfloat16()
+    control = ControlNet.beside(tiny, seeded())
+    control.hint = hint()
+    x, t = torch.randn(1, 4, 8, 8, generator=seeded()).bfloat16(), torch.tensor([500])
+    context = tiny.encode_prompt("a cat").bfloat16()
+    assert {parameter.dtype for parameter in control.parameters()} == {torch.float32}
+    alone = tiny.unet(x, t, context)
+    with control.inside(tiny):
+        inside = tiny.unet(x, t, context)
+    assert inside.dtype == torch.bfloat16 and torch.equal(inside, alone)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_diffusers_opens_what_is_saved(tiny, theirs, saved, tmp_path):
+    """What was read is written again; a folder and its file are read alike."""
+    control = ControlNet.from_pretrained(saved, tiny)
+    control.save(tmp_path / "mine")
+    again = diffusers.ControlNetModel.from_pretrained(tmp_path / "mine")
+    for state in (
+        again.state_dict(),
+        ControlNet.from_pretrained(tmp_path / "mine" / WEIGHTS, tiny).network.state_dict(),
+    ):
+        assert state.keys() == theirs.state_dict().keys()
+        assert all(torch.equal(value, state[key]) for key, value in theirs.state_dict().items())
+    written, expected = (json.loads(c.to_json_string()) for c in (again, theirs))
+    assert all(written[key] == value for key, value in expected.items() if not key.startswith("_"))
+    assert not [path for path in (tmp_path / "mine").iterdir() if path.suffix == ".tmp"]
+
+
+def original(theirs):
+    """The tensors under the original's names."""
+    config = parse_config(ControlNetConfig, dict(theirs.config))
+    return {controlnet_name(key, config): value for key, value in theirs.state_dict().items()}, config
+
+
+def test_names_of_the_original_file():
+    """Names that anyone can look up in control_sd15_canny.pth; none occurs twice."""
+    with torch.device("meta"):
+        keys = ControlNetwork(ControlNetConfig()).state_dict()
+    assert len(keys) == 340
+    assert len({controlnet_name(key, ControlNetConfig()) for key in keys}) == len(keys)
+    for key, name in {
+        "conv_in.weight": "input_blocks.0.0.weight",
+        "time_embedding.linear_1.weight": "time_embed.0.weight",
+        "down_blocks.3.resnets.1.conv2.weight": "input_blocks.11.0.out_layers.3.weight",
+        "down_blocks.0.downsamplers.0.conv.bias": "input_blocks.3.0.op.bias",
+        "mid_block.attentions.0.proj_out.weight": "middle_block.1.proj_out.weight",
+        "controlnet_down_blocks.11.weight": "zero_convs.11.0.weight",
+        "controlnet_mid_block.bias": "middle_block_out.0.bias",
+        "controlnet_cond_embedding.conv_in.weight": "input_hint_block.0.weight",
+        "controlnet_cond_embedding.blocks.0.weight": "input_hint_block.2.weight",
+        "controlnet_cond_embedding.blocks.5.bias": "input_hint_block.12.bias",
+        "controlnet_cond_embedding.conv_out.weight": "input_hint_block.14.weight",
+    }.items():
+        assert controlnet_name(key, ControlNetConfig()) == name
+
+
+def test_names_agree_with_the_converter_of_diffusers(opened_by_diffusers):
+    """With four sizes of the hint, as released: diffusers' converter knows no other number."""
+    theirs = diffusers.ControlNetModel.from_unet(opened_by_diffusers.unet)
+    renamed, _ = original(theirs)
+    converted = convert_controlnet_checkpoint({f"control_model.{k}": v for k, v in renamed.items()}, theirs.config)
+    assert converted.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(converted[key], value) for key, value in theirs.state_dict().items())
+
+
+@pytest.mark.parametrize("prefix", ["control_model.", ""])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_original_file(tiny, theirs, tmp_path, prefix, suffix):
+    """What else is in it, such as the whole Stable Diffusion of the first release, is passed over."""
+    renamed, config = original(theirs)
+    tensors = {prefix + key: value.contiguous() for key, value in renamed.items()}
+    if prefix:
+        tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(3)
+    path = tmp_path / f"control{suffix}"
+    save_file(tensors, path) if suffix == ".safetensors" else torch.save({"state_dict": tensors}, path)
+    network = ControlNet.from_pretrained(path, tiny, config).network
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in theirs.state_dict().items())
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 24), (1, 3, 8, 8), (1, 1, 16, 16), (3, 3, 16, 16)])
+def test_a_hint_of_another_size(tiny, saved, shape):
+    control = ControlNet.from_pretrained(saved, tiny)
+    control.hint = torch.zeros(shape)
+    with pytest.raises(ValueError, match=r"the hint has shape .*; the pictures need \(b or 1, 3, 16, 16\)$"):
+        draw(tiny, control)
+
+
+def test_a_controlnet_of_another_model(tiny, saved):
+    """Nothing of it stays inside."""
+    toybox = minti.StableDiffusion.from_pretrained()
+    control = ControlNet.from_pretrained(saved, toybox)
+    with pytest.raises(ValueError, match=r"made for a model with in_channels = 4; this one has 8"):
+        draw(toybox, control)
+    control.hint = hint()
+    draw(tiny, control)
+
+
+def spoiled(folder, **config):
+    content = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"controlnet_conditioning_channel_order": "bgr"}, "controlnet_conditioning_channel_order = 'bgr', but minti"),
+        ({"conditioning_channels": 1}, "conditioning_channels = 1, but minti implements"),
+        (
+            {"conditioning_embedding_out_channels": []},
+            "conditioning_embedding_out_channels has 0 levels; expected 1 to 8",
+        ),
+        ({"conditioning_embedding_out_channels": [16, -1]}, "its numbers do not go together"),
+        ({"global_pool_conditions": True}, "global_pool_conditions = True, but minti"),
+        ({"use_linear_projection": True}, "use_linear_projection = True, but minti"),
+        ({"down_block_types": ["CrossAttnDownBlock2D"]}, "down_block_types = .*expected 3 of"),
+        ({"norm_num_groups": 7}, "its numbers do not go together"),
+        ({"cross_attention_dim": 32}, "has shape .* was expected"),
+        ({"layers_per_block": 1}, "has an unexpected tensor"),
+    ],
+)
+def test_configs_that_are_refused(tiny, saved, config, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        ControlNet.from_pretrained(spoiled(saved, **config), tiny)
+    assert str(saved) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_that_are_refused(tiny, theirs, saved, tmp_path):
+    tensors = load_file(saved / WEIGHTS)
+    lacking = {key: value for key, value in tensors.items() if key != "controlnet_mid_block.weight"}
+    save_file(lacking, saved / WEIGHTS)
+    with pytest.raises(ValueError, match=r"model\.safetensors lacks tensor controlnet_mid_block\.weight"):
+        ControlNet.from_pretrained(saved, tiny)
+    tensors["conv_in.bias"][3] = torch.nan
+    save_file(tensors, saved / WEIGHTS)
+    with pytest.raises(ValueError, match=r"model\.safetensors: conv_in\.bias has numbers that are not finite"):
+        ControlNet.from_pretrained(saved, tiny)
+    (saved / WEIGHTS).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        ControlNet.from_pretrained(saved, tiny)
+    (saved / WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing; a ControlNet is"):
+        ControlNet.from_pretrained(saved, tiny)
+    renamed, config = original(theirs)
+    torch.save({f"control_model.{k}": v for k, v in renamed.items() if "zero_convs.2.0" not in k}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth lacks tensor control_model\.zero_convs\.2\.0\.bias and 1 more"):
+        ControlNet.from_pretrained(tmp_path / "a.pth", tiny, config)

@@ -1,0 +1,107 @@
+"""train.py --learn lora, word+lora and dreambooth: what they write, what draws with it, going on, bad input."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from running import script_inside
+from safetensors.torch import load_file
+
+import minti
+
+SHORT = ("--steps", 3, "--sample-steps", 2, "--columns", 2, "--class-pictures", 3, "--prompts", "a {}", "--quiet")
+LEARNED = {
+    "lora": {"lora.safetensors"},
+    "word+lora": {"lora.safetensors", "learned_embeds.safetensors", "checkpoints-word", "losses-word.csv"},
+    "dreambooth": {"model"},
+}
+ALWAYS = {"page.png", "curves.png", "losses.csv", "checkpoints", "class-pictures"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learn", LEARNED)
+def test_what_is_learned_is_written_and_drawn(tmp_path, learn):
+    folder = tmp_path / "out"
+    done = script_inside("train.py", "--learn", learn, *SHORT, "--output", folder)
+    assert {path.name for path in folder.iterdir()} == ALWAYS | LEARNED[learn]
+    assert [row["step"] for row in csv.DictReader((folder / "losses.csv").open())] == ["1", "2", "3"]
+    subject = "<concept>" if learn == "word+lora" else "sks toy"
+    assert f"learned {subject} in 3 steps" in done.stdout
+    assert Image.open(folder / "page.png").height > 4 * 64  # training pictures, the thing, a prompt before and after
+    drawn = ["--model", folder / "model"] if learn == "dreambooth" else ["--lora", folder / "lora.safetensors"]
+    drawn += ["--embedding", folder / "learned_embeds.safetensors"] if learn == "word+lora" else []
+    script_inside("sample.py", subject, *drawn, "--steps", 2, "--num-images", 1, "--output", tmp_path / "drawn")
+    kind = ["--known", subject] if learn != "word+lora" else ["--embedding", folder / "learned_embeds.safetensors"]
+    given = [argument for argument in drawn if argument != "--embedding" and "embeds" not in str(argument)]
+    images = ("--images", "examples/concepts/red-diamond-pink-belt")
+    few = ("--samples", 1, "--steps", 2, "--sections", "words", "--templates", "a {}")
+    script_inside("evaluate.py", *kind, *images, *given, *few, "--output", tmp_path / "report")
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learn", ["lora", "dreambooth"])
+def test_a_run_is_taken_up_again(tmp_path, learn):
+    """Made longer: the same as one that was as long from the beginning, and no class picture is drawn again."""
+    for folder, steps in (("whole", [5]), ("parts", [3, 5])):
+        for i, count in enumerate(steps):
+            again = ("--resume",) if i else ()
+            options = [
+                count if option == 3 and SHORT[at - 1] == "--steps" else option for at, option in enumerate(SHORT)
+            ]
+            script_inside("train.py", "--learn", learn, *options, *again, "--output", tmp_path / folder)
+    name = {"lora": "lora.safetensors", "dreambooth": "model/unet/diffusion_pytorch_model.safetensors"}[learn]
+    ours, theirs = (load_file(tmp_path / folder / name) for folder in ("whole", "parts"))
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    assert (tmp_path / "parts" / "model-before").is_dir() == (learn == "dreambooth")
+
+
+def folder_of_pictures(folder, mode="RGBA", captions=2):
+    folder.mkdir()
+    for i in range(2):
+        pixels = np.full((64, 64, 4), 255, dtype=np.uint8)
+        Image.fromarray(pixels, "RGBA").convert(mode).save(folder / f"{i}.png")
+    for i in range(captions):
+        (folder / f"{i}.txt").write_text("a {}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--learn lora --class-prompt cat", "expected one that names the class, 'toy'"),
+        ("--learn lora --initializer auto", "--initializer names the class here, such as toy"),
+        ("--learn word+lora --initializer random", "a LoRA needs to know the class"),
+        ("--learn word+lora --vectors auto", "--vectors auto goes with --learn word alone"),
+        ("--learn dreambooth --class-pictures 0", "set class_pictures, or prior_weight = 0"),
+        ("--learn lora --rank 0", "0 is not from 1"),
+        ("--learn dreambooth --class-images nowhere", "nowhere: no such folder"),
+        ("--images {pictures} --captions", r"1\.txt cannot be read"),
+        ("--images {pictures} --masked", "picture 0 has no alpha channel"),
+        ("--huber 0", "huber = 0.0; expected at least"),
+        ("--min-snr -1", "min_snr = -1.0; expected at least"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, args, message):
+    pictures = folder_of_pictures(tmp_path / "pictures", "RGB", captions=1)
+    options = args.format(pictures=pictures).split()
+    done = script_inside("train.py", *options, "--output", tmp_path / "out", "--quiet", check=False)
+    assert done.returncode in (1, 2)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("warning")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert re.search(message, lines[0])
+
+
+def test_masks_and_captions_from_the_command_line(tmp_path):
+    pictures = folder_of_pictures(tmp_path / "pictures")
+    options = ("--captions", "--masked", "--min-snr", 5, "--huber", 0.5, "--steps", 1, "--batch-size", 1)
+    shown = ("--sample-steps", 1, "--columns", 1, "--prompts", "a {}", "--quiet")
+    done = script_inside("train.py", "--images", pictures, *options, *shown, "--output", tmp_path / "out", check=False)
+    assert "never lower" in done.stderr or (tmp_path / "out/learned_embeds.safetensors").is_file()
+    facts = minti.load_checkpoint(tmp_path / "out/checkpoints").facts["identity"]
+    assert facts["captions"] == ["a {}", "a {}"]
+    assert (facts["masked"], facts["min_snr"], facts["huber"]) == (True, 5.0, 0.5)
