@@ -138,7 +138,7 @@ def main() -> None:
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/evaluate-ip-adapter")
     parser.add_argument("--ip-adapter", type=Path, help="a file; default: the model's own")
     parser.add_argument("--ip-scale", type=finite, default=1.0, help="of what the picture says")
-    parser.add_argument("--toys", choices=TOYS, default="all", help="which held-out toys")
+    parser.add_argument("--toys", choices=TOYS, default="test", help="which held-out toys")
     parser.add_argument(
         "--seeds", type=whole(0), nargs="+", default=[0], help="of learning, of drawing, and which picture"
     )
@@ -165,7 +165,7 @@ def main() -> None:
     if ways.seconds:
         print(f"\nA word took {statistics.median(ways.seconds):.0f} s to learn.")
     if args.page:
-        save_png(page(ways, TOYS[args.toys][:4]), args.page)
+        save_png(page(ways, TOYS[args.toys][:3]), args.page)
 
 
 if __name__ == "__main__":
