@@ -128,7 +128,7 @@ BOUNDS = (
 )
 
 
-def evaluate(args: argparse.Namespace, model: minti.StableDiffusion) -> None:
+def evaluate(args: argparse.Namespace, model: minti.StableDiffusion, said: added.Said) -> None:
     """Two words to a report."""
     begun, folder = time.perf_counter(), args.output
     subjects = open_subjects(args, model, CONCEPTS)
@@ -138,6 +138,7 @@ def evaluate(args: argparse.Namespace, model: minti.StableDiffusion) -> None:
     if len(subjects) == 1 and len(planned) < len(templates):
         warnings.warn(f"prompts for two words need a second one; {subjects[0].word} is evaluated alone", stacklevel=2)
     clip, artist = find_clip(args, toybox), Artist(args, model)
+    artist.said = said
     for i, subject in enumerate(subjects):
         if args.learns:
             learn(args, artist, subject, folder / f"word-{i}")
@@ -177,8 +178,8 @@ def main() -> None:
     args = parse()
     make_output(args.output)
     model = load(args)
-    with added.added(args, model):
-        evaluate(args, model)
+    with added.added(args, model) as said:
+        evaluate(args, model, said)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Draws pictures from prompts, with learned words if you like.
 
 python examples/sample.py "a sketch of a <concept>" --embedding outputs/NAME/learned_embeds.safetensors
+python examples/sample.py "a cartoon of a toy" --ip-adapter FILE --ip-picture PICTURE
 python examples/sample.py "a cartoon of a <concept>" --embedding ... --init-image PICTURE --strength 0.6
 python examples/sample.py "a photo of a toy" --lora FILE=0.8
 python examples/sample.py "a photo of a red toy" --hint OUTLINE
@@ -11,7 +12,7 @@ torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 
 from __future__ import annotations
 
-from support.added import add_arguments, added
+from support.added import Said, add_arguments, added
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.given import fit_mask, latent_mask, picture_latents
 from support.strip import Trajectory
@@ -60,7 +61,6 @@ def parse() -> argparse.Namespace:
     begin.add_argument("--init-image", type=Path, help="begin with this picture instead of noise")
     begin.add_argument("--strength", type=finite, help="how far to leave it, 0 to 1; default: 0.8, with a mask 1")
     begin.add_argument("--mask", type=Path, help="a picture that is white where to draw, black where to keep")
-    add_arguments(parser)
     several = parser.add_argument_group("several prompts in one picture")
     several.add_argument("--and", dest="also", action="append", default=[], metavar="PROMPT", help="may be repeated")
     weight_help = (
@@ -69,6 +69,7 @@ def parse() -> argparse.Namespace:
     several.add_argument("--weight", type=finite, action="append", default=[], help=weight_help)
     where_help = "of each --and in turn, a picture that is white where it counts; default: everywhere"
     several.add_argument("--where", type=Path, action="append", default=[], metavar="MASK", help=where_help)
+    add_arguments(parser)
     args = parser.parse_args()
     given = {option: value for option in OPTIONS if (value := getattr(args, option)) is not None}
     for option in given:
@@ -126,9 +127,12 @@ def others(args: argparse.Namespace, model: minti.StableDiffusion) -> list[tuple
     return list(zip(args.also, weights, masks))
 
 
-def draw(args: argparse.Namespace, model: minti.StableDiffusion, jobs: list[tuple[str, int]]) -> list[Image.Image]:
+def draw(
+    args: argparse.Namespace, model: minti.StableDiffusion, said: Said, jobs: list[tuple[str, int]]
+) -> list[Image.Image]:
     """Pictures of (prompt, number) pairs: with noise by the number, and some at a time."""
-    edit, also, pictures = Edit(args, model), others(args, model), []
+    edit, pictures = Edit(args, model), []
+    also = [(said([prompt]), weight, mask) for prompt, weight, mask in others(args, model)]
     with tqdm(total=len(jobs), desc="drawing", disable=True if args.quiet else None) as bar:
         for start in range(0, len(jobs), args.batch_size):
             batch = jobs[start : start + args.batch_size]
@@ -141,8 +145,8 @@ def draw(args: argparse.Namespace, model: minti.StableDiffusion, jobs: list[tupl
 
             drawn = minti.sample(
                 model,
-                [prompt for prompt, _ in batch],
-                args.negative_prompt,
+                said([prompt for prompt, _ in batch]),
+                said([args.negative_prompt], False),
                 num_inference_steps=args.steps,
                 guidance_scale=args.guidance_scale,
                 sampler=args.sampler,
@@ -179,8 +183,8 @@ def main() -> None:
     prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would draw the same pictures again
     jobs = [(prompt, i) for prompt in prompts for i in range(args.num_images)]
     share = -(-len(jobs) // processes.world_size())
-    with added(args, model):
-        pictures = processes.gather(draw(args, model, jobs[processes.rank() * share :][:share]))
+    with added(args, model) as said:
+        pictures = processes.gather(draw(args, model, said, jobs[processes.rank() * share :][:share]))
     if processes.rank() > 0:
         return
     for (prompt, i), picture in zip(jobs, pictures):

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from support.command_line import finite
+from support.ip_picture import seen
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import minti
 from minti.images import open_image
 from minti.machine import processes
 from minti.parts.controlnet import ControlNet
+from minti.parts.ip_adapter import IPAdapter, load_ip_adapter
+
+# Prompts, and whether the picture belongs to them, to what `minti.sample` takes.
+Said = Callable[[Sequence[str], bool], Sequence[str] | Tensor]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hint_help = "what it draws by, a picture of the drawing's size; for the toybox's a white outline on black"
     group.add_argument("--hint", type=Path, metavar="PICTURE", help=hint_help)
     group.add_argument("--control-scale", type=finite, default=1.0, help="how strongly the hint acts; 0 not at all")
+    adapter_help = "lets a picture be a prompt; of the toybox: weights/toybox/ip_adapter/ip_adapter.safetensors"
+    group.add_argument("--ip-adapter", type=Path, metavar="FILE", help=adapter_help)
+    group.add_argument("--ip-picture", type=Path, metavar="PICTURE", help="what to draw, beside what PROMPT says")
+    group.add_argument("--ip-scale", type=finite, default=1.0, help="how much the picture counts; 0: not at all")
+    encoder_help = "the CLIP that looks at the picture, a folder or hub id; the toybox has its own"
+    group.add_argument("--ip-encoder", metavar="SOURCE", help=encoder_help)
 
 
 def weighted(text: str) -> tuple[Path, float]:
@@ -39,11 +51,20 @@ def weighted(text: str) -> tuple[Path, float]:
 
 
 @contextmanager
-def added(args: argparse.Namespace, model: minti.StableDiffusion) -> Iterator[None]:
-    """A context in which the model has all that the command line adds.
+def added(args: argparse.Namespace, model: minti.StableDiffusion) -> Iterator[Said]:
+    """A context in which the model has all that the command line adds; gives what prompts are to be said as.
 
-    Raises ValueError: one of the files does not fit it, or is given twice.
+    Raises ValueError, OSError: one of the files is missing, does not fit it, or is given twice.
     """
+    if (args.ip_adapter is None) != (args.ip_picture is None):
+        raise ValueError("--ip-adapter and --ip-picture go together: the adapter lets the picture be a prompt")
+    adapter, picture = None, None
+
+    def said(prompts: Sequence[str], shown: bool = True) -> Sequence[str] | Tensor:
+        if adapter is None:
+            return prompts
+        return adapter.prompted(model.encode_prompt(prompts), picture if shown else None)
+
     files = [path.resolve() for path, _ in args.lora]
     with ExitStack() as stack:
         for path, weight in args.lora:
@@ -58,7 +79,10 @@ def added(args: argparse.Namespace, model: minti.StableDiffusion) -> Iterator[No
             stack.enter_context(control.inside(model))
             if processes.rank() == 0:
                 print(f"{path}: a ControlNet, scale {control.scale:g}, and {args.hint}")
-        yield
+        if args.ip_adapter is not None:
+            adapter, picture = ip_adapter(args, model)
+            stack.enter_context(adapter.inside(model))
+        yield said
 
 
 def controlnet(args: argparse.Namespace, model: minti.StableDiffusion) -> tuple[ControlNet, Path]:
@@ -80,3 +104,18 @@ def controlnet(args: argparse.Namespace, model: minti.StableDiffusion) -> tuple[
     control.hint = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255  # h w c -> 1 c h w
     control.scale = args.control_scale
     return control, path or own
+
+
+def ip_adapter(args: argparse.Namespace, model: minti.StableDiffusion) -> tuple[IPAdapter, Tensor]:
+    """The adapter, and what its eye sees in the picture, (1, clip_dim)."""
+    adapter = load_ip_adapter(model, args.ip_adapter, args.ip_scale)
+    picture = seen(model, args.model, args.ip_encoder, open_image(args.ip_picture))
+    expected = adapter.image_proj["proj"].in_features
+    if picture.shape[1] != expected:
+        raise ValueError(
+            f"{args.ip_adapter} wants {expected} numbers of a picture, its CLIP gives {picture.shape[1]}; "
+            "give the --ip-encoder that it was trained with"
+        )
+    if processes.rank() == 0:
+        print(f"{args.ip_adapter}: an IP-Adapter, sees {args.ip_picture}, scale {args.ip_scale:g}")
+    return adapter, picture

@@ -7,7 +7,7 @@ are never drawn in training, and are what the examples learn by textual inversio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, replace
 from functools import cache
 from itertools import product
@@ -191,12 +191,14 @@ def describe_toy(toy: Toy, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
+def caption(
+    scene: Scene, rng: np.random.Generator, describe: Callable[[Toy, np.random.Generator], str] = describe_toy
+) -> str:
     """A caption that mentions a random part of the scene; the article is "a" everywhere.
 
     "a photo of a small bafleki on the left on a teal background", "a sketch of a red star", "bafleki".
     """
-    descriptions = [describe_toy(toy, rng) for toy in scene.toys]
+    descriptions = [describe(toy, rng) for toy in scene.toys]
     # What no caption calls a sketch or a cartoon is a photo.
     if scene.style == "photo" and rng.random() < 0.1:
         return " ".join(descriptions)

@@ -9,6 +9,7 @@ prompt (77 in SD v1.4), `d` features.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +90,7 @@ class Attention(nn.Module):
     Attributes:
         attend: q, k, v of (b, heads, n or m, d) to (b, heads, n, d). A layer can be given another, such as one that
             watches the weights or changes them.
+        after: called in turn with q and what `attend` gave; each gives what takes that one's place.
     """
 
     attend = staticmethod(attention)
@@ -101,6 +103,7 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(context_dim, query_dim, bias=qkv_bias)
         self.to_v = nn.Linear(context_dim, query_dim, bias=qkv_bias)
         self.to_out = nn.ModuleList([nn.Linear(query_dim, query_dim)])  # a list because the checkpoint says to_out.0
+        self.after: list[Callable[[Tensor, Tensor], Tensor]] = []
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         context = x if context is None else context
@@ -108,6 +111,8 @@ class Attention(nn.Module):
         k = rearrange(self.to_k(context), "b m (heads d) -> b heads m d", heads=self.heads)
         v = rearrange(self.to_v(context), "b m (heads d) -> b heads m d", heads=self.heads)
         attended = self.attend(q, k, v)  # b heads n d
+        for further in self.after:
+            attended = further(q, attended)
         return self.to_out[0](rearrange(attended, "b heads n d -> b n (heads d)"))
 
 
