@@ -9,7 +9,6 @@ float32; the optimizer's step is torch's own in both. Needs `pip install -e '.[t
 from __future__ import annotations
 
 from support.command_line import run, whole
-from support.host_memory import keep_freed_memory
 
 import argparse
 import time
@@ -58,7 +57,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--repeats", type=whole(1), default=3)
     args = parser.parse_args()
-    keep_freed_memory()
     ours, part, unet, control = twins()
     latents, noise, context = torch.randn(1, 4, 64, 64), torch.randn(1, 4, 64, 64), torch.randn(1, 77, 768)
     part.hint, t = torch.rand(1, 3, 512, 512), torch.tensor([601])
