@@ -40,12 +40,12 @@ def twins() -> tuple[UNet, ControlNet, diffusers.UNet2DConditionModel, diffusers
 
 
 def measured(step: Callable[[], Tensor], parameters: list[Tensor]) -> tuple[float, float, float]:
-    """Seconds of a step, the most memory that the process has held meanwhile in GB, and the loss."""
+    """CPU seconds of a step, which other processes hardly lengthen; the most memory held meanwhile, in GB; the loss."""
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
-    start = time.perf_counter()
+    start = time.process_time()
     loss = step()
     loss.backward()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     for parameter in parameters:
         parameter.grad = None
@@ -75,7 +75,7 @@ def main() -> None:
     for repeat in range(args.repeats + 1):
         for name in list(both)[:: 1 if repeat % 2 else -1]:
             results[name].append(measured(*both[name]))
-    print("| | seconds | peak, GB | loss |\n|---|---|---|---|")
+    print("| | CPU seconds | peak, GB | loss |\n|---|---|---|---|")
     for name, rows in results.items():
         seconds, peaks, losses = zip(*rows[1:])  # the first warms up
         print(f"| {name} | {median(seconds):.1f} | {median(peaks):.2f} | {losses[-1]} |")
