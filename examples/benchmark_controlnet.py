@@ -9,7 +9,6 @@ float32; the optimizer's step is torch's own in both. Needs `pip install -e '.[t
 from __future__ import annotations
 
 from support.command_line import run, whole
-from support.host_memory import keep_freed_memory
 
 import argparse
 import time
@@ -41,12 +40,12 @@ def twins() -> tuple[UNet, ControlNet, diffusers.UNet2DConditionModel, diffusers
 
 
 def measured(step: Callable[[], Tensor], parameters: list[Tensor]) -> tuple[float, float, float]:
-    """Seconds of a step, the most memory that the process has held meanwhile in GB, and the loss."""
+    """CPU seconds of a step, which other processes hardly lengthen; the most memory held meanwhile, in GB; the loss."""
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
-    start = time.perf_counter()
+    start = time.process_time()
     loss = step()
     loss.backward()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     for parameter in parameters:
         parameter.grad = None
@@ -58,7 +57,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--repeats", type=whole(1), default=3)
     args = parser.parse_args()
-    keep_freed_memory()
     ours, part, unet, control = twins()
     latents, noise, context = torch.randn(1, 4, 64, 64), torch.randn(1, 4, 64, 64), torch.randn(1, 77, 768)
     part.hint, t = torch.rand(1, 3, 512, 512), torch.tensor([601])
@@ -77,7 +75,7 @@ def main() -> None:
     for repeat in range(args.repeats + 1):
         for name in list(both)[:: 1 if repeat % 2 else -1]:
             results[name].append(measured(*both[name]))
-    print("| | seconds | peak, GB | loss |\n|---|---|---|---|")
+    print("| | CPU seconds | peak, GB | loss |\n|---|---|---|---|")
     for name, rows in results.items():
         seconds, peaks, losses = zip(*rows[1:])  # the first warms up
         print(f"| {name} | {median(seconds):.1f} | {median(peaks):.2f} | {losses[-1]} |")

@@ -55,7 +55,7 @@ def test_the_bundled_one_is_small_and_fits():
 
 @pytest.mark.slow
 def test_it_draws_where_the_outline_is():
-    """What `examples/controlnet.md` says of 96 pictures, on twelve: one of each held-out toy, with the same noise."""
+    """What `examples/controlnet.md` says of 48 pictures, on twelve: one of each held-out toy, with the same noise."""
     model = minti.StableDiffusion.from_pretrained()
     control, judge, trials = ControlNet.from_pretrained(CONTROLNET, model), load_judge(minti.TOYBOX), Trials(12)
     options = {"num_inference_steps": 20, "sampler": "ddim"}
