@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 import minti
 
-SHORT = ("--steps", 3, "--sample-steps", 2, "--columns", 2, "--class-pictures", 3, "--prompts", "a {}", "--quiet")
+LITTLE = ("--sample-steps", 1, "--columns", 1, "--prompts", "a {}", "--quiet")
+SHORT = ("--steps", 3, "--max-steps", 3, "--batch-size", 4, "--class-pictures", 3, *LITTLE)
 LEARNED = {
     "lora": {"lora.safetensors"},
     "word+lora": {"lora.safetensors", "learned_embeds.safetensors", "checkpoints-word", "losses-word.csv"},
@@ -99,8 +100,7 @@ def test_bad_input_is_one_line(tmp_path, args, message):
 def test_masks_and_captions_from_the_command_line(tmp_path):
     pictures = folder_of_pictures(tmp_path / "pictures")
     options = ("--captions", "--masked", "--min-snr", 5, "--huber", 0.5, "--steps", 1, "--batch-size", 1)
-    shown = ("--sample-steps", 1, "--columns", 1, "--prompts", "a {}", "--quiet")
-    done = script_inside("train.py", "--images", pictures, *options, *shown, "--output", tmp_path / "out", check=False)
+    done = script_inside("train.py", "--images", pictures, *options, *LITTLE, "--output", tmp_path / "out", check=False)
     assert "never lower" in done.stderr or (tmp_path / "out/learned_embeds.safetensors").is_file()
     facts = minti.load_checkpoint(tmp_path / "out/checkpoints").facts["identity"]
     assert facts["captions"] == ["a {}", "a {}"]

@@ -78,10 +78,10 @@ def test_an_interrupted_training_goes_on_to_the_same_end(few, tmp_path):
 
 @pytest.mark.slow
 def test_one_picture_draws_a_toy_that_was_never_seen():
-    """In photos and in another style at that; without the picture hardly ever. Measured: see examples/ip_adapter.md."""
+    """In photos and in another style; without the picture hardly ever. Measured: see examples/ip_adapter.md."""
     model, judge = minti.StableDiffusion.from_pretrained(), load_judge(minti.TOYBOX)
     adapter, clip = load_ip_adapter(model, minti.TOYBOX / FILE), load_toy_clip(model, minti.TOYBOX)
-    toys = world.HELD_OUT[:6]
+    toys = world.HELD_OUT[:4]
     shown = torch.cat([clip.images(to_pil(pixels_of(toy)[:1])) for toy in toys])
     negative = adapter.prompted(model.encode_prompt(""))
     right = {}
@@ -89,11 +89,11 @@ def test_one_picture_draws_a_toy_that_was_never_seen():
         adapter.scale = scale
         for kind in ("a photo", "a cartoon"):
             prompts = adapter.prompted(model.encode_prompt([PROMPTS[kind].format("toy")] * len(toys)), shown)
-            how = {"sampler": "dpm-solver++", "num_inference_steps": 15, "output": "pixels"}
+            how = {"sampler": "dpm-solver++", "num_inference_steps": 10, "output": "pixels"}
             with adapter.inside(model):
                 drawn = [
                     minti.sample(model, prompts, negative, generator=torch.Generator().manual_seed(i), **how)
-                    for i in range(3)
+                    for i in range(2 if scale else 1)
                 ]
             seen = [recognised(verdict, toy) for pixels in drawn for verdict, toy in zip(verdicts(judge, pixels), toys)]
             right[scale, kind] = sum(seen) / len(seen)
@@ -110,8 +110,8 @@ def test_the_scripts_run(tmp_path):
     options = ["--ip-adapter", minti.TOYBOX / FILE, "--ip-picture", picture, "--output", tmp_path / "drawn"]
     done = script_inside("sample.py", "a cartoon of a toy", *options, "--num-images", 1, "--steps", 4)
     assert "an IP-Adapter, sees" in done.stdout
-    options = ["--toys", "tuning", "--seeds", 0, "--num-images", 1, "--ways", "no picture", "one picture"]
+    options = ["--toys", "tuning", "--seeds", 0, "--num-images", 1, "--ways", "one picture"]
     done = script_inside("toybox/evaluate_ip_adapter.py", *options, "--output", tmp_path / "table")
     assert done.stdout.count("| one picture |") == 2
-    assert len((tmp_path / "table" / "ip_adapter.csv").read_text().splitlines()) == 1 + 4 * 2 * len(PROMPTS)
+    assert len((tmp_path / "table" / "ip_adapter.csv").read_text().splitlines()) == 1 + 4 * len(PROMPTS)
     assert all(f"| {name} " in done.stdout for name in TOY)

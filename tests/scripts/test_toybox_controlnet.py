@@ -7,7 +7,7 @@ import diffusers
 import pytest
 import torch
 from helpers import seeded
-from running import script
+from running import script_inside
 from safetensors.torch import load_file
 
 import minti
@@ -58,7 +58,7 @@ def test_it_draws_where_the_outline_is():
     """What `examples/controlnet.md` says of 48 pictures, on twelve: one of each held-out toy, with the same noise."""
     model = minti.StableDiffusion.from_pretrained()
     control, judge, trials = ControlNet.from_pretrained(CONTROLNET, model), load_judge(minti.TOYBOX), Trials(12)
-    options = {"num_inference_steps": 20, "sampler": "ddim"}
+    options = {"num_inference_steps": 10, "sampler": "dpm-solver++"}
     alone = trials.measure(judge, trials.draw(model, None, trials.prompts(), **options))
     drawn = trials.measure(judge, trials.draw(model, control, trials.prompts(), **options))
     unsaid = trials.measure(judge, trials.draw(model, control, trials.prompts(shape=False), **options))
@@ -92,11 +92,11 @@ def test_diffusers_draws_the_same_with_it():
 def test_the_scripts(tmp_path):
     """Training writes a ControlNet and its progress, the evaluation a table, a page and its numbers."""
     args = ("--steps", 2, "--pictures", 20, "--look-every", 2, "--quiet")
-    script("toybox/train_controlnet.py", *args, "--output", tmp_path / "control")
+    script_inside("toybox/train_controlnet.py", *args, "--output", tmp_path / "control")
     (row,) = csv.DictReader((tmp_path / "control/progress.csv").open())
     assert row["step"] == "2" and 0 <= float(row["overlap"]) <= 1
     how = ("--controlnet", tmp_path / "control", "--count", 2, "--steps", 2, "--quiet", "--output", tmp_path / "out")
-    done = script("toybox/evaluate_controlnet.py", *how)
+    done = script_inside("toybox/evaluate_controlnet.py", *how)
     assert done.stdout.count("\n| ") == 5
     measures = json.loads((tmp_path / "out/measures.json").read_text())
     assert measures["the world's own pictures"]["overlap"] > 0.85
