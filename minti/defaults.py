@@ -14,7 +14,7 @@ class ModelDefaults:
             no faster.
         guidance_scale: for drawing.
         batch_size: pictures per forward pass in training.
-        lora_learning_rate, network_learning_rate, tuning_steps: for DreamBooth with pictures of the class.
+        lora_learning_rate, network_learning_rate, tuning_steps, class_pictures: for DreamBooth.
         templates: training prompts: a name of `templates.TEMPLATES`, or prompts with `{}` where the word goes.
         prompts: what a new word is tried on, with `{}` where the word goes.
     """
@@ -25,6 +25,7 @@ class ModelDefaults:
     lora_learning_rate: float = 1e-4
     network_learning_rate: float = 5e-6
     tuning_steps: int = 800
+    class_pictures: int = 200
     templates: str | tuple[str, ...] = "object"
     prompts: tuple[str, ...] = (
         "a photo of a {} on the beach",

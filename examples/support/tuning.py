@@ -28,7 +28,9 @@ def tuning_options(parser: argparse.ArgumentParser) -> None:
     """Options under the names of `DreamBoothConfig`, None where they are not given."""
     more = parser.add_argument_group("what of the model learns, where it is not only a word")
     more.add_argument("--class-prompt", metavar="PROMPT", help="default: a photo of a ..., with the initializer")
-    more.add_argument("--class-pictures", type=whole(0), metavar="N", help="drawn before it learns; default: 200")
+    more.add_argument(
+        "--class-pictures", type=whole(0), metavar="N", help="drawn before it learns; default: 200, the toybox 64"
+    )
     class_help = "pictures of the class, instead of the model's own"
     more.add_argument("--class-images", type=Path, metavar="FOLDER", help=class_help)
     weight_help = "of the class pictures' loss; 0: without them; default: 1"
@@ -62,7 +64,8 @@ class Tuning(Learning):
             return []
         if self.args.class_images:
             return open_folder(self.args.class_images)
-        with tqdm(total=config.class_pictures, desc="drawing the class", disable=self.args.quiet or None) as bar:
+        count = config.class_pictures or self.wrapper.model.defaults.class_pictures
+        with tqdm(total=count, desc="drawing the class", disable=self.args.quiet or None) as bar:
             return class_pictures(self.wrapper.model, config, self.folder / "class-pictures", bar.update)
 
     @contextmanager

@@ -70,6 +70,10 @@ DEFAULTS = {
     "half_precision": False,
     "guidance_scale": 5.0,
     "batch_size": 8,
+    "lora_learning_rate": 4e-3,
+    "network_learning_rate": 2e-4,
+    "tuning_steps": 100,
+    "class_pictures": 64,
     "templates": ["a photo of a {}", "a {}", "{}"],
     "prompts": [
         "a photo of a {} on a teal background",

@@ -160,7 +160,7 @@ RULES = {
             "guidance_scale": (-1e6, 1e6),
             "batch_size": (1, 100_000),
             "lora_learning_rate network_learning_rate": (0, 1e6),
-            "tuning_steps": (1, 10**9),
+            "tuning_steps class_pictures": (1, 10**9),
         },
         check=_check_defaults,
     ),

@@ -68,7 +68,8 @@ class DreamBooth(Training):
         rate = model.defaults.network_learning_rate if whole else model.defaults.lora_learning_rate
         own = model.defaults.tuning_steps // (1 if config.prior_weight else 2)
         config = replace(config, steps=config.steps or own)
-        super().__init__(model, config, subject, rate)
+        # A word has most of it already.
+        super().__init__(model, config, subject, 0.5 * rate if word else rate)
         self.word, self.lora, self.facts = word, None, {"model": model.fingerprint}  # before it learns
         if whole and word:
             raise ValueError("a new word learns along with a LoRA only; call the thing by a rare word that exists")
@@ -135,7 +136,7 @@ def class_pictures(
     asked = f"{model.fingerprint} {config.prior_prompt} {config.seed}"
     folder = Path(folder) / hashlib.sha256(asked.encode()).hexdigest()[:8]
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{i:04}.png" for i in range(config.class_pictures)]
+    paths = [folder / f"{i:04}.png" for i in range(config.class_pictures or model.defaults.class_pictures)]
     missing = [i for i, path in enumerate(paths) if not path.is_file()]
     for start in range(0, len(missing), 8):
         some = missing[start : start + 8]

@@ -146,7 +146,7 @@ class DreamBoothConfig(LearningConfig):
     initializer_token: str = "toy"
     class_prompt: str | None = None
     prior_weight: float = 1.0
-    class_pictures: int = 200
+    class_pictures: int | None = None
     word_learning_rate: float | None = None
 
     @property
@@ -163,7 +163,7 @@ class DreamBoothConfig(LearningConfig):
             a_class, thing = quoted(self.initializer_token), quoted(self.placeholder_token)
             wanted = f"expected one that names the class, {a_class}, without the word for the thing, {thing}"
             raise ValueError(f"class_prompt = {quoted(self.prior_prompt)}; {wanted}")
-        if self.prior_weight and not self.class_pictures:
+        if self.prior_weight and self.class_pictures == 0:
             raise ValueError("prior_weight needs pictures of the class: set class_pictures, or prior_weight = 0")
 
 
