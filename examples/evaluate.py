@@ -21,6 +21,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import minti
 from minti.diffusion.samplers import SAMPLERS
 from minti.evaluation.clip_scores import CLIP_SOURCE, Clip, load_clip
@@ -87,7 +89,11 @@ def parse() -> argparse.Namespace:
 def open_toybox(model: minti.StableDiffusion, source: str) -> Any:
     """The toybox's own measures, where the model is the toybox; None for another."""
     if not (Path(source) / "evaluation").is_dir():
-        return None
+        # What DreamBooth has made of the toybox still draws the toybox's world, by its VAE.
+        own, other = (vae.post_quant_conv.weight for vae in (minti.StableDiffusion.from_pretrained().vae, model.vae))
+        if own.shape != other.shape or not torch.equal(own, other.detach().cpu().float()):
+            return None
+        source = str(minti.TOYBOX)
     sys.path.append(str(EXAMPLES / "toybox"))
     from toy_measures import ToyMeasures
 

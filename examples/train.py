@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from support.command_line import arguments, finite, generators, load, make_output, run, whole, whole_or_auto
 from support.curves import plot
-from support.learning import Learning, say
+from support.learning import Learning, put_aside, say
 from support.pages import page
 from support.tuning import LEARN, Tuning, tune, tuning_options
 
@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
     what = parser.add_argument_group("what to learn")
     what.add_argument("--concept", default="red-diamond-pink-belt", choices=names, help="a bundled concept")
     what.add_argument("--images", type=Path, help="a folder with your own pictures, three to ten, instead")
-    learn_help = "a new word, a LoRA, both one after the other and together, or the whole network"
+    learn_help = "a new word, a LoRA, a word first and then both together, or the whole network"
     what.add_argument("--learn", choices=LEARN, default="word", help=learn_help)
     word = {"dest": "placeholder_token", "metavar": "WORD"}
     word_help = "the new word; for lora and dreambooth a rare one that exists; default: <concept>, or sks"
@@ -107,6 +107,10 @@ def parse() -> argparse.Namespace:
         parser.error("--initializer names the class here, such as toy; auto and random are for new words")
     if args.learn != "word" and args.initializer_token == "random":
         parser.error("--initializer random is for a word alone; a LoRA needs to know the class, such as toy")
+    if args.class_images:
+        args.class_pictures = None
+    if args.learn == "dreambooth" and args.dtype == "auto":
+        args.dtype = "float32"  # small steps round to none in half precision
     if args.grow and args.learn != "word":
         parser.error("--vectors auto goes with --learn word alone")
     args.initializer_token = None if args.initializer_token == "random" else args.initializer_token
@@ -208,6 +212,8 @@ def learn_more(
         # Until it levels off: --steps and --learning-rate are for what comes then.
         first = {"captions": captions, "steps": None, "learning_rate": None}
         first |= {"lr_schedule": "constant", "warmup_steps": 0}
+        if not args.resume and processes.rank() == 0:  # or the second stage would go on with what is there
+            put_aside(folder / "checkpoints")
         learning = Learning(
             args,
             minti.TrainingWrapper(model, configured(args, minti.TextualInversionConfig, **first)),
@@ -227,7 +233,8 @@ def main() -> None:
     """Pictures to a word to a page."""
     args = parse()
     source = args.images or CONCEPTS / args.concept
-    folder = args.output or Path("outputs") / source.resolve().name
+    name = source.resolve().name if args.learn == "word" else f"{source.resolve().name}-{args.learn}"
+    folder = args.output or Path("outputs") / name
     if folder.resolve() == source.resolve():
         raise ValueError(
             f"the results would lie among the pictures in {folder}; say with --output where they should go"
@@ -235,7 +242,10 @@ def main() -> None:
     pictures = open_folder(source, alpha=args.masked)
     captions = open_captions(source) if args.captions else None
     only_word = args.learn == "word"
-    config = configured(args, minti.TextualInversionConfig if args.with_word else DreamBoothConfig, captions=captions)
+    if only_word:
+        config = configured(args, minti.TextualInversionConfig, captions=captions)
+    else:
+        config = configured(args, DreamBoothConfig, captions=captions)
     folder = make_output(folder)
     if args.images and Path(args.model) == minti.TOYBOX:
         text = "the toybox knows only the toys of its own little world; pictures of yours need --model, see the README"
@@ -265,7 +275,7 @@ def main() -> None:
             print(f"nearest to {row.token}, by cosine similarity: {nearest}")
     with learning.inside():
         save_png(draw_page(args, model, subject, pictures), folder / "page.png")
-    print(f"wrote {folder}/page.png, curves.png, losses.csv and {' and '.join(learning.results)}")
+    print(f"wrote {folder}/page.png, curves.png, losses.csv, {', '.join(learning.results)}")
 
 
 if __name__ == "__main__":

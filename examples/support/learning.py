@@ -37,6 +37,7 @@ class Learning:
     """
 
     keep = 3  # checkpoints
+    saves_early = True  # where a run is cut short
     results = ("learned_embeds.safetensors",)
 
     def __init__(
@@ -97,7 +98,7 @@ class Learning:
         except minti.TrainingError:
             raise
         except BaseException:
-            if not self.stage:  # whether another row pays is not known before its run has ended
+            if self.saves_early and not self.stage:  # whether another row pays is not known before its run has ended
                 self.save()
             raise
 

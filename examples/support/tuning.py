@@ -76,8 +76,8 @@ class Tuning(Learning):
 
     @property
     def improved(self) -> bool:
-        """What the last step made is the result, as with every trainer of these."""
-        return True
+        """What the last step made is the result, as with every trainer of these; nothing is before the first."""
+        return self.wrapper.run is not None and self.wrapper.run.number > 0
 
     @property
     def results(self) -> list[str]:
@@ -88,7 +88,7 @@ class Tuning(Learning):
 
     def save(self) -> None:
         """The LoRA and the word that goes with it, or the model as a folder; an older folder is put aside."""
-        if processes.rank() > 0:
+        if processes.rank() > 0 or not self.improved:
             return
         if self.wrapper.lora is None:
             put_aside(self.folder / "model", "model", "")
@@ -121,7 +121,8 @@ def optimizer_of(name: str) -> Callable[..., torch.optim.Optimizer]:
 
 def tune(learning: Tuning, pictures: list[Image.Image]) -> Tuning:
     """Runs it to its end, and saves what it has learned."""
-    learning.keep = 1 if learning.wrapper.lora is None else 3
+    if learning.wrapper.lora is None:  # a whole network's checkpoint is enough, and large
+        learning.keep, learning.saves_early = 1, False
     learning.run(pictures)
     learning.save()
     say(learning.summary())

@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--steps", type=whole(1), default=4000)
     parser.add_argument("--batch-size", type=whole(1), default=8)
     parser.add_argument("--learning-rate", type=finite, default=1e-3)
-    parser.add_argument("--pictures", type=whole(1), default=10_000, help="of the world, drawn and encoded beforehand")
+    parser.add_argument("--pictures", type=whole(1), default=8_000, help="of the world, drawn and encoded beforehand")
     parser.add_argument("--look-every", type=whole(1), default=100, help="steps between two looks at what it can do")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)

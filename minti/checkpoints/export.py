@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
@@ -56,7 +57,7 @@ def save_folder(folder: Path, *parts: Any) -> None:
         _json(begun / FILE, asdict(defaults))
         begun.chmod(0o755)
         os.replace(begun, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise OSError(f"cannot write {folder}: {one_line(error)}") from None
     finally:
         shutil.rmtree(begun, ignore_errors=True)

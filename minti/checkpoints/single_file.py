@@ -110,7 +110,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict):
         raise ValueError(f"{path} holds no state_dict; expected an original SD v1 file")
-    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor) and isinstance(name, str)}
 
 
 def load_single_file(

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from minti.learning.pictures import Concept, Images
+from minti.learning.pictures import Images
+from minti.learning.preparation import concept_of
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.learning.textual_inversion import word_loss
 from minti.learning.watching import FixedSet
@@ -39,14 +40,15 @@ def choose_initializer(
         raise ValueError("the vocabulary has no word to begin with; begin with a random row")
     wrapper, generator = TrainingWrapper(model, config), torch.Generator().manual_seed(config.seed)
     model.freeze()
-    fixed = FixedSet(Concept(model, images, config.horizontal_flip), SIZE, generator)
+    fixed = FixedSet(concept_of(model, config, images), SIZE, generator)
     names, best, losses = list(words), None, {}
+    loss = partial(word_loss, model, measure=config.measure)
     for _ in range(rounds):
         changes = first_order_changes(model, fixed, words, wrapper.templates, best)
         for i in changes.topk(min(tried, len(words)), largest=False).indices.tolist():
             if names[i] not in losses:
                 prompts = [template.replace("{}", names[i]) for template in wrapper.templates]
-                losses[names[i]] = fixed.mean(partial(word_loss, model), prompts, wrapper.batch_size)
+                losses[names[i]] = fixed.mean(loss, prompts, wrapper.batch_size)
         if (found := min(losses, key=losses.__getitem__)) == best:
             break
         best = found

@@ -27,11 +27,13 @@ from minti.learning.saving import restore
 from minti.learning.settings import DreamBoothConfig, Training, TrainingWrapper
 from minti.learning.textual_inversion import word_loss
 from minti.learning.watching import FixedSet, TrainingState, Watched
+from minti.machine.processes import add_up, rank, world_size
 from minti.model import StableDiffusion
 from minti.parts.lora import LoRA
 from minti.parts.network import Network
 from minti.parts.part import Part
 from minti.parts.together import Together
+from minti.parts.word import Word
 from minti.text_to_image import sample
 
 
@@ -39,7 +41,7 @@ class Batches(NamedTuple):
     """What a step learns from: pictures of the thing, and of its class."""
 
     instance: Batch
-    prior: Batch | None
+    prior: Batch | None = None
 
     def __str__(self) -> str:
         return f"{self.instance}" if self.prior is None else f"{self.instance}, of the class {self.prior}"
@@ -66,25 +68,25 @@ class DreamBooth(Training):
         whole = config.learns == "network"
         subject = word.subject if word else f"{config.placeholder_token} {config.initializer_token}"
         rate = model.defaults.network_learning_rate if whole else model.defaults.lora_learning_rate
-        own = model.defaults.tuning_steps // (1 if config.prior_weight else 2)
-        config = replace(config, steps=config.steps or own)
-        # A word has most of it already.
-        super().__init__(model, config, subject, 0.5 * rate if word else rate)
+        steps = model.defaults.tuning_steps // (1 if config.prior_weight else 2)
+        config = replace(config, steps=config.steps or steps)
+        super().__init__(model, config, subject, 0.5 * rate if word else rate)  # a word has most of it already
         self.word, self.lora, self.facts = word, None, {"model": model.fingerprint}  # before it learns
-        if whole and word:
-            raise ValueError("a new word learns along with a LoRA only; call the thing by a rare word that exists")
+        if word and (whole or not isinstance(word.rows, Word)):
+            raise ValueError("a new word learns along with a LoRA only, and by row_update='new_rows'")
         if not whole:
             how = (config.rank, config.alpha, tuple(config.layers), config.text_encoder)
             self.lora = LoRA(model, *how, torch.Generator().manual_seed(config.seed))
         learner: Part = self.lora or Network(model, config.text_encoder)
-        self.part = Together(word.rows, learner) if word else learner
+        self.facts["word"] = word and str(word.rows.values.detach().double().sum().item())
+        self.part = Together(learner, word.rows) if word else learner
 
     def optimizer(self, make: Callable[..., Optimizer] = AdamW) -> Optimizer:
-        """For all that learns; a word at a rate of its own."""
+        """For all that learns, a word at a rate of its own."""
         groups = [{"params": (self.lora or self.part).trained(), "lr": self.learning_rate}]
         if self.word:
-            own = self.config.word_learning_rate
-            groups.insert(0, {"params": self.word.rows.trained(), "lr": own or 0.1 * self.word.learning_rate})
+            rate, own = self.config.word_learning_rate, 0.1 * self.word.learning_rate
+            groups.append({"params": self.word.rows.trained(), "lr": own if rate is None else rate})
         return make(groups, weight_decay=self.config.weight_decay)
 
 
@@ -111,8 +113,6 @@ def dreambooth(
         instance = concept.batch(size, training.prompts, generator)
         return Batches(instance, prior and prior.batch(size, [config.prior_prompt], generator))
 
-    if training.word:
-        training.word.leave()
     model.freeze(checkpointing=config.gradient_checkpointing)
     made = training.optimizer(optimizer)
     training.part.follow(made, model)
@@ -121,8 +121,8 @@ def dreambooth(
     generator = torch.Generator().manual_seed(config.seed)
     loop = Loop(model, training.part, draw, loss, made, config.steps, generator, **how)
     fixed = FixedSet(concept, max(8, 2 * size), torch.Generator().manual_seed(config.seed + 1))
-    watched = {"loss": partial(word_loss, measure=config.measure), "keeps": False}
-    training.run = Watched(loop, fixed, training.prompts, size, **watched)
+    own = partial(word_loss, measure=config.measure)
+    training.run = Watched(loop, fixed, training.prompts, size, loss=own, keeps=False)
     if checkpoint is not None:
         restore(training, checkpoint)
     yield from training.run
@@ -133,11 +133,11 @@ def class_pictures(
 ) -> list[Image.Image]:
     """The model's own pictures of the class, drawn before it learns, unless the folder has them already. They lie in a
     folder of their own for each model, prompt and seed. Raises OSError: they cannot be written."""
-    asked = f"{model.fingerprint} {config.prior_prompt} {config.seed}"
-    folder = Path(folder) / hashlib.sha256(asked.encode()).hexdigest()[:8]
+    asked = f"{model.fingerprint} {config.prior_prompt} {config.seed}".encode()
+    folder = Path(folder) / hashlib.sha256(asked).hexdigest()[:8]
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i:04}.png" for i in range(config.class_pictures or model.defaults.class_pictures)]
-    missing = [i for i, path in enumerate(paths) if not path.is_file()]
+    missing = [i for i, path in enumerate(paths) if not path.is_file()][rank() :: world_size()]
     for start in range(0, len(missing), 8):
         some = missing[start : start + 8]
         noise = [torch.Generator().manual_seed(config.seed + i) for i in some]
@@ -145,4 +145,5 @@ def class_pictures(
         for i, picture in zip(some, sample(model, [config.prior_prompt] * len(some), **options)):
             save_png(picture, paths[i])
             on_picture()
+    add_up(torch.zeros(1, device=model.device))  # all processes have drawn theirs
     return [open_image(path) for path in paths]

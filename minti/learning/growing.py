@@ -15,7 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minti.learning.pictures import Concept, Images
+from minti.learning.losses import SQUARES, Measure
+from minti.learning.pictures import Images
+from minti.learning.preparation import concept_of
 from minti.learning.settings import TextualInversionConfig, TrainingWrapper
 from minti.learning.textual_inversion import word_loss
 from minti.learning.watching import FixedSet
@@ -61,7 +63,7 @@ class Growing:
             raise ValueError(f"the word begins with {config.num_vectors} rows, and {most} are the most; raise `most`")
         self.model, self.config, self.most = model, config, most
         generator = torch.Generator().manual_seed(config.seed + 2)  # not the draws by which a run chooses its best rows
-        self.fixed = FixedSet(Concept(model, images, config.horizontal_flip), size, generator)
+        self.fixed = FixedSet(concept_of(model, config, images), size, generator)
         self.decisions: list[Decision] = []
         self.best: TrainingWrapper | None = None
 
@@ -73,7 +75,7 @@ class Growing:
             model.tokenizer = copy.deepcopy(tokenizer)
             wrapper = TrainingWrapper(model, replace(self.config, num_vectors=count))
             yield wrapper
-            losses = losses_of(model, self.fixed, wrapper.prompts)
+            losses = losses_of(model, self.fixed, wrapper.prompts, self.config.measure)
             gain, error = paired(before, losses)
             kept = before is None or gain > 2 * error
             self.decisions.append(Decision(count, losses.mean().item(), gain, error, kept))
@@ -92,11 +94,11 @@ class Growing:
 
 
 @torch.no_grad()
-def losses_of(model: StableDiffusion, fixed: FixedSet, prompts: Sequence[str]) -> Tensor:
+def losses_of(model: StableDiffusion, fixed: FixedSet, prompts: Sequence[str], measure: Measure = SQUARES) -> Tensor:
     """The loss of every picture of a fixed set by itself, (n,) float32; the same in every process."""
     losses = torch.zeros(len(fixed), device=fixed.latents.device)
     for place, batch in fixed.batches(prompts, 1):
-        losses[place] = word_loss(model, batch)
+        losses[place] = word_loss(model, batch, measure)
     return add_up(losses)
 
 

@@ -26,7 +26,8 @@ def check_wrapper(wrapper: TrainingWrapper) -> None:
     for prompt in wrapper.prompts:
         found = token_ids(prompt, tried, wrapper.model.words | {placeholder: ids})
         if not set(ids) <= set(found):
-            raise ValueError(f"the tokenizer does not find {placeholder} in the prompt {quoted(prompt)}")
+            mend = "; write {} in every caption where the word goes" if wrapper.config.captions else ""
+            raise ValueError(f"the tokenizer does not find {placeholder} in the prompt {quoted(prompt)}{mend}")
         if not set(ids) <= set(found[: length - 2]):  # without the beginning and the end
             lacks = f"does not contain all {len(ids)} vectors of {placeholder} once tokenized"
             why = f"it is too long for the {length} tokens of the context; use a shorter template or fewer vectors"

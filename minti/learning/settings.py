@@ -1,6 +1,7 @@
 """What to learn and how; what is left open is answered by what suits the model."""
 
 import math
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -83,8 +84,6 @@ class LearningConfig:
         check_range(self, 0, 1_000_000, "warmup_steps", "learning_rate", "weight_decay")
         check_range(self, 1e-12, 1e12, "max_gradient_norm", "huber", "min_snr")
         check_range(self, 0, 2**63 - 1, "seed")
-        if self.lr_schedule == "cosine" and self.steps is None:
-            raise ValueError("lr_schedule = 'cosine' falls to zero at the last step; say with `steps` which that is")
         if self.templates is not None:
             check_templates(self.templates)
         for caption in self.captions or ():
@@ -117,6 +116,8 @@ class TextualInversionConfig(LearningConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lr_schedule == "cosine" and self.steps is None:
+            raise ValueError("lr_schedule = 'cosine' falls to zero at the last step; say with `steps` which that is")
         check_choice(self, "row_update", ROW_UPDATES)
         check_range(self, 1, 1_000_000_000, "max_steps")
         check_range(self, 1, 1000, "num_vectors")
@@ -125,7 +126,7 @@ class TextualInversionConfig(LearningConfig):
 
 @dataclass(frozen=True)
 class DreamBoothConfig(LearningConfig):
-    """What of the model learns, and what is to stay; a learning rate of None, or steps, are the model's `defaults`.
+    """What of the model learns, and what is to stay; rate and steps of None are the model's `defaults`.
 
     Attributes:
         learns: "network", the UNet itself, or "lora", low-rank updates beside it.
@@ -158,13 +159,17 @@ class DreamBoothConfig(LearningConfig):
         super().__post_init__()
         check_choice(self, "learns", LEARNS)
         check_range(self, 0, 1_000_000, "prior_weight", "word_learning_rate", "class_pictures")
-        said = self.prior_prompt.lower().split()
-        if self.initializer_token.lower() not in self.prior_prompt.lower() or self.placeholder_token.lower() in said:
+        if not _names(self.prior_prompt, self.initializer_token) or _names(self.prior_prompt, self.placeholder_token):
             a_class, thing = quoted(self.initializer_token), quoted(self.placeholder_token)
             wanted = f"expected one that names the class, {a_class}, without the word for the thing, {thing}"
             raise ValueError(f"class_prompt = {quoted(self.prior_prompt)}; {wanted}")
         if self.prior_weight and self.class_pictures == 0:
             raise ValueError("prior_weight needs pictures of the class: set class_pictures, or prior_weight = 0")
+
+
+def _names(prompt: str, word: str) -> bool:
+    """Whether a prompt has a word, or a phrase, in it."""
+    return bool(word.strip()) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE) is not None
 
 
 class Training:

@@ -35,6 +35,7 @@ class ControlNet(Part):
         super().__init__()
         self.network, self.hint, self.scale = network, hint, scale
         self._answer: tuple[Tensor, list[Tensor]] | None = None
+        self._longest: int | None = None
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
         """Answers what the UNet is asked, between its two halves. Raises ValueError: it is for another model."""
@@ -42,6 +43,7 @@ class ControlNet(Part):
             own, other = getattr(self.network.config, key), getattr(model.unet.config, key)
             if own != other:
                 raise ValueError(f"the ControlNet was made for a model with {key} = {own}; this one has {other}")
+        self._longest = model.tokenizer.model_max_length  # what is behind the text is another part's
         yield model.unet.register_forward_pre_hook(self._look, with_kwargs=True).remove
         yield model.unet.up_blocks[0].register_forward_pre_hook(self._add).remove
 
@@ -67,7 +69,7 @@ class ControlNet(Part):
             raise ValueError(f"the hint has shape {shape}; the pictures need (b or 1, 3, {height}, {width})")
         weight = self.network.conv_in.weight
         hint = self.hint.to(weight).repeat(pictures // len(self.hint), 1, 1, 1)
-        return self.network(noisy_latents.to(weight), timesteps, context.to(weight), hint)
+        return self.network(noisy_latents.to(weight), timesteps, context[:, : self._longest].to(weight), hint)
 
     @classmethod
     def beside(cls, model: StableDiffusion, generator: torch.Generator) -> "ControlNet":

@@ -144,5 +144,7 @@ def save_ip_adapter(adapter: IPAdapter, path: str | os.PathLike[str]) -> None:
 def check_finite(tensors: dict[str, Tensor], otherwise: str) -> None:
     """Raises ValueError: something is no tensor of finite numbers; names the first."""
     for key, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or not tensor.float().isfinite().all():
+        if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            raise ValueError(f"{shortened(str(key))} of the IP-Adapter is no tensor by its name: {otherwise}")
+        if not tensor.float().isfinite().all():
             raise ValueError(f"{shortened(str(key))} of the IP-Adapter has numbers that are not finite: {otherwise}")

@@ -67,7 +67,7 @@ class LoRA(Part):
         pairs: dict[str, Pair] | None = None,
         weight: float = 1.0,
     ):
-        """With a random A and B = 0; or with `pairs` that there are already, and nothing of the rest counts.
+        """With a random A and B = 0; or with `pairs` as they are, where nothing of the rest counts.
 
         Args:
             rank: r, the same in all layers; beyond a layer's own size it is of no use, but no error.

@@ -99,7 +99,11 @@ def load_lora(model: StableDiffusion, path: str | os.PathLike[str], weight: floa
             raise ValueError(f"{path}: {shortened(key)} is {kind}; minti reads plain LoRAs only")
         if match[1] not in called:
             raise ValueError(f"{path}: {shortened(key)} is for a layer that this model does not have")
-        found.setdefault(called[match[1]], {})[match[3] or {"A": "down", "B": "up"}.get(match[2], match[2])] = tensor
+        pair, role = found.setdefault(called[match[1]], {}), match[3] or match[2]
+        role = {"A": "down", "B": "up"}.get(role, role)
+        if role in pair:
+            raise ValueError(f"{path}: {shortened(key)} says a second time what {called[match[1]]} has")
+        pair[role] = tensor
     alphas = _alphas(path, found) if safe else {}
     pairs = {layer: _pair(found[layer], alphas.get(layer), f"{path}: {layer}") for layer in layers if layer in found}
     lora = LoRA(model, pairs=pairs, weight=weight)

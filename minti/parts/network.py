@@ -25,7 +25,7 @@ class Network(Part):
         self._networks = (networks,)  # in a tuple, since they are the model's and no submodules of this part
         for weight in self.trained():
             if weight.dtype.itemsize < 4:
-                raise ValueError(f"the network's own weights train in float32, and they are {weight.dtype}; load it so")
+                raise ValueError(f"the network's weights are {weight.dtype}; load the model in float32 to train them")
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
         """Makes the weights trainable."""

@@ -154,6 +154,11 @@ def test_the_class_pulls_by_its_weight(tiny):
 # --- class pictures ---------------------------------------------------------------------------------------------------
 
 
+def test_a_rate_of_zero_is_a_rate(tiny):
+    run = training(tiny, learned_word(tiny), learns="lora", word_learning_rate=0.0, learning_rate=1e-3)
+    assert [group["lr"] for group in run.optimizer().param_groups] == [1e-3, 0.0]
+
+
 def test_class_pictures_are_the_model_s_own_and_drawn_once(tiny, tmp_path):
     config = DreamBoothConfig(**SETTINGS)
     drawn = []
@@ -225,6 +230,9 @@ def test_an_optimizer_in_8_bits_goes_on_too(tiny, tmp_path):
         ({"learns": "everything"}, "unknown learns 'everything'; expected one of network, lora"),
         ({"class_prompt": "a photo of a cat"}, "expected one that names the class, 'dog', without"),
         ({"class_prompt": "a sks dog"}, "without the word for the thing, 'sks'"),
+        ({"class_prompt": "a photo of a doghouse"}, "expected one that names the class, 'dog', without"),
+        ({"class_prompt": "a photo of sks, a dog"}, "without the word for the thing, 'sks'"),
+        ({"initializer_token": " "}, "expected one that names the class"),
         ({"class_pictures": 0}, "set class_pictures, or prior_weight = 0"),
         ({"prior_weight": -1.0}, "prior_weight = -1.0; expected at least 0"),
         ({"rank": 0, "learns": "lora"}, "rank = 0"),
@@ -239,8 +247,14 @@ def test_settings_that_are_refused(tiny, options, message):
 
 def test_what_cannot_be_learned_is_refused(tiny_folder, tiny):
     half = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match=r"train in float32, and they are torch\.bfloat16"):
+    with pytest.raises(ValueError, match=r"weights are torch\.bfloat16; load the model in float32"):
         training(half)
+    with pytest.raises(ValueError, match="a new word learns along with a LoRA only"):
+        training(tiny, learned_word(tiny))
+    restored = wrapper(tiny, placeholder_token="<other>", steps=1, row_update="restore")
+    list(minti.textual_inversion(restored, pictures()))
+    with pytest.raises(ValueError, match="and by row_update='new_rows'"):
+        training(tiny, restored, learns="lora")
     with pytest.raises(ValueError, match="there are no pictures to learn from"):
         list(dreambooth(training(tiny), pictures(), ()))
     with pytest.raises(ValueError, match="1 captions for 3 pictures"):

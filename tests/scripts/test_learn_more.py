@@ -60,6 +60,19 @@ def test_a_run_is_taken_up_again(tmp_path, learn):
     assert (tmp_path / "parts" / "model-before").is_dir() == (learn == "dreambooth")
 
 
+@pytest.mark.slow
+def test_a_refused_run_costs_nothing(tmp_path):
+    """Neither the LoRA of the run before nor, for the whole network, the folder."""
+    for learn, name in (("lora", "lora.safetensors"), ("dreambooth", "model/unet/diffusion_pytorch_model.safetensors")):
+        script_inside("train.py", "--learn", learn, *SHORT, "--output", tmp_path / learn)
+        before = (tmp_path / learn / name).read_bytes()
+        for _ in range(2):
+            again = ("--resume", "--seed", 5, "--output", tmp_path / learn)
+            done = script_inside("train.py", "--learn", learn, *SHORT, *again, check=False)
+            assert "the checkpoint is of another run: " in done.stderr
+        assert (tmp_path / learn / name).read_bytes() == before
+
+
 def folder_of_pictures(folder, mode="RGBA", captions=2):
     folder.mkdir()
     for i in range(2):
