@@ -20,6 +20,7 @@ from minti.learning.pictures import Concept
 from minti.learning.textual_inversion import word_loss
 from minti.networks.controlnet import ControlNetConfig, ControlNetwork
 from minti.parts.controlnet import ControlNet
+from minti.parts.ip_adapter import IPAdapter
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -143,6 +144,21 @@ def test_the_first_gradient_reaches_the_zero_convolutions_alone(tiny):
         reached = parameter.grad is not None and bool(parameter.grad.any())
         assert reached == name.startswith(("controlnet_down_blocks", "controlnet_mid_block")), name
     assert not tiny.trainable()
+
+
+@torch.no_grad()
+def test_beside_an_ip_adapter_it_reads_the_text_alone(tiny, saved):
+    """As in diffusers, whose ControlNet gets the prompt's embeddings without the picture's."""
+    control, adapter = ControlNet.from_pretrained(saved, tiny), IPAdapter.beside(tiny, 20, seeded())
+    control.hint, seen = hint(), []
+    control.network.register_forward_hook(lambda network, inputs, output: seen.append((inputs[2], output[0])))
+    latents, timesteps, text = torch.randn(2, 4, 8, 8, generator=seeded()), torch.tensor([500, 30]), PROMPTS
+    with control.inside(tiny), adapter.inside(tiny):
+        for picture in (None, torch.ones(1, 20)):
+            tiny.unet(latents, timesteps, adapter.prompted(tiny.encode_prompt(text), picture))
+        tiny.unet(latents, timesteps, tiny.encode_prompt(text))
+    assert len(seen) == 3
+    assert all(torch.equal(a, b) for other in seen[:2] for a, b in zip(other, seen[2]))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
