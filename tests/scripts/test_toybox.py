@@ -142,8 +142,11 @@ def test_batches_show_everything_once_per_pass():
 
 
 def test_the_model_is_small():
-    size = sum(path.stat().st_size for path in minti.TOYBOX.rglob("*") if path.is_file())
-    assert size <= 20_000_000
+    """By itself 20 MB at most; what can be added to it, a ControlNet and an IP-Adapter, takes its 6 MB beside that."""
+    sizes = {path: path.stat().st_size for path in minti.TOYBOX.rglob("*") if path.is_file()}
+    added = sum(size for path, size in sizes.items() if path.parent.name in ("controlnet", "ip_adapter"))
+    assert 0 < added <= 6_000_000
+    assert sum(sizes.values()) - added <= 20_000_000
 
 
 def test_every_word_of_the_world_is_one_token(toybox):
