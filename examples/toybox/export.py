@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from data import CONTEXT_LENGTH, build_tokenizer, write_json
+from minti.checkpoints.export import INDEX
 from minti.networks.unet import UNet
 from minti.networks.vae import VAE
 from networks import Judge, ToyCLIP
@@ -124,16 +125,7 @@ def export(folder: Path, clip: ToyCLIP, vae: VAE, unet: UNet, judge: Judge, scal
         folder / "scheduler/scheduler_config.json",
         {"_class_name": "PNDMScheduler", "clip_sample": False} | SCHEDULER_CONFIG,
     )
-    parts = {
-        "scheduler": ["diffusers", "PNDMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "feature_extractor": [None, None],
-        "safety_checker": [None, None],
-    }
-    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", **parts})
+    write_json(folder / "model_index.json", INDEX)
 
     write_json(folder / "defaults.json", DEFAULTS)
     image_half = {key: value for key, value in clip.state_dict().items() if not key.startswith("text_model.")}
