@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=finite, default=1e-3)
     parser.add_argument("--pictures", type=whole(1), default=8_000, help="of the world, drawn and encoded beforehand")
     parser.add_argument("--look-every", type=whole(1), default=100, help="steps between two looks at what it can do")
+    parser.add_argument("--look-at", type=whole(1), default=16, help="pictures at each look")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
     model.freeze()
@@ -97,7 +98,7 @@ def main() -> None:
         return min(1.0, (taken + 1) / 100) * 0.5 * (1 + math.cos(math.pi * taken / args.steps))
 
     loop = Loop(model, control, data.draw, loss, optimizer, args.steps, generator, rate, max_norm=1.0)
-    trials, judge, losses, rows = Trials(16), load_judge(args.model), [], []
+    trials, judge, losses, rows = Trials(args.look_at), load_judge(args.model), [], []
     for step in tqdm(loop, total=args.steps, mininterval=10, disable=True if args.quiet else None):
         losses.append(step.loss)
         if loop.number % args.look_every == 0 or loop.number == args.steps:

@@ -66,10 +66,9 @@ def test_a_refused_run_costs_nothing(tmp_path):
     for learn, name in (("lora", "lora.safetensors"), ("dreambooth", "model/unet/diffusion_pytorch_model.safetensors")):
         script_inside("train.py", "--learn", learn, *SHORT, "--output", tmp_path / learn)
         before = (tmp_path / learn / name).read_bytes()
-        for _ in range(2):
-            again = ("--resume", "--seed", 5, "--output", tmp_path / learn)
-            done = script_inside("train.py", "--learn", learn, *SHORT, *again, check=False)
-            assert "the checkpoint is of another run: " in done.stderr
+        again = ("--resume", "--seed", 5, "--output", tmp_path / learn)
+        done = script_inside("train.py", "--learn", learn, *SHORT, *again, check=False)
+        assert "the checkpoint is of another run: " in done.stderr
         assert (tmp_path / learn / name).read_bytes() == before
 
 

@@ -91,7 +91,7 @@ def test_diffusers_draws_the_same_with_it():
 @pytest.mark.slow
 def test_the_scripts(tmp_path):
     """Training writes a ControlNet and its progress, the evaluation a table, a page and its numbers."""
-    args = ("--steps", 2, "--pictures", 20, "--look-every", 2, "--quiet")
+    args = ("--steps", 2, "--pictures", 20, "--look-every", 2, "--look-at", 2, "--quiet")
     script_inside("toybox/train_controlnet.py", *args, "--output", tmp_path / "control")
     (row,) = csv.DictReader((tmp_path / "control/progress.csv").open())
     assert row["step"] == "2" and 0 <= float(row["overlap"]) <= 1
