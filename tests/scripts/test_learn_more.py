@@ -44,32 +44,28 @@ def test_what_is_learned_is_written_and_drawn(tmp_path, learn):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("learn", ["lora", "dreambooth"])
-def test_a_run_is_taken_up_again(tmp_path, learn):
-    """Made longer: the same as one that was as long from the beginning, and no class picture is drawn again."""
+def test_a_run_is_taken_up_again(tmp_path):
+    """Made longer: the same as one that was as long from the beginning; the folder that stood there is put aside."""
     for folder, steps in (("whole", [5]), ("parts", [3, 5])):
         for i, count in enumerate(steps):
             again = ("--resume",) if i else ()
-            options = [
-                count if option == 3 and SHORT[at - 1] == "--steps" else option for at, option in enumerate(SHORT)
-            ]
-            script_inside("train.py", "--learn", learn, *options, *again, "--output", tmp_path / folder)
-    name = {"lora": "lora.safetensors", "dreambooth": "model/unet/diffusion_pytorch_model.safetensors"}[learn]
+            options = ("--learn", "dreambooth", "--steps", count, *SHORT[2:], *again, "--output", tmp_path / folder)
+            script_inside("train.py", *options)
+    name = "model/unet/diffusion_pytorch_model.safetensors"
     ours, theirs = (load_file(tmp_path / folder / name) for folder in ("whole", "parts"))
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
-    assert (tmp_path / "parts" / "model-before").is_dir() == (learn == "dreambooth")
+    assert (tmp_path / "parts" / "model-before").is_dir()
 
 
 @pytest.mark.slow
 def test_a_refused_run_costs_nothing(tmp_path):
-    """Neither the LoRA of the run before nor, for the whole network, the folder."""
-    for learn, name in (("lora", "lora.safetensors"), ("dreambooth", "model/unet/diffusion_pytorch_model.safetensors")):
-        script_inside("train.py", "--learn", learn, *SHORT, "--output", tmp_path / learn)
-        before = (tmp_path / learn / name).read_bytes()
-        again = ("--resume", "--seed", 5, "--output", tmp_path / learn)
-        done = script_inside("train.py", "--learn", learn, *SHORT, *again, check=False)
-        assert "the checkpoint is of another run: " in done.stderr
-        assert (tmp_path / learn / name).read_bytes() == before
+    """Of what the run before has left."""
+    model, options = tmp_path / "model/unet/diffusion_pytorch_model.safetensors", ("--learn", "dreambooth", *SHORT)
+    script_inside("train.py", *options, "--output", tmp_path)
+    before = model.read_bytes()
+    done = script_inside("train.py", *options, "--resume", "--seed", 5, "--output", tmp_path, check=False)
+    assert "the checkpoint is of another run: " in done.stderr
+    assert model.read_bytes() == before
 
 
 def folder_of_pictures(folder, mode="RGBA", captions=2):
