@@ -25,6 +25,8 @@ from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
         ("pndm", {}),
         ("dpm-solver++", {}),
         ("dpm-solver++", {"karras": True}),
+        ("euler", {}),
+        ("heun", {}),
     ],
 )
 def test_guided_run_equals_the_pipeline(tiny, pipeline, sampler, options):

@@ -1,9 +1,10 @@
-"""The samplers: DDPM and DDIM, and in `multistep` those that remember former steps; the run they take is in `steps`."""
+"""The samplers: DDPM and DDIM; in `multistep` those that remember former steps, in `ode` those that follow the flow."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from minti.diffusion.multistep import PNDM, DPMSolver
+from minti.diffusion.ode import Euler, Heun
 from minti.diffusion.scheduler import VARIANCES
 from minti.diffusion.steps import Predict, Run, Sampler, SampleStep
 from minti.machine.messages import shown
@@ -62,6 +63,7 @@ class DDIM(Sampler):
 
 
 SAMPLERS: dict[str, type[Sampler]] = {"ddpm": DDPM, "ddim": DDIM, "pndm": PNDM, "dpm-solver++": DPMSolver}
+SAMPLERS |= {"euler": Euler, "heun": Heun}
 
 
 def named(sampler: str | Sampler) -> Sampler:

@@ -23,7 +23,7 @@ class Level(NamedTuple):
     noise_rate: Tensor
 
 
-Timesteps = int | Tensor | Level
+Timesteps = float | Tensor | Level
 
 
 class NoiseScheduler:
@@ -70,8 +70,12 @@ class NoiseScheduler:
             raise ValueError(f"{leading} {beyond}; use fewer steps or another spacing")
         return steps.tolist()
 
-    def alpha_bar(self, timesteps: int | Tensor, like: Tensor | None = None) -> Tensor:
-        """alpha-bar, shaped to multiply (b, c, h, w): () for an int (1 at -1), (b, 1, 1, 1) for a tensor."""
+    def alpha_bar(self, timesteps: float | Tensor, like: Tensor | None = None) -> Tensor:
+        """alpha-bar, shaped to multiply (b, c, h, w): () for an int (1 at -1), (b, 1, 1, 1) for a tensor; for a float,
+        where `ode` may stop, sqrt((1 - alpha-bar) / alpha-bar) lies on a straight line between the two beside it."""
+        if isinstance(timesteps, float):
+            low, a = int(timesteps), self.alphas_cumprod[int(timesteps) : int(timesteps) + 2]
+            return 1 / (1 + torch.lerp(*((1 - a) / a) ** 0.5, timesteps - low) ** 2)
         if isinstance(timesteps, int):
             return self.alphas_cumprod[timesteps] if timesteps >= 0 else torch.tensor(1.0)
         alphas_cumprod = self.alphas_cumprod if like is None else self.alphas_cumprod.to(like.device, like.dtype)

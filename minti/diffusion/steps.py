@@ -12,14 +12,15 @@ from minti.diffusion.scheduler import Level, NoiseScheduler
 from minti.machine.noise import Generators
 
 # latents (b, c, h, w) at timestep t -> raw output of the network, (b, c, h, w)
-Predict = Callable[[Tensor, int], Tensor]
+Predict = Callable[[Tensor, float], Tensor]
 Keep = Callable[[Tensor, Level], Tensor]  # latents (b, c, h, w) that arrive at a level -> those that go on from there
 
 
 class Stop(NamedTuple):
-    """The timestep that the network is told (-1 at the end), and how noisy the latents are."""
+    """The timestep that the network is told (-1 at the end; a few samplers stop between two), and how noisy the latents
+    are."""
 
-    timestep: int
+    timestep: float
     level: Level
 
 
@@ -66,7 +67,7 @@ class SampleStep(NamedTuple):
         evaluations: how many pictures have gone through the network so far; `sample_steps` counts them.
     """
 
-    timestep: int
+    timestep: float
     latents: Tensor
     clean: Tensor
     evaluations: int = 0

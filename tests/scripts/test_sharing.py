@@ -36,7 +36,7 @@ def test_one_unconditional_trajectory_for_all(tiny, sampler):
     prompts, generators = [*PROMPTS, ""], [seeded(5) for _ in range(3)]
     *_, shared = shared_steps(tiny, prompts, noise, unconditional_shared, generator=generators, **options)
     assert shared.latents.shape == shared.clean.shape == noise.shape
-    evaluations = 7 if sampler == "pndm" else 6
+    evaluations = {"pndm": 7, "heun": 11}.get(sampler, 6)
     assert shared.evaluations == evaluations * (3 + 1)
     options |= {"guidance_scale": 1, "generator": [seeded(5)]}
     exact = minti.sample(tiny, "", latents=noise[:1], output="latents", **options)

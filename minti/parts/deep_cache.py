@@ -1,0 +1,115 @@
+"""Deep features that are kept for some steps: DeepCache (arXiv 2312.00858, section 3.2, eq. 4 to 6).
+
+What the UNet computes deep down hardly changes from step to step. Of k steps one is whole, and keeps what came up from
+below; the others compute the highest rungs only, and join what is kept to them: x = right_m(left_m(latents_t), kept).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minti.machine.messages import shown
+from minti.model import StableDiffusion
+from minti.networks.layers import ResnetBlock, SpatialTransformer
+from minti.networks.unet import UNet
+from minti.parts.part import Part
+
+
+class DeepCache(Part):
+    """A UNet that is computed whole in every k-th step only.
+
+    A run begins afresh by itself: with another context or shape, and so where a `guidance_interval` begins and ends, or
+    with a timestep above the last. Where a gradient flows to the latents, every step is whole. Of a ControlNet, the
+    short steps have what is kept.
+
+    Attributes:
+        every: k; 1 draws what the model draws alone, bit for bit. Raises ValueError: less.
+        branch: the lowest of the connections between the UNet's halves, counted from above, that a short step computes;
+            in SD v1.4 of 12, three for each level: 2 is all of the highest level, 0, the paper's, half of that.
+    """
+
+    name = "DeepCache"
+
+    def __init__(self, every: int, branch: int = 2):
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"keep deep features for {shown(every)} steps; expected 1 (every step is whole) or more")
+        self.every, self.branch = every, branch
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Forgets what is kept: the next step is whole."""
+        self._deep: Tensor | None = None  # b c h w, as the resnet that takes connection `branch` gets it
+        self._last: tuple[torch.Size, Tensor, float] | None = None  # the last latents' shape, context and timestep
+        self._steps = 0
+
+    def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
+        """Stands in for the UNet's `forward`. Raises ValueError: it has no such branch, or a stand-in already."""
+        unet = model.unet
+        left, right = rungs(unet)
+        if not 0 <= self.branch < len(left):
+            raise ValueError(f"branch = {shown(self.branch)}; expected 0 to {len(left) - 1}, the UNet's connections")
+        if "forward" in vars(unet):
+            raise ValueError("the UNet keeps deep features already; one DeepCache is enough")
+        left, right = left[: self.branch + 1], right[-1 - self.branch :]
+        right[0][0] = None  # what is kept has been doubled
+
+        def keep(resnet: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+            if self._deep is None:  # in a whole step
+                self._deep = inputs[0][:, : -unet.skip_channels[self.branch]].detach()
+
+        def forward(noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+            if self._is_whole(noisy_latents, timesteps, context):
+                self._deep = None
+                return UNet.forward(unet, noisy_latents, timesteps, context)
+            return above(unet, left, right, self._deep, noisy_latents, timesteps, context)
+
+        yield self.refresh
+        yield right[0][1].register_forward_pre_hook(keep).remove
+        unet.forward = forward
+        yield lambda: delattr(unet, "forward")
+
+    def _is_whole(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> bool:
+        t, goes_on = timesteps.max().item(), self._deep is not None and not latents.requires_grad
+        if goes_on:
+            shape, former, last_t = self._last
+            same = context.data_ptr() == former.data_ptr() and context.shape == former.shape
+            goes_on = same and latents.shape == shape and t <= last_t
+        self._steps = (self._steps + 1) % self.every if goes_on else 0
+        self._last = latents.shape, context, t
+        return self._steps == 0
+
+
+def rungs(unet: UNet) -> tuple[list[list[Any]], list[list[Any]]]:
+    """The layers of both halves: left[i] makes what right[-1 - i], which may first double its x, takes beside it."""
+    left, right, doubling = [[unet.conv_in]], [], None
+    for block in unet.down_blocks:
+        left += [[*layers] for layers in zip(block.resnets, block.attentions)] + [[down] for down in block.downsamplers]
+    for block in unet.up_blocks:
+        right += [[None, *layers] for layers in zip(block.resnets, block.attentions)]
+        right[-len(block.resnets)][0], doubling = doubling, next(iter(block.upsamplers), None)
+    return left, right
+
+
+def above(unet: UNet, left: list, right: list, deep: Tensor, latents: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    """The UNet's answer, from its highest rungs and what once came up to them, (b, c, h', w')."""
+    time_emb = unet.embed_time(t, latents.dtype)
+
+    def through(layers: list[nn.Module | None], x: Tensor) -> Tensor:
+        conditions = {ResnetBlock: (time_emb,), SpatialTransformer: (context,)}
+        for layer in layers:
+            x = x if layer is None else layer(x, *conditions.get(type(layer), ()))
+        return x
+
+    x, skips = latents, []
+    for layers in left:
+        x = through(layers, x)
+        skips.append(x)
+    x = deep
+    for doubling, *layers in right:
+        x = x if doubling is None else doubling(x, size=skips[-1].shape[-2:])
+        x = through(layers, torch.cat([x, skips.pop()], dim=1))  # b (c + c_skip) h w -> b c_out h w
+    return unet.conv_out(F.silu(unet.conv_norm_out(x)))
