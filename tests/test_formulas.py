@@ -123,7 +123,7 @@ def test_many_heads_as_the_notes_write_them():
 
 @torch.no_grad()
 def test_the_timestep_s_two_layers():
-    """`004`, 2.2: e_t = W_2 SiLU(W_1 Sinusoidal(t) + b_1) + b_2."""
+    """`004`, 2.3: e_t = W_2 SiLU(W_1 Sinusoidal(t) + b_1) + b_2."""
     torch.manual_seed(0)
     layer, features = TimestepEmbedding(8, 20), timestep_embedding(torch.tensor([0, 3, 999]), 8)
     hidden = F.silu(features @ layer.linear_1.weight.T + layer.linear_1.bias)

@@ -50,13 +50,22 @@ def train_clip(folder: Path, pictures: Tensor, steps: int, device: torch.device)
         input_ids = tokenize(tokenizer, true + false, padding="longest")
         with torch.autocast(device.type, torch.bfloat16):
             logits = clip(from_bytes(pictures[indices]).to(device), input_ids.to(device)).float()
-        targets = torch.arange(len(indices), device=device)
         no_miss = torch.tensor([text == "" for text in false], device=device)
         logits = torch.cat([logits[:, : len(true)], logits[:, len(true) :].masked_fill(no_miss, -torch.inf)], dim=1)
-        return (F.cross_entropy(logits, targets) + F.cross_entropy(logits[:, : len(true)].T, targets)) / 2
+        return contrastive_loss(logits)
 
     train_stage("clip", folder, clip, loss_fn, steps, learning_rate=1e-3, ema_decay=0.99)
     return clip
+
+
+def contrastive_loss(logits: Tensor) -> Tensor:
+    """CLIP's loss (arXiv 2103.00020, figure 3): a picture is to find its caption, and a caption its picture.
+
+    `logits`: scaled similarities of b pictures, (b, b + m): of the b captions in their order, then of m that belong to
+    none of them. Returns ().
+    """
+    targets = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits[:, : len(logits)].T, targets)) / 2
 
 
 def train_vae(folder: Path, pictures: Tensor, steps: int, device: torch.device) -> VAE:

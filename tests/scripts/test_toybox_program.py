@@ -6,12 +6,14 @@ from contextlib import suppress
 import pytest
 import torch
 from helpers import pictures
+from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 import measure
 import minti
+from data import draw_captions
 from loop import train_stage
 from minti.images import from_bytes
-from stages import encode_pictures
+from stages import contrastive_loss, encode_pictures
 
 CPU = torch.device("cpu")
 
@@ -76,6 +78,40 @@ def test_an_interrupted_stage_ends_where_it_would_have_ended(tmp_path, ema_decay
             stage(tmp_path, stop_at=stop_at, ema_decay=ema_decay, save_every=-1)
     assert torch.equal(stage(tmp_path, ema_decay=ema_decay), whole)
     assert torch.equal(stage(tmp_path, ema_decay=ema_decay, stop_at=0), whole)  # nothing is left to do
+
+
+def test_a_stage_ends_with_the_running_average(tmp_path):
+    """average <- decay average + (1 - decay) weights, where decay grows to its full value over the first steps."""
+    module, seen = torch.nn.Linear(2, 1), []
+
+    def loss_fn(step, generator):
+        seen.append(module.weight.detach().double().clone())
+        return module(torch.randn(8, 2, generator=generator)).square().mean()
+
+    train_stage("line", tmp_path, module, loss_fn, 30, 0.1, ema_decay=0.7)
+    seen.append(torch.load(tmp_path / "line.pt", weights_only=True)["module"]["weight"].double())
+    expected, *steps = seen
+    for n, weights in enumerate(steps, start=1):
+        decay = min(0.7, n / (n + 9))
+        expected = decay * expected + (1 - decay) * weights
+    torch.testing.assert_close(module.weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(module.weight.detach().double(), seen[-1], rtol=1e-3)
+
+
+def test_prompts_are_dropped_as_often_as_asked():
+    for drop in (0.0, 0.08, 1.0):
+        captions = draw_captions(torch.arange(2000), 0, drop=drop)
+        spread = (drop * (1 - drop) / len(captions)) ** 0.5
+        assert abs(captions.count("") / len(captions) - drop) <= 4 * spread
+
+
+def test_the_contrastive_loss_is_that_of_transformers():
+    """Further captions, which belong to no picture, count for the pictures alone."""
+    logits = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(contrastive_loss(logits[:, :5]), image_text_contrastive_loss(logits[:, :5]))
+    of_pictures = torch.stack([row.logsumexp(0) - row[i] for i, row in enumerate(logits)]).mean()
+    of_captions = torch.stack([row.logsumexp(0) - row[i] for i, row in enumerate(logits[:, :5].T)]).mean()
+    torch.testing.assert_close(contrastive_loss(logits), (of_pictures + of_captions) / 2)
 
 
 @pytest.mark.parametrize("stop_at", [2, None])
