@@ -1,0 +1,140 @@
+"""Guidance by gradients: a classifier of noisy latents, or any loss on the clean latents that a prediction stands for.
+
+Each function gives what `minti.sample` takes as `guidance`, from predict to predict; they stack. Lecture notes `002`,
+6.2.1, 6.3, 10 and 15; questions `003`, 6.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from minti.diffusion.multistep import PNDM, DPMSolver
+from minti.diffusion.samplers import named
+from minti.diffusion.scheduler import NoiseScheduler
+from minti.diffusion.steps import Predict, Run, Sampler, SampleStep, Stop
+from minti.machine.messages import shown
+from minti.machine.noise import randn
+
+Guidance = Callable[[Predict], Predict]
+
+
+def classifier_guidance(
+    scheduler: NoiseScheduler, log_probability: Callable[[Tensor, int], Tensor], scale: float
+) -> Guidance:
+    """Towards a class, by a classifier that knows noisy latents (arXiv 2105.05233, Algorithm 2).
+
+        epsilon' = epsilon - s sqrt(1 - alpha-bar_t) grad_x log p(y | x_t, t)
+
+    At s = 1 the score of p(x_t | y), exactly. In DDPM's mean it is a shift by s beta / sqrt(alpha) grad log p, where
+    Algorithm 1 shifts by s Sigma grad log p: with Sigma = beta the same but for sqrt(alpha), which goes to 1.
+
+    `log_probability`: noisy latents (b, c, h, w) and their timestep -> (b,).
+    Raises ValueError, when it is asked: no gradient, or one that is not finite.
+    """
+
+    def guidance(predict: Predict) -> Predict:
+        def guided(latents: Tensor, t: int) -> Tensor:
+            _, noise = scheduler.clean_and_noise(predict(latents, t), latents, t)
+            with torch.enable_grad():
+                x = latents.detach().requires_grad_()
+                slope = gradient(log_probability(x, t), x, t)
+            return raw(scheduler, latents, noise + scheduler.noise_from_score(scale * slope, t), t)
+
+        return guided
+
+    return guidance
+
+
+def universal_guidance(
+    scheduler: NoiseScheduler,
+    loss: Callable[[Tensor], Tensor],
+    scale: float,
+    backward_steps: int = 0,
+    backward_rate: float = 0.1,
+) -> Guidance:
+    """Down the slope of any loss on the predicted clean latents (arXiv 2302.07121, Algorithm 1 without recurrence).
+
+        epsilon' = epsilon + s sqrt(1 - alpha-bar_t) grad_{x_t} loss(x_0(x_t))            forward, through the network
+        Delta = argmin loss(x_0 + Delta), by some steps down the slope from 0             backward, without it
+        epsilon'' = epsilon' - sqrt(alpha-bar_t / (1 - alpha-bar_t)) Delta
+
+    `loss`: clean latents (b, c, h, w), scaled -> (b,). `scale` 0 leaves the forward part and its cost away.
+    Raises ValueError, when it is asked: no gradient, or one that is not finite.
+    """
+
+    def guidance(predict: Predict) -> Predict:
+        def guided(latents: Tensor, t: int) -> Tensor:
+            with torch.set_grad_enabled(scale != 0):
+                x = latents.detach().requires_grad_(scale != 0)
+                clean, noise = scheduler.clean_and_noise(predict(x, t), x, t)
+                forward = gradient(loss(clean), x, t) if scale else torch.zeros_like(x)
+            a, delta = scheduler.alpha_bar(t), torch.zeros_like(x)
+            for _ in range(backward_steps):
+                with torch.enable_grad():
+                    moved = (clean.detach() + delta).requires_grad_()
+                    delta = delta - backward_rate * gradient(loss(moved), moved, t)
+            noise = noise.detach() + scale * (1 - a) ** 0.5 * forward - (a / (1 - a)) ** 0.5 * delta
+            return raw(scheduler, latents, noise, t)
+
+        return guided
+
+    return guidance
+
+
+def gradient(values: Tensor, x: Tensor, t: int) -> Tensor:
+    """The gradient of each picture's value, (b,), with respect to it, (b, c, h, w).
+
+    Raises ValueError: not one value a picture, none that depends on x, or a gradient that is not finite.
+    """
+    if values.shape != (len(x),):
+        raise ValueError(f"the loss has shape {tuple(values.shape)}; expected ({len(x)},), one value for each picture")
+    slope = torch.autograd.grad(values.sum(), x, allow_unused=True)[0] if values.requires_grad else None
+    if slope is None:
+        raise ValueError("the loss gives no gradient: compute it from the latents, without detach or torch.no_grad")
+    if not slope.isfinite().all():
+        raise ValueError(
+            f"the loss's gradient is not finite at timestep {t}; see what it divides by, or takes a log of"
+        )
+    return slope
+
+
+def raw(scheduler: NoiseScheduler, latents: Tensor, noise: Tensor, t: int) -> Tensor:
+    """What a network would have answered that sees this noise in the latents, (b, c, h, w)."""
+    return scheduler.target(scheduler.clean_from_noise(latents, noise, t), noise, t)
+
+
+@dataclass(frozen=True)
+class Recurrent(Sampler):
+    """Takes every leg several times, noised back in between (arXiv 2302.07121, Algorithm 1, self-recurrence).
+
+        x_t = sqrt(alpha-bar_t / alpha-bar_s) x_s + sqrt(1 - alpha-bar_t / alpha-bar_s) z
+
+    Raises ValueError: less than once, or a sampler that remembers former steps, which noise in between makes wrong.
+    """
+
+    sampler: str | Sampler
+    times: int = 1
+
+    def __post_init__(self) -> None:
+        if self.times < 1:
+            raise ValueError(f"times = {shown(self.times)}; expected 1 (no recurrence) or more")
+        if isinstance(named(self.sampler), PNDM | DPMSolver):
+            raise ValueError("a sampler that remembers former steps cannot repeat one; use ddpm or ddim")
+
+    def stops(self, scheduler: NoiseScheduler, num_inference_steps: int) -> list[Stop]:
+        return named(self.sampler).stops(scheduler, num_inference_steps)
+
+    def __call__(self, predict: Predict, run: Run) -> Iterator[SampleStep]:
+        latents, sampler = run.latents, named(self.sampler)
+        for number, ((_, level), (_, arrived)) in enumerate(run.legs, run.start):
+            for time in range(self.times):
+                if time:
+                    ratio = level.signal_rate / arrived.signal_rate
+                    added = (level.noise_rate**2 - (ratio * arrived.noise_rate) ** 2).clamp(min=0) ** 0.5
+                    z = randn(latents.shape, run.generator, latents.device, latents.dtype)
+                    latents = ratio * latents + added * z
+                step = next(iter(sampler(predict, replace(run, latents=latents, start=number))))
+                latents = step.latents
+            yield step
