@@ -53,7 +53,7 @@ def sample_steps(
         prompts: one picture for each; words, or contexts (b, n, d).
         negative_prompt: one for all, or one for each prompt; what guidance pushes away from.
         guidance_scale: 1 switches guidance off; None takes the model's own.
-        sampler: "ddpm", "ddim", "pndm" or "dpm-solver++"; or one of `diffusion.samplers`, made with options.
+        sampler: "ddpm", "ddim", "pndm", "dpm-solver++", "euler", "heun"; or a `Sampler`, made with options.
         generator: one draws as diffusers draws for the batch; of a list each draws a picture of its own.
         latents: (b or 1, c, h, w) initial standard normal noise; drawn when absent.
         height, width: in pixels; the size of `init_latents`, or the model's own, when absent.

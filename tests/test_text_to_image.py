@@ -165,7 +165,7 @@ def test_given_latents_decide_the_picture(tiny):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": "euler"}, "unknown sampler 'euler'; expected one of ddpm, ddim, pndm, dpm-solver"),
+        ({"sampler": "unipc"}, "unknown sampler 'unipc'; expected one of ddpm, ddim, pndm, dpm-solver"),
         ({"height": 15}, "multiples of 2"),
         ({"output": "jpeg"}, "unknown output 'jpeg'"),
         ({"negative_prompt": ["a", "b"]}, "2 negative prompts for 1 prompts"),

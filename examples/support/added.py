@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.command_line import finite
+from support.command_line import finite, whole
 from support.ip_picture import seen
 
 import argparse
@@ -18,6 +18,7 @@ import minti
 from minti.images import open_image
 from minti.machine import processes
 from minti.parts.controlnet import ControlNet
+from minti.parts.deep_cache import DeepCache
 from minti.parts.ip_adapter import IPAdapter, load_ip_adapter
 
 # Prompts, and whether the picture belongs to them, to what `minti.sample` takes.
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ip-scale", type=finite, default=1.0, help="how much the picture counts; 0: not at all")
     encoder_help = "the CLIP that looks at the picture, a folder or hub id; the toybox has its own"
     group.add_argument("--ip-encoder", metavar="SOURCE", help=encoder_help)
+    deep_help = "compute the UNet whole in every K-th step only, and keep what is deep in it meanwhile; 1: in all"
+    group.add_argument("--keep-deep", type=whole(1), default=1, metavar="K", help=deep_help)
 
 
 def weighted(text: str) -> tuple[Path, float]:
@@ -82,6 +85,8 @@ def added(args: argparse.Namespace, model: minti.StableDiffusion) -> Iterator[Sa
         if args.ip_adapter is not None:
             adapter, picture = ip_adapter(args, model)
             stack.enter_context(adapter.inside(model))
+        if args.keep_deep > 1:
+            stack.enter_context(DeepCache(args.keep_deep).inside(model))
         yield said
 
 

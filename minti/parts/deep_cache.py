@@ -21,14 +21,12 @@ from minti.parts.part import Part
 class DeepCache(Part):
     """A UNet that is computed whole in every k-th step only.
 
-    A run begins afresh by itself: with another context or shape, and so where a `guidance_interval` begins and ends, or
-    with a timestep above the last. Where a gradient flows to the latents, every step is whole. Of a ControlNet, the
-    short steps have what is kept.
+    A run begins afresh by itself: with another context or shape (as where a `guidance_interval` ends), or a timestep
+    above the last. Where a gradient flows to the latents, every step is whole. A ControlNet acts through what is kept.
 
-    Attributes:
-        every: k; 1 draws what the model draws alone, bit for bit. Raises ValueError: less.
-        branch: the lowest of the connections between the UNet's halves, counted from above, that a short step computes;
-            in SD v1.4 of 12, three for each level: 2 is all of the highest level, 0, the paper's, half of that.
+    `every`: k; 1 draws what the model draws alone, bit for bit. Raises ValueError: less. `branch`: the lowest
+    connection between the UNet's halves, counted from above, that a short step computes; 2 of SD v1.4's 12 is all of
+    the highest level, 0 (the paper's) half of it.
     """
 
     name = "DeepCache"
@@ -43,15 +41,14 @@ class DeepCache(Part):
     def refresh(self) -> None:
         """Forgets what is kept: the next step is whole."""
         self._deep: Tensor | None = None  # b c h w, as the resnet that takes connection `branch` gets it
-        self._last: tuple[torch.Size, Tensor, float] | None = None  # the last latents' shape, context and timestep
-        self._steps = 0
+        self._steps, self._last = 0, (None, None, 0.0)
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
         """Stands in for the UNet's `forward`. Raises ValueError: it has no such branch, or a stand-in already."""
         unet = model.unet
         left, right = rungs(unet)
         if not 0 <= self.branch < len(left):
-            raise ValueError(f"branch = {shown(self.branch)}; expected 0 to {len(left) - 1}, the UNet's connections")
+            raise ValueError(f"branch = {shown(self.branch)}; expected 0 to {len(left) - 1}")
         if "forward" in vars(unet):
             raise ValueError("the UNet keeps deep features already; one DeepCache is enough")
         left, right = left[: self.branch + 1], right[-1 - self.branch :]
@@ -73,23 +70,22 @@ class DeepCache(Part):
         yield lambda: delattr(unet, "forward")
 
     def _is_whole(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> bool:
-        t, goes_on = timesteps.max().item(), self._deep is not None and not latents.requires_grad
-        if goes_on:
-            shape, former, last_t = self._last
-            same = context.data_ptr() == former.data_ptr() and context.shape == former.shape
-            goes_on = same and latents.shape == shape and t <= last_t
+        run, t = (latents.shape, context.shape, context.data_ptr()), timesteps.max().item()
+        former, _, last = self._last
+        goes_on = self._deep is not None and not latents.requires_grad and run == former and t <= last
         self._steps = (self._steps + 1) % self.every if goes_on else 0
-        self._last = latents.shape, context, t
+        self._last = run, context, t  # the context is held, so that no other comes to lie where it lies
         return self._steps == 0
 
 
 def rungs(unet: UNet) -> tuple[list[list[Any]], list[list[Any]]]:
     """The layers of both halves: left[i] makes what right[-1 - i], which may first double its x, takes beside it."""
+    pairs = lambda block: [[p for p in pair if p is not None] for pair in zip(block.resnets, block.attentions)]  # noqa: E731
     left, right, doubling = [[unet.conv_in]], [], None
     for block in unet.down_blocks:
-        left += [[*layers] for layers in zip(block.resnets, block.attentions)] + [[down] for down in block.downsamplers]
+        left += pairs(block) + [[layer] for layer in block.downsamplers]
     for block in unet.up_blocks:
-        right += [[None, *layers] for layers in zip(block.resnets, block.attentions)]
+        right += [[None, *pair] for pair in pairs(block)]
         right[-len(block.resnets)][0], doubling = doubling, next(iter(block.upsamplers), None)
     return left, right
 
@@ -97,19 +93,16 @@ def rungs(unet: UNet) -> tuple[list[list[Any]], list[list[Any]]]:
 def above(unet: UNet, left: list, right: list, deep: Tensor, latents: Tensor, t: Tensor, context: Tensor) -> Tensor:
     """The UNet's answer, from its highest rungs and what once came up to them, (b, c, h', w')."""
     time_emb = unet.embed_time(t, latents.dtype)
-
-    def through(layers: list[nn.Module | None], x: Tensor) -> Tensor:
-        conditions = {ResnetBlock: (time_emb,), SpatialTransformer: (context,)}
-        for layer in layers:
-            x = x if layer is None else layer(x, *conditions.get(type(layer), ()))
-        return x
-
+    conditions = {ResnetBlock: (time_emb,), SpatialTransformer: (context,)}
     x, skips = latents, []
     for layers in left:
-        x = through(layers, x)
+        for layer in layers:
+            x = layer(x, *conditions.get(type(layer), ()))
         skips.append(x)
     x = deep
     for doubling, *layers in right:
         x = x if doubling is None else doubling(x, size=skips[-1].shape[-2:])
-        x = through(layers, torch.cat([x, skips.pop()], dim=1))  # b (c + c_skip) h w -> b c_out h w
+        x = torch.cat([x, skips.pop()], dim=1)  # b (c + c_skip) h w
+        for layer in layers:
+            x = layer(x, *conditions.get(type(layer), ()))
     return unet.conv_out(F.silu(unet.conv_norm_out(x)))

@@ -1,0 +1,197 @@
+"""Samplers and steps: errors where the exact flow is known, and what the judge says of the toybox's pictures.
+
+    python examples/toybox/compare_samplers.py --only flow         # a few seconds
+    python examples/toybox/compare_samplers.py --only drawn        # some minutes
+    python examples/toybox/compare_samplers.py --only deep         # deep features kept, beside fewer steps
+
+flow: x_0 ~ N(1.5, 0.4^2), where the perfect network is a formula and so is where every noise ends; under the linear
+schedule and the cosine. drawn and deep: a toy is right if its shape, pattern and both colours are, of prompts that name
+them; prompts and noise are the same in every row. Prints tables; writes flow.csv, drawn.csv, deep.csv and samplers.png.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support.command_line import arguments, generators, load, make_output, run, whole
+from support.studies import write_table
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import minti
+import world
+from measure import load_judge, recognised, verdicts
+from minti.diffusion.betas import SchedulerConfig
+from minti.diffusion.ode import beginning
+from minti.diffusion.samplers import DDIM, SAMPLERS
+from minti.diffusion.scheduler import NoiseScheduler
+from minti.diffusion.steps import Run, Sampler
+from minti.parts.deep_cache import DeepCache
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+MEAN, STD = 1.5, 0.4
+SCHEDULES = {"linear": (1e-4, 0.02), "squaredcos_cap_v2": (0.0, 0.0)}  # the cosine needs neither beta
+Rows = list[dict[str, object]]
+
+
+def flow_error(name: str, n: int, schedule: str) -> float:
+    """The root mean square distance of a sampler's n steps from where the exact flow ends."""
+    start, end = SCHEDULES[schedule]
+    config = SchedulerConfig(beta_schedule=schedule, beta_start=start, beta_end=end, set_alpha_to_one=True)
+    scheduler, sampler = NoiseScheduler(config), SAMPLERS[name]()
+
+    def predict(x: Tensor, t: float) -> Tensor:
+        # E[epsilon | x_t] = sqrt(1 - a) (x_t - sqrt(a) mean) / (a std^2 + 1 - a)
+        a = scheduler.alpha_bar(t).double()
+        return (1 - a) ** 0.5 * (x - a**0.5 * MEAN) / (a * STD**2 + 1 - a)
+
+    noise = torch.randn(1, 1, 256, 1, generator=generators(0, 1)[0], dtype=torch.float64)
+    run = Run(noise, scheduler, sampler.stops(scheduler, n))
+    signal, rate = (number.double() for number in run.stops[0].level)
+    begun = beginning(run) if name in ("euler", "heun") else noise
+    exact = MEAN + STD * (begun - signal * MEAN) / (signal**2 * STD**2 + rate**2) ** 0.5
+    *_, last = sampler(predict, run)
+    return (last.latents - exact).square().mean().sqrt().item()
+
+
+def evaluations(name: str, n: int) -> int:
+    """How often the network is asked in n steps."""
+    return {"pndm": n + 1, "heun": 2 * n - 1}.get(name, n)
+
+
+def flow(counts: list[int]) -> Rows:
+    """Deterministic samplers x schedules, and how steeply the error falls from 20 steps on."""
+    rows: Rows = []
+    for schedule in SCHEDULES:
+        for name in ("ddim", "euler", "heun", "pndm", "dpm-solver++"):
+            errors = {n: flow_error(name, n, schedule) for n in counts}
+            some = {n: error for n, error in errors.items() if n >= 20}
+            slope = -np.polyfit(np.log(list(some)), np.log(list(some.values())), 1)[0]
+            row = {"schedule": schedule, "sampler": name} | {f"{n} steps": error for n, error in errors.items()}
+            rows.append(row | {"slope": float(slope)})
+    return rows
+
+
+class Drawer:
+    """Draws the same prompts from the same noise, each in another way, and counts how often the toy is right."""
+
+    def __init__(self, args, model: minti.StableDiffusion):
+        self.args, self.model, self.judge = args, model, load_judge(args.model)
+        rng = np.random.default_rng((args.seed, 41))
+        self.toys = [world.random_toy(rng) for _ in range(args.count)]
+
+    def row(self, steps: int, sampler: str | Sampler, every: int = 1, branch: int = 2, **options: object) -> dict:
+        """The share of right toys, its standard error, and seconds for a picture."""
+        args, seen, begin = self.args, [], time.perf_counter()
+        prompts = [f"a photo of a {toy.main} {toy.shape} with a {toy.second} {toy.pattern}" for toy in self.toys]
+        with DeepCache(every, branch).inside(self.model) if every > 1 else nullcontext():
+            for start in range(0, args.count, args.batch_size):
+                part = prompts[start : start + args.batch_size]
+                pixels = minti.sample(
+                    self.model,
+                    part,
+                    num_inference_steps=steps,
+                    sampler=sampler,
+                    guidance_scale=args.guidance_scale,
+                    generator=generators(args.seed + start, len(part)),
+                    output="pixels",
+                    **options,
+                )
+                seen += verdicts(self.judge, pixels)
+        right = float(np.mean([recognised(verdict, toy) for verdict, toy in zip(seen, self.toys)]))
+        seconds = (time.perf_counter() - begin) / args.count
+        return {"right": right, "error": (right * (1 - right) / args.count) ** 0.5, "seconds": seconds}
+
+
+def drawn(drawer: Drawer, counts: list[int]) -> Rows:
+    """Samplers x steps."""
+    ways: dict[str, Callable[[], Sampler]] = {name: kind for name, kind in SAMPLERS.items()}
+    ways |= {f"ddim, eta {eta:g}": lambda eta=eta: DDIM(eta) for eta in (0.25, 0.5, 0.75, 1.0)}
+    jobs = [(name, n) for name in ways for n in counts]
+    return [
+        {"sampler": name, "steps": n, "evaluations": evaluations(name, n)} | drawer.row(n, ways[name]())
+        for name, n in tqdm(jobs, "samplers", disable=drawer.args.quiet or None)
+    ]
+
+
+def deep(drawer: Drawer) -> Rows:
+    """20 steps of DPM-Solver++ with deep features kept, and as few whole steps as cost about as much."""
+    t = drawer.model.scheduler.config.num_train_timesteps
+    cut = {"guidance_interval": (t // 4, t)}
+    ways = [(f"k = {k}", 20, {"every": k}) for k in (1, 2, 3, 5)]
+    ways += [(f"k = {k}, branch 0", 20, {"every": k, "branch": 0}) for k in (2, 3)]
+    ways += [(f"k = {k}, guided from t = {t // 4} up", 20, cut | {"every": k}) for k in (1, 3)]
+    ways += [("k = 3, branch 0, guided so", 20, cut | {"every": 3, "branch": 0})]
+    ways += [(f"{n} steps", n, {}) for n in (10, 7, 5)]
+    return [
+        {"way": name} | drawer.row(n, "dpm-solver++", **options)
+        for name, n, options in tqdm(ways, "deep", disable=drawer.args.quiet or None)
+    ]
+
+
+def picture(folder: Path, tables: dict[str, Rows]) -> None:
+    """Error and judge over the number of evaluations, side by side."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    for row in tables.get("flow", []):
+        if row["schedule"] == "linear":
+            errors = {int(key.split()[0]): value for key, value in row.items() if key.endswith("steps")}
+            costs = [evaluations(row["sampler"], n) for n in errors]
+            label = f"{row['sampler']}, slope {row['slope']:.1f}"
+            left.loglog(costs, list(errors.values()), "x--" if row["sampler"] == "ddim" else ".-", label=label)
+    for name in SAMPLERS:
+        own = [row for row in tables.get("drawn", []) if row["sampler"] == name]
+        right.errorbar(
+            [row["evaluations"] for row in own],
+            [100 * row["right"] for row in own],
+            [100 * row["error"] for row in own],
+            marker=".",
+            label=name,
+        )
+    left.set(title="distance from the exact flow of a Gaussian", xlabel="evaluations")
+    right.set(title="toys right in all four, per cent", xlabel="evaluations", xscale="log", ylim=(0, 101))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(folder / "samplers.png", dpi=80)
+
+
+def main() -> None:
+    """The tables that are asked for, and one picture of them."""
+    parser = arguments(__doc__.split("\n\n")[0], output="outputs/samplers")
+    tables = ("flow", "drawn", "deep")
+    parser.add_argument("--only", nargs="+", choices=tables, default=tables, help="which tables")
+    parser.add_argument("--count", type=whole(1), default=96, help="pictures of each row")
+    parser.add_argument("--batch-size", type=whole(1), default=32, help="pictures drawn at a time")
+    parser.add_argument("--steps", type=whole(1), nargs="+", default=[5, 10, 20, 50, 100], help="of drawn")
+    args = parser.parse_args()
+    folder, found = make_output(args.output), {}
+    drawer = Drawer(args, load(args)) if set(args.only) & {"drawn", "deep"} else None
+    for name in args.only:
+        if name == "flow":
+            found[name] = flow([5, 10, 20, 40, 50, 100])
+        else:
+            found[name] = drawn(drawer, args.steps) if name == "drawn" else deep(drawer)
+        write_table(folder / f"{name}.csv", found[name])
+        columns = list(found[name][0])
+        print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+        for row in found[name]:
+            cells = (f"{x:.3g}" if isinstance(x := row[column], float) else str(x) for column in columns)
+            print(f"| {' | '.join(cells)} |", flush=True)
+    picture(folder, found)
+
+
+if __name__ == "__main__":
+    run(main)
