@@ -16,7 +16,7 @@ from support.command_line import arguments, finite, generators, load, make_outpu
 from support.curves import plot
 from support.learning import Learning, put_aside, say
 from support.pages import page
-from support.tuning import LEARN, Tuning, tune, tuning_options
+from support.tuning import LEARN, Tuning, check_options, tune, tuning_options
 
 import argparse
 import warnings
@@ -99,6 +99,7 @@ def parse() -> argparse.Namespace:
     show.add_argument("--sample-steps", type=whole(1), default=15, help="denoising steps per picture")
     show.add_argument("--validate-every", type=whole(0), default=0, help="draw the word every so many steps; 0: never")
     args = parser.parse_args()
+    check_options(parser, args)
     args.grow = args.num_vectors == "auto"
     args.num_vectors = 1 if args.grow else args.num_vectors
     args.with_word = args.learn.startswith("word")
@@ -126,6 +127,13 @@ def configured(args: argparse.Namespace, kind: type, **more: object) -> Any:
     # None is a setting of its own: a word that begins at random.
     begin = {"initializer_token": args.initializer_token}
     return kind(**given | begin | more)
+
+
+def word_first(args: argparse.Namespace, captions: list[str] | None) -> minti.TextualInversionConfig:
+    """The settings of a word that a LoRA follows: it is learned until it levels off; --steps and --learning-rate are
+    for what comes then."""
+    first = {"captions": captions, "steps": None, "learning_rate": None, "lr_schedule": "constant", "warmup_steps": 0}
+    return configured(args, minti.TextualInversionConfig, **first)
 
 
 def draw(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[str]) -> list[Image.Image]:
@@ -209,18 +217,10 @@ def learn_more(
     """A LoRA, alone or along with a word that is learned first, or the network."""
     word = None
     if args.with_word:
-        # Until it levels off: --steps and --learning-rate are for what comes then.
-        first = {"captions": captions, "steps": None, "learning_rate": None}
-        first |= {"lr_schedule": "constant", "warmup_steps": 0}
         if not args.resume and processes.rank() == 0:  # or the second stage would go on with what is there
             put_aside(folder / "checkpoints")
-        learning = Learning(
-            args,
-            minti.TrainingWrapper(model, configured(args, minti.TextualInversionConfig, **first)),
-            folder,
-            validate,
-            "-word",
-        )
+        wrapper = minti.TrainingWrapper(model, word_first(args, captions))
+        learning = Learning(args, wrapper, folder, validate, "-word")
         learning.run(pictures)
         say(learning.summary())
         word = learning.wrapper
@@ -246,6 +246,8 @@ def main() -> None:
         config = configured(args, minti.TextualInversionConfig, captions=captions)
     else:
         config = configured(args, DreamBoothConfig, captions=captions)
+        if args.with_word:
+            word_first(args, captions)  # if its settings are wrong, then now
     folder = make_output(folder)
     if args.images and Path(args.model) == minti.TOYBOX:
         text = "the toybox knows only the toys of its own little world; pictures of yours need --model, see the README"

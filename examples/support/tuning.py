@@ -22,6 +22,13 @@ from minti.machine.messages import one_line
 from minti.parts.lora import LAYERS
 
 LEARN = ("word", "lora", "word+lora", "dreambooth")
+MEANT_FOR = {  # options by the name of their setting -> the ways of learning that they are for
+    **dict.fromkeys(("max_row_norm", "row_update"), ("word", "word+lora")),
+    **dict.fromkeys(("rank", "alpha", "layers"), ("lora", "word+lora")),
+    "word_learning_rate": ("word+lora",),
+    **dict.fromkeys(("class_prompt", "class_pictures", "class_images", "prior_weight"), LEARN[1:]),
+    **dict.fromkeys(("text_encoder", "optimizer"), LEARN[1:]),
+}
 
 
 def tuning_options(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +52,14 @@ def tuning_options(parser: argparse.ArgumentParser) -> None:
     more.add_argument("--optimizer", choices=("adamw", "adamw8bit"), default="adamw", help=optimizer_help)
     word_help = "of the word that learns along with a LoRA; default: a tenth of that with which it was learned"
     more.add_argument("--word-learning-rate", type=finite, help=word_help)
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses options that mean nothing for what is to be learned."""
+    for setting, ways in MEANT_FOR.items():
+        if getattr(args, setting) != parser.get_default(setting) and args.learn not in ways:
+            option = "train-text-encoder" if setting == "text_encoder" else setting.replace("_", "-")
+            parser.error(f"--{option} means nothing for --learn {args.learn}; it goes with --learn {' or '.join(ways)}")
 
 
 class Tuning(Learning):

@@ -35,7 +35,9 @@ def identity(wrapper: Training) -> dict[str, Any]:
     config, model = wrapper.config, wrapper.model
     facts = {key: value for key, value in asdict(config).items() if key not in ("steps", "max_steps")}
     facts |= {key: getattr(wrapper, key) for key in ("learning_rate", "batch_size", "templates")}
-    facts |= {"model": model.fingerprint, "dtype": str(model.dtype), "processes": world_size()}
+    facts |= {"dtype": str(model.dtype), "processes": world_size()}
+    if "model" not in wrapper.facts:
+        facts["model"] = model.fingerprint
     run = {"pictures": wrapper.run.fixed.concept.fingerprint, "optimizer": type(wrapper.run.loop.optimizer).__name__}
     facts |= run | wrapper.facts
     return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}  # as JSON has it

@@ -90,6 +90,7 @@ def folder_of_pictures(folder, mode="RGBA", captions=2):
         ("--learn dreambooth --class-images nowhere", "nowhere: no such folder"),
         ("--images {pictures} --captions", r"1\.txt cannot be read"),
         ("--images {pictures} --masked", "picture 0 has no alpha channel"),
+        ("--learn word+lora --max-row-norm 0 --model nowhere", "max_row_norm = 0"),
         ("--huber 0", "huber = 0.0; expected at least"),
         ("--min-snr -1", "min_snr = -1.0; expected at least"),
     ],
