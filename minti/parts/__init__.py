@@ -3,5 +3,6 @@
 Read `part` for how anything goes in and out, `word` for the rows of a new word, `restored_matrix` for the other way to
 train them, which exercise E4 describes, `lora` for low-rank updates of the networks' layers and `lora_files` for their
 files, `controlnet` for what draws by a hint, `ip_adapter` for a picture as a prompt, `network` for the model's own
-weights, `together` for several at once.
+weights, `together` for several at once. Nothing is learned in two that bend a prediction: `perturbed_attention` and
+`self_attention_guidance`.
 """
