@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from minti.diffusion.guidance import Strength, strength, unguided
 from minti.diffusion.steps import Predict
-from minti.evaluation.attention_maps import attention_weights, feature_size
 from minti.model import StableDiffusion
 from minti.parts.part import Part
 
@@ -47,7 +46,9 @@ class SelfAttentionGuidance(Part):
         """Listens to the middle's self-attention and to what goes into the UNet and out of it."""
         self._model = model
         yield partial(setattr, self, "_model", None)
-        layer = model.unet.mid_block.attentions[0].transformer_blocks[0].attn1
+        middle = model.unet.mid_block.attentions[0]
+        yield middle.register_forward_hook(self._measure).remove
+        layer = middle.transformer_blocks[0].attn1
         undo = partial(setattr, layer, "attend", layer.attend)
         layer.attend = partial(self._attend, layer.attend)
         yield undo
@@ -63,29 +64,32 @@ class SelfAttentionGuidance(Part):
             self._pictures = len(latents)
             output = predict(latents, t)
             self._pictures = 0
-            context, plain, weights = (self._seen.pop(key) for key in ("context", "plain", "weights"))
+            context, plain, seen = (self._seen.pop(key) for key in ("context", "plain", "attended"))
             scheduler = self._model.scheduler
             clean, noise = scheduler.clean_and_noise(plain, latents, t)
-            degraded = scheduler.add_noise(blurred_where(clean, attended(weights, clean)), noise, t)
+            degraded = scheduler.add_noise(blurred_where(clean, F.interpolate(seen, clean.shape[-2:])), noise, t)
             return output + scale * (plain - unguided(self._model.unet, context)(degraded, t))
 
         return bent
 
     def _attend(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if n := self._pictures:
-            self._seen["weights"] = attention_weights(q[:n], k[:n])
+            self._seen["attended"] = attended(q[:n], k[:n])  # b n
         return attend(q, k, v)
+
+    def _measure(self, middle: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if n := self._pictures:
+            self._seen["attended"] = self._seen["attended"].view(n, 1, *output.shape[-2:]).to(output)  # b 1 h' w'
 
     def _keep(self, unet: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if n := self._pictures:
             self._seen |= {"context": inputs[2][:n], "plain": output[:n]}
 
 
-def attended(weights: Tensor, latents: Tensor) -> Tensor:
-    """1 at places that others look at more than on average, else 0: (b, heads, n, n) -> (b, 1, h, w) as `latents`."""
-    mask = weights.mean(dim=1).sum(dim=1) > 1.0  # b n: over the queries, of which each gives a weight of one
-    size = feature_size(mask.shape[-1], *latents.shape[-2:])
-    return F.interpolate(mask.unflatten(1, (1, *size)).to(latents), latents.shape[-2:])
+def attended(q: Tensor, k: Tensor) -> Tensor:
+    """Whether others look at a place more than on average: q and k, (b, heads, n, d) -> (b, n), bool."""
+    weights = (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+    return weights.mean(dim=1).sum(dim=1) > 1.0  # over the queries, each of which gives a weight of one
 
 
 def blurred_where(latents: Tensor, mask: Tensor) -> Tensor:
