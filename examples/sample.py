@@ -7,6 +7,7 @@ python examples/sample.py "a photo of a green cross" --invert PICTURE --source "
 python examples/sample.py "a photo of a toy" --lora FILE=0.8
 python examples/sample.py "a photo of a red toy" --hint OUTLINE
 python examples/sample.py "a red star" --trajectory
+python examples/sample.py "a photo" --guidance-scale 1 --pag 3
 python examples/sample.py "a <a> next to a <b>" --and "a <a> next to a toy" --and "a toy next to a <b>" ...
 torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 """
@@ -14,11 +15,14 @@ torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 from __future__ import annotations
 
 from support.added import Said, add_arguments, added
+from support.attention_guidance import add_arguments as add_attention_arguments
+from support.attention_guidance import bent
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.given import Edit, fit_mask, latent_mask
 from support.strip import Trajectory
 
 import argparse
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -29,7 +33,7 @@ from tqdm import tqdm
 import minti
 from minti.diffusion.samplers import SAMPLERS
 from minti.diffusion.scheduler import VARIANCES
-from minti.diffusion.steps import SampleStep
+from minti.diffusion.steps import Predict, SampleStep
 from minti.images import grid, open_image, save_png
 from minti.machine import processes
 from minti.machine.files import replacing
@@ -74,6 +78,7 @@ def parse() -> argparse.Namespace:
     where_help = "of each --and in turn, a picture that is white where it counts; default: everywhere"
     several.add_argument("--where", type=Path, action="append", default=[], metavar="MASK", help=where_help)
     add_arguments(parser)
+    add_attention_arguments(parser)
     args = parser.parse_args()
     if args.invert and (args.sampler not in (None, "ddim") or args.eta or args.init_image):
         parser.error("--invert goes back along DDIM's path; leave out --init-image, --eta and any other --sampler")
@@ -114,7 +119,11 @@ def others(args: argparse.Namespace, model: minti.StableDiffusion) -> list[tuple
 
 
 def draw(
-    args: argparse.Namespace, model: minti.StableDiffusion, said: Said, jobs: list[tuple[str, int]]
+    args: argparse.Namespace,
+    model: minti.StableDiffusion,
+    said: Said,
+    jobs: list[tuple[str, int]],
+    guidance: Callable[[Predict], Predict],
 ) -> list[Image.Image]:
     """Pictures of (prompt, number) pairs: with noise by the number, and some at a time."""
     edit, pictures = Edit(args, model), []
@@ -141,6 +150,7 @@ def draw(
                 width=args.width,
                 on_step=watch,
                 also=also,
+                guidance=guidance,
                 **edit.options,
             )
             pictures += [edit.keep(picture) for picture in drawn]
@@ -169,8 +179,8 @@ def main() -> None:
     prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would draw the same pictures again
     jobs = [(prompt, i) for prompt in prompts for i in range(args.num_images)]
     share = -(-len(jobs) // processes.world_size())
-    with added(args, model) as said:
-        pictures = processes.gather(draw(args, model, said, jobs[processes.rank() * share :][:share]))
+    with added(args, model) as said, bent(args, model) as guidance:
+        pictures = processes.gather(draw(args, model, said, jobs[processes.rank() * share :][:share], guidance))
     if processes.rank() > 0:
         return
     for (prompt, i), picture in zip(jobs, pictures):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minti.diffusion.guidance import Counted, Pull, guided, refreshed, unconditional_counts, unguided, within
+from minti.diffusion.guidance import Counted, Pull, Strength, guided, refreshed, unconditional_counts, unguided, within
 from minti.diffusion.samplers import named
 from minti.diffusion.steps import Predict, Run, Sampler, SampleStep
 from minti.editing import fitted, from_picture
@@ -33,7 +33,7 @@ def sample_steps(
     prompts: Prompts,
     negative_prompt: Prompts = "",
     num_inference_steps: int = 50,
-    guidance_scale: float | None = None,
+    guidance_scale: Strength | None = None,
     sampler: str | Sampler = "ddpm",
     generator: Generators = None,
     latents: Tensor | None = None,
@@ -52,7 +52,7 @@ def sample_steps(
     Args:
         prompts: one picture for each; words, or contexts (b, n, d).
         negative_prompt: one for all, or one for each prompt; what guidance pushes away from.
-        guidance_scale: 1 switches guidance off; None takes the model's own.
+        guidance_scale: 1 switches guidance off; None takes the model's own. Or a function of the timestep.
         sampler: "ddpm", "ddim", "pndm", "dpm-solver++", "euler", "heun"; or a `Sampler`, made with options.
         generator: one draws as diffusers draws for the batch; of a list each draws a picture of its own.
         latents: (b or 1, c, h, w) initial standard normal noise; drawn when absent.

@@ -17,24 +17,33 @@ from torch import Tensor
 from minti.diffusion.steps import Predict
 from minti.machine.messages import shown
 
+Strength = float | Callable[[int], float]  # a number, or a function of the timestep (arXiv 2404.13040)
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, c, h, w), timesteps (b,), context (b, n, d) -> (b, c, h, w)
 
 
 @dataclass(frozen=True)
 class Pull:
     """A prompt that shapes a picture: its context, (b, n, d); how strongly it pulls, the guidance scale, negative where
-    it pushes away; and where, (b or 1, 1, h, w) in [0, 1], or None: everywhere.
+    it pushes away, or a function of the timestep; and where, (b or 1, 1, h, w) in [0, 1], or None: everywhere.
 
     Raises ValueError: a weight that is no number, or with which every picture would overflow.
     """
 
     context: Tensor
-    weight: float
+    weight: Strength
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not -1e6 <= self.weight <= 1e6:
-            raise ValueError(f"guidance_scale or weight = {shown(self.weight)}; expected a number, usually 1 to 15")
+        if not callable(self.weight):
+            strength(self.weight, 0)
+
+
+def strength(value: Strength, t: int, name: str = "guidance_scale or weight") -> float:
+    """What a strength is at timestep t. Raises ValueError: it is no number, or every picture would overflow."""
+    value = value(t) if callable(value) else value
+    if not -1e6 <= value <= 1e6:
+        raise ValueError(f"{name} = {shown(value)}; expected a number, usually 1 to 15")
+    return value
 
 
 def guided(network: Network, pulls: Sequence[Pull], negative_context: Tensor) -> Predict:
@@ -56,7 +65,7 @@ def guided(network: Network, pulls: Sequence[Pull], negative_context: Tensor) ->
         uncond, *conds = everything(torch.cat([latents] * (1 + len(pulls))), t).chunk(1 + len(pulls))
         output = uncond
         for pull, cond in zip(pulls, conds):
-            push = pull.weight * (cond - uncond)
+            push = strength(pull.weight, t) * (cond - uncond)
             output = output + (push if pull.mask is None else pull.mask * push)
         return output
 
