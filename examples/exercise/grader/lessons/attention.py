@@ -1,0 +1,151 @@
+"""Part 4: how the known mistakes with attention and its maps are recognised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import minti
+from exercise.grader.part import Mistake, Part, Task
+from exercise.grader.world import randn, seeded, toybox
+from minti.evaluation import attention_maps
+from minti.images import grid
+from minti.networks import kernels
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return kernels.attention(q, k, v)
+
+
+def word_map(q: Tensor, k: Tensor, places: list[int], height: int, width: int) -> Tensor:
+    weights = attention_maps.attention_weights(q, k).mean(dim=1)  # as `AttentionMaps` has it: b n m
+    return weights[..., places].sum(dim=-1).unflatten(1, (height, width))
+
+
+def attending(scale: Callable[[int], float] = lambda d: d**-0.5, dim: int = -1) -> Callable[..., Tensor]:
+    """Attention with another scale, or a softmax over something else."""
+    return lambda q, k, v: (q @ k.mT * scale(q.shape[-1])).softmax(dim) @ v
+
+
+def mapping(wrong: Callable[[Tensor, list[int], int, int], Tensor]) -> Callable[..., Tensor]:
+    """A map made in another way of the weights, (b, heads, n, m)."""
+    return lambda q, k, places, height, width: wrong(attention_maps.attention_weights(q, k), places, height, width)
+
+
+def transposed(weights: Tensor, places: list[int], height: int, width: int) -> Tensor:
+    return weights.mean(1)[..., places].sum(-1).unflatten(1, (width, height)).mT
+
+
+def shifted(weights: Tensor, places: list[int], height: int, width: int) -> Tensor:
+    return weights.mean(1)[..., [place - 1 for place in places]].sum(-1).unflatten(1, (height, width))
+
+
+def picture(mine: Any) -> Image.Image:
+    """A toy drawn with the learner's attention, and where four words of its prompt look."""
+    model, prompt = toybox(), "a red star next to a blue heart"
+    side, tokens = model.unet.config.sample_size, model.tokenize([prompt])[0].tolist()
+    places = [tokens.index(model.tokenizer(word).input_ids[1]) for word in ("red", "star", "blue", "heart")]
+    sums = torch.zeros(len(places), side, side)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        small = math.isqrt(q.shape[2])
+        for total, place in zip(sums, places):
+            heat = mine.word_map(q[-1:], k[-1:], [place], small, small)[None]  # of the half that has the prompt
+            total += torch.nn.functional.interpolate(heat, (side, side), mode="bilinear")[0, 0]
+        return mine.attention(q, k, v)
+
+    layers = [layer for name, layer in model.unet.named_modules() if name.endswith("attn2")]
+    try:
+        for layer in layers:
+            layer.attend = attend
+        options = {"num_inference_steps": 15, "sampler": "ddim", "generator": seeded(4)}
+        (drawn,) = minti.sample(model, [prompt], **options)
+    finally:
+        for layer in layers:
+            del layer.attend
+    shades = (255 * sums / sums.amax(dim=(1, 2), keepdim=True)).byte().numpy()
+    maps = [Image.fromarray(shade).resize(drawn.size, Image.Resampling.NEAREST).convert("RGB") for shade in shades]
+    return grid([drawn, *maps], columns=5, gap=4)
+
+
+def attention_probe(function: Callable[..., Tensor]) -> Tensor:
+    return function(randn(2, 3, 5, 16), 2 * randn(2, 3, 5, 16, seed=1), randn(2, 3, 5, 16, seed=2))
+
+
+def map_probe(function: Callable[..., Tensor]) -> list[Tensor]:
+    q, k = randn(2, 3, 6, 16), randn(2, 3, 5, 16, seed=1)
+    return [function(q.clone(), k.clone(), places, 2, 3) for places in ([2], [2, 3])]
+
+
+KEY, HEADS, MAPS = '`002` 1.3, "Key equation"', "`002` 1.4", "`002` 7.4; `minti.evaluation.attention_maps`"
+PART = Part(
+    (
+        Task(
+            attention,
+            attention_probe,
+            KEY,
+            (
+                Mistake(
+                    "the scores not divided by the root of d",
+                    attending(lambda d: 1.0),
+                    "What variance has a sum of d products of standard normal numbers?",
+                    KEY,
+                ),
+                Mistake(
+                    "the scores divided by d, where its root belongs",
+                    attending(lambda d: 1 / d),
+                    "A sum of d products has variance d; what is its deviation?",
+                    KEY,
+                ),
+                Mistake(
+                    "softmax over the queries",
+                    attending(dim=-2),
+                    "Each query spreads a weight of one over what? Sum your weights over the last axis.",
+                    KEY,
+                ),
+                Mistake(
+                    "softmax over the heads",
+                    attending(dim=1),
+                    "Heads do not share weights; each spreads one over the tokens.",
+                    HEADS,
+                ),
+            ),
+        ),
+        Task(
+            word_map,
+            map_probe,
+            MAPS,
+            (
+                Mistake("height and width exchanged", mapping(transposed), "Positions run along a row first.", MAPS),
+                Mistake(
+                    "a mean over the word's tokens, where a sum belongs",
+                    mapping(
+                        lambda w, places, height, width: w.mean(1)[..., places].mean(-1).unflatten(1, (height, width))
+                    ),
+                    "Weights are shares of one; what share goes to both tokens of a word?",
+                    MAPS,
+                ),
+                Mistake(
+                    "a sum over the heads, where a mean belongs",
+                    mapping(
+                        lambda w, places, height, width: w.sum(1)[..., places].sum(-1).unflatten(1, (height, width))
+                    ),
+                    "Can a place give more than one in all?",
+                    HEADS,
+                ),
+                Mistake(
+                    "the token before: its place off by one",
+                    mapping(shifted),
+                    "`places` counts the beginning-of-text token already.",
+                    MAPS,
+                ),
+            ),
+        ),
+    ),
+    picture,
+)

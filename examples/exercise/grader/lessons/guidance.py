@@ -1,0 +1,139 @@
+"""Part 3: how the known mistakes with classifier-free guidance and its cost are recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import minti
+from exercise.grader.part import Mistake, Part, Task
+from exercise.grader.world import randn, toybox
+from minti.diffusion import guidance
+from minti.diffusion.steps import Predict
+from minti.images import grid
+
+
+def guided(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
+    pull = guidance.Pull(torch.tensor([1.0]), scale)
+    network = lambda latents, timesteps, context: torch.cat([uncond, cond])  # noqa: E731
+    return guidance.guided(network, [pull], torch.tensor([0.0]))(uncond, 0) if scale != 1 else cond
+
+
+def evaluations(pictures: int, steps: int, scale: float, every: int) -> int:
+    network = guidance.Counted(lambda latents, timesteps, context: latents)
+    context = torch.zeros(pictures, 1, 1)
+    predict = guidance.guided(
+        guidance.refreshed(network, every, pictures), [guidance.Pull(context, scale)], torch.zeros_like(context)
+    )
+    for t in range(steps):
+        predict(torch.zeros(pictures, 1, 1, 1), t)
+    return network.evaluations
+
+
+def picture(mine: Any) -> Image.Image:
+    """Two prompts, each at five scales, from one noise."""
+    model, scales = toybox(), (0.0, 1.0, 3.0, 5.0, 10.0)
+    prompts = [prompt for prompt in ("a blue heart with a yellow belt", "a sketch of a red star") for _ in scales]
+    with torch.no_grad():
+        empty = guidance.unguided(model.unet, model.encode_prompt([""] * len(prompts)))
+
+    def bent(predict: Predict) -> Predict:
+        def bent_prediction(latents: Tensor, t: int) -> Tensor:
+            pairs = zip(empty(latents, t).split(1), predict(latents, t).split(1), scales * 2)
+            return torch.cat([mine.guided(*pair) for pair in pairs])
+
+        return bent_prediction
+
+    latents = randn(*model.latents_shape(1), seed=3).expand(len(prompts), -1, -1, -1)
+    options = {"num_inference_steps": 15, "sampler": "ddim", "guidance_scale": 1.0}
+    return grid(minti.sample(model, prompts, latents=latents, guidance=bent, **options), columns=len(scales), gap=4)
+
+
+def combination(of_uncond: Callable[[float], float], of_cond: Callable[[float], float]) -> Callable[..., Tensor]:
+    return lambda uncond, cond, scale: of_uncond(scale) * uncond + of_cond(scale) * cond
+
+
+def guided_probe(function: Callable[..., Tensor]) -> list[Tensor]:
+    a, b = randn(2, 4, 4, 4), randn(2, 4, 4, 4, seed=1)
+    return [function(a.clone(), b.clone(), scale) for scale in (7.5, 1.0, 0.0)]
+
+
+def evaluations_probe(function: Callable[..., int]) -> list[int]:
+    return [
+        function(*case) for case in ((4, 50, 7.5, 1), (4, 50, 1.0, 1), (4, 50, 7.5, 3), (1, 7, 2.0, 4), (3, 9, 5.0, 3))
+    ]
+
+
+SCALE, W = '`002` 7.4, "Combine them using guidance scale"; `003` 6', '`002` 15, "At generation time, the outputs"'
+COST = "`000` question 2; `minti.diffusion.guidance`, `refreshed`"
+PART = Part(
+    (
+        Task(
+            guided,
+            guided_probe,
+            SCALE,
+            (
+                Mistake(
+                    "the two predictions exchanged",
+                    combination(lambda s: s, lambda s: 1 - s),
+                    "With scale 1 what is left should be the prompt's prediction.",
+                    SCALE,
+                ),
+                Mistake(
+                    "w taken for the guidance scale s = w + 1",
+                    combination(lambda s: -s, lambda s: 1 + s),
+                    "Two papers, two counts: at scale 1 nothing should be added to the prompt's prediction.",
+                    W,
+                ),
+                Mistake(
+                    "the scale on the prompt's prediction only",
+                    combination(lambda s: 1, lambda s: s),
+                    "It is the difference of the two that is scaled.",
+                    SCALE,
+                ),
+                Mistake(
+                    "the difference alone, from nowhere",
+                    combination(lambda s: -s, lambda s: s),
+                    "From which prediction does one set out?",
+                    SCALE,
+                ),
+            ),
+        ),
+        Task(
+            evaluations,
+            evaluations_probe,
+            COST,
+            (
+                Mistake(
+                    "the unconditional prediction not counted",
+                    lambda pictures, steps, scale, every: pictures * steps,
+                    "How often does the network see each picture, in a step?",
+                    COST,
+                ),
+                Mistake(
+                    "scale 1 counted like any other",
+                    lambda pictures, steps, scale, every: pictures * (steps + -(-steps // every)),
+                    "Which prediction has weight 0 there?",
+                    COST,
+                ),
+                Mistake(
+                    "steps divided by k and rounded down: the first step computes it, too",
+                    lambda pictures, steps, scale, every: pictures * (steps + (steps // every if scale != 1 else 0)),
+                    "Of 7 steps with k = 4, in which ones is it computed? Count from the first.",
+                    COST,
+                ),
+                Mistake(
+                    "one unconditional prediction for all pictures",
+                    lambda pictures, steps, scale, every: pictures * steps + (-(-steps // every) if scale != 1 else 0),
+                    "It depends on the latents, too, and after the first step no two pictures share those.",
+                    COST,
+                ),
+            ),
+        ),
+    ),
+    picture,
+)

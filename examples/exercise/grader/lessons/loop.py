@@ -1,0 +1,144 @@
+"""Part 7: how the known mistakes with the loop are recognised (exercise E4, task 3a)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+import minti
+from exercise.grader.part import Mistake, Part, Task
+from exercise.grader.world import chart, randn, seeded, toybox, toys
+from minti.images import grid
+from minti.learning.loop import Loop
+from minti.learning.pictures import Concept
+from minti.parts.part import Part as Beside
+from minti.parts.word import Word
+
+TEMPLATES = ("a photo of a {}", "a {}", "a picture of a {}")
+
+
+def learn(steps: int, draw: Callable[[], Any], loss: Callable[[Any], Tensor], optimizer: Optimizer) -> list[float]:
+    part = Beside()  # what learns is the optimizer's own
+    part.trained = lambda: [each for group in optimizer.param_groups for each in group["params"]]
+    model = toybox()
+    loop = Loop(model, part, lambda _: draw(), lambda _, batch: loss(batch), optimizer, steps, seeded())
+    return [step.loss for step in loop]
+
+
+def looping(
+    zeroed: bool = True, fresh: bool = True, extra: int = 0, order: str = "backward step", shown: str = "each"
+) -> Callable[..., list[float]]:
+    """The loop with one thing otherwise."""
+
+    def function(steps: int, draw: Callable, loss: Callable, optimizer: Optimizer) -> list[float]:
+        losses, kept = [], None
+        for _ in range(steps + extra):
+            batch = kept = draw() if fresh or kept is None else kept
+            value = loss(batch)
+            if zeroed and order == "backward step":
+                optimizer.zero_grad()
+            actions = {"backward": value.backward, "step": optimizer.step, "zero": optimizer.zero_grad}
+            for action in order.split():
+                actions[action]()
+            losses.append(value.item() if shown == "each" else value.item() + sum(losses[-1:]))
+        return losses
+
+    return function
+
+
+def picture(mine: Any) -> Image.Image:
+    """A word learned in eighty steps by the learner's loss and loop, its curve, and toys drawn with it."""
+    model, (pictures, _) = toybox(), toys()
+    row = model.text_encoder.get_input_embeddings().weight[model.tokenizer("toy").input_ids[1]]
+    ids = model.words["<mine>"] if "<mine>" in model.words else model.add_word("<mine>", row[None])
+    word, concept, generator = Word(row[None], ids[0]), Concept(model, pictures), seeded()
+    optimizer = AdamW(word.trained(), lr=0.02)
+
+    def loss(batch: Any) -> Tensor:
+        context = model.encode_prompt(batch.prompts)
+        return mine.diffusion_loss(model, batch.latents, batch.timesteps, context, generator)
+
+    prompts = [template.replace("{}", "<mine>") for template in TEMPLATES]
+    with word.inside(model):
+        losses = mine.learn(80, partial(concept.batch, 8, prompts, generator), loss, optimizer)
+        said = ["a photo of a <mine>", "a sketch of a <mine>", "a <mine> next to a blue star"]
+        options = {"num_inference_steps": 15, "sampler": "ddim", "generator": seeded(1)}
+        drawn = minti.sample(model, said, **options)
+    means = [sum(losses[i : i + 10]) / 10 for i in range(0, len(losses) - 9)]
+    curve = chart("A word is learned: mean of ten losses", {"loss": means}, names=("step", "loss"))
+    strip = grid([*pictures[:2], *drawn], columns=5, gap=4)
+    whole = Image.new("RGB", (curve.width, curve.height + strip.height * curve.width // strip.width), "white")
+    whole.paste(curve, (0, 0))
+    whole.paste(strip.resize((curve.width, strip.height * curve.width // strip.width)), (0, curve.height))
+    return whole
+
+
+def probe(function: Callable[..., list[float]]) -> list[Any]:
+    """Fits three numbers to batches that come one by one; the losses, the numbers, and how often was drawn."""
+    row, drawn = nn.Parameter(torch.zeros(3)), []
+
+    def batches() -> Iterator[Tensor]:
+        for seed in range(100):
+            drawn.append(seed)
+            yield randn(4, 3, seed=seed) + 1
+
+    optimizer, stream = torch.optim.SGD([row], lr=0.1), batches()
+    losses = function(5, lambda: next(stream), lambda batch: ((batch - row) ** 2).mean(), optimizer)
+    return [losses, row.detach(), len(drawn)]
+
+
+ALGORITHM, TASK = "`002` 4.4, training; `001`, Algorithm 1", "`000`, task 3a; `minti.learning.loop`"
+PART = Part(
+    (
+        Task(
+            learn,
+            probe,
+            TASK,
+            (
+                Mistake(
+                    "the gradients of former steps never cleared",
+                    looping(zeroed=False),
+                    "`backward` adds to what is there.",
+                    TASK,
+                ),
+                Mistake(
+                    "one batch drawn for all steps",
+                    looping(fresh=False),
+                    "What is drawn before the loop stays the same in it.",
+                    ALGORITHM,
+                ),
+                Mistake(
+                    "the step taken before the gradient is there",
+                    looping(order="step zero backward"),
+                    "Which gradient does the optimizer see in the first step?",
+                    ALGORITHM,
+                ),
+                Mistake(
+                    "the gradient cleared between backward and step, so that nothing moves",
+                    looping(order="backward zero step"),
+                    "What is left in `.grad` when the optimizer looks?",
+                    TASK,
+                ),
+                Mistake(
+                    "a step too many",
+                    looping(extra=1),
+                    "`range(n)` has n numbers, and begins with 0.",
+                    TASK,
+                ),
+                Mistake(
+                    "losses added up, where each step's own belongs",
+                    looping(shown="sum"),
+                    "A curve of sums never falls.",
+                    TASK,
+                ),
+            ),
+        ),
+    ),
+    picture,
+)

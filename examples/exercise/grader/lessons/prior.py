@@ -1,0 +1,138 @@
+"""Part 10: how the known mistakes with prior preservation are recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import minti
+from exercise.grader.part import Mistake, Part, Task
+from exercise.grader.world import chart, randn
+
+
+def prompts(template: str, rare_word: str, class_word: str) -> tuple[str, str]:
+    config = minti.DreamBoothConfig(placeholder_token=rare_word, initializer_token=class_word)
+    subject = f"{config.placeholder_token} {config.initializer_token}"  # as `DreamBooth` calls it
+    return template.replace("{}", subject), template.replace("{}", class_word)
+
+
+def prior_loss(loss: Callable[[Any], Tensor], instance: Any, prior: Any, weight: float) -> Tensor:
+    return loss(instance) + weight * loss(prior)  # `dreambooth_loss`
+
+
+def picture(mine: Any) -> Image.Image:
+    """A small network learns one point anew; what becomes of all others, with the prior's loss and without."""
+    torch.manual_seed(0)
+    x, point = torch.linspace(-3, 3, 61)[:, None], torch.tensor([[1.0]])
+    old = trained(
+        nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 1)), lambda y: ((y(x) - x.sin()) ** 2).mean()
+    )
+    state, before = old.state_dict(), old(x).detach()
+    lines = {"before": before[:, 0].tolist()}
+    for name, weight in (("after, with the prior", 1.0), ("after, without", 0.0)):
+        new = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 1))
+        new.load_state_dict(state)
+        measure = lambda batch: ((new(batch[0]) - batch[1]) ** 2).mean()  # noqa: B023, E731
+        objective = lambda _: mine.prior_loss(measure, (point, point * 2), (x, before), weight)  # noqa: B023, E731
+        lines[name] = trained(new, objective)(x)[:, 0].tolist()
+    return chart("A point at (1, 2) is learned", lines, x[:, 0].tolist())
+
+
+def trained(network: nn.Module, loss: Callable[[nn.Module], Tensor]) -> nn.Module:
+    for parameter in network.parameters():  # as torch begins, from a seed of its own
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss(network).backward()
+        optimizer.step()
+    return network
+
+
+def probe(function: Callable[..., Tensor]) -> list[Any]:
+    """On batches of different sizes; also how often the loss was asked."""
+    asked = []
+
+    def loss(batch: Tensor) -> Tensor:
+        asked.append(len(batch))
+        return (batch**2).mean()
+
+    values = [function(loss, randn(2, 3), 3 * randn(6, 3, seed=1), weight) for weight in (1.0, 0.3)]
+    return [*values, len(asked)]
+
+
+SUBJECT, BALANCE = '`001`, "How Does DreamBooth Personalize Models?"', '`001`, "We use a special loss to balance"'
+CLASS = '`001`, "How Does DreamBooth Avoid Forgetting?"'
+PART = Part(
+    (
+        Task(
+            prompts,
+            lambda function: function("a photo of a {}", "sks", "toy"),
+            SUBJECT,
+            (
+                Mistake(
+                    "the rare word in the class's prompt as well",
+                    lambda template, rare_word, class_word: [template.replace("{}", f"{rare_word} {class_word}")] * 2,
+                    "What do the class's pictures show?",
+                    CLASS,
+                ),
+                Mistake(
+                    "the thing called by the rare word alone",
+                    lambda template, rare_word, class_word: [
+                        template.replace("{}", w) for w in (rare_word, class_word)
+                    ],
+                    "Its class says what the model knows of it already.",
+                    SUBJECT,
+                ),
+                Mistake(
+                    "the two prompts exchanged",
+                    lambda template, rare_word, class_word: prompts(template, rare_word, class_word)[::-1],
+                    "First the thing, then its class.",
+                    SUBJECT,
+                ),
+            ),
+        ),
+        Task(
+            prior_loss,
+            probe,
+            BALANCE,
+            (
+                Mistake(
+                    "lambda forgotten",
+                    lambda loss, instance, prior, weight: loss(instance) + loss(prior),
+                    "With lambda 0 the class should not count.",
+                    BALANCE,
+                ),
+                Mistake(
+                    "lambda on the thing's loss",
+                    lambda loss, instance, prior, weight: weight * loss(instance) + loss(prior),
+                    "Which of the two does one want to be able to switch off?",
+                    BALANCE,
+                ),
+                Mistake(
+                    "lambda on both",
+                    lambda loss, instance, prior, weight: weight * (loss(instance) + loss(prior)),
+                    "Then it is a learning rate and no balance.",
+                    BALANCE,
+                ),
+                Mistake(
+                    "a mean weighted by 1 - lambda and lambda",
+                    lambda loss, instance, prior, weight: (1 - weight) * loss(instance) + weight * loss(prior),
+                    "With lambda 1, the paper's, would the thing be learned at all?",
+                    BALANCE,
+                ),
+                Mistake(
+                    "the class's loss subtracted",
+                    lambda loss, instance, prior, weight: loss(instance) - weight * loss(prior),
+                    "Should the class's loss grow?",
+                    CLASS,
+                ),
+            ),
+        ),
+    ),
+    picture,
+)

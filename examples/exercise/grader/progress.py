@@ -1,0 +1,43 @@
+"""What a learner has solved so far: a small file beside the pictures, and the list it is shown as."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from exercise.grader.process import Graded
+from exercise.grader.submission import PARTS, lesson
+from minti.machine.files import replacing
+
+FILE = "progress.json"
+
+
+def read(folder: Path) -> dict[str, list[str]]:
+    """{part: the functions that were right}; nothing where there is no such file or it is damaged."""
+    try:
+        found = json.loads((folder / FILE).read_text())
+        return {part: [str(name) for name in found[part]] for part in PARTS if part in found}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def write(folder: Path, solved: dict[str, list[str]]) -> None:
+    """Raises OSError: it cannot be written."""
+    with replacing(folder / FILE) as temporary:
+        temporary.write_text(json.dumps(solved, indent=1) + "\n")
+
+
+def with_results(solved: dict[str, list[str]], found: dict[str, Graded]) -> dict[str, list[str]]:
+    """What is solved after another grading."""
+    right = {part: [v.function for v in graded.verdicts if v.state == "right"] for part, graded in found.items()}
+    return {part: names for part, names in (solved | right).items() if names}
+
+
+def shown(solved: dict[str, list[str]]) -> str:
+    """One line for each part."""
+    lines = []
+    for part, stem in PARTS.items():
+        asked, done = [task.name for task in lesson(part).tasks], solved.get(part, [])
+        mark = "x" if set(asked) <= set(done) else "-" if done else " "
+        lines.append(f"[{mark}] {stem}.py  {sum(name in done for name in asked)} of {len(asked)}")
+    return "\n".join(lines)
