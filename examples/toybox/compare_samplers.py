@@ -6,7 +6,8 @@
 
 flow: x_0 ~ N(1.5, 0.4^2), where the perfect network is a formula and so is where every noise ends; under the linear
 schedule and the cosine. drawn and deep: a toy is right if its shape, pattern and both colours are, of prompts that name
-them; prompts and noise are the same in every row. Prints tables; writes flow.csv, drawn.csv, deep.csv and samplers.png.
+them; prompts and noise are the same in every row. Prints tables; writes flow.csv, drawn.csv, deep.csv,
+samplers.png and deep.png, the first pictures of each row of deep.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 from support.command_line import arguments, generators, load, make_output, run, whole
+from support.pages import page
 from support.studies import write_table
 
 import time
@@ -36,6 +38,7 @@ from minti.diffusion.ode import beginning
 from minti.diffusion.samplers import DDIM, SAMPLERS
 from minti.diffusion.scheduler import NoiseScheduler
 from minti.diffusion.steps import Run, Sampler
+from minti.images import to_pil
 from minti.parts.deep_cache import DeepCache
 
 matplotlib.use("Agg")
@@ -110,6 +113,8 @@ class Drawer:
                     **options,
                 )
                 seen += verdicts(self.judge, pixels)
+                if start == 0:
+                    self.first = to_pil(pixels[:4])
         right = float(np.mean([recognised(verdict, toy) for verdict, toy in zip(seen, self.toys)]))
         seconds = (time.perf_counter() - begin) / args.count
         return {"right": right, "error": (right * (1 - right) / args.count) ** 0.5, "seconds": seconds}
@@ -135,37 +140,36 @@ def deep(drawer: Drawer) -> Rows:
     ways += [(f"k = {k}, guided from t = {t // 4} up", 20, cut | {"every": k}) for k in (1, 3)]
     ways += [("k = 3, branch 0, guided so", 20, cut | {"every": 3, "branch": 0})]
     ways += [(f"{n} steps", n, {}) for n in (10, 7, 5)]
-    return [
-        {"way": name} | drawer.row(n, "dpm-solver++", **options)
-        for name, n, options in tqdm(ways, "deep", disable=drawer.args.quiet or None)
-    ]
+    rows, shown = [], []
+    for name, n, options in tqdm(ways, "deep", disable=drawer.args.quiet or None):
+        rows.append({"way": name} | drawer.row(n, "dpm-solver++", **options))
+        shown.append((name, drawer.first))
+    page(shown, 64).save(drawer.args.output / "deep.png")
+    return rows
 
 
 def picture(folder: Path, tables: dict[str, Rows]) -> None:
     """Error and judge over the number of evaluations, side by side."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
     for row in tables.get("flow", []):
+        errors = {int(key.split()[0]): value for key, value in row.items() if key.endswith("steps")}
         if row["schedule"] == "linear":
-            errors = {int(key.split()[0]): value for key, value in row.items() if key.endswith("steps")}
             costs = [evaluations(row["sampler"], n) for n in errors]
             label = f"{row['sampler']}, slope {row['slope']:.1f}"
             left.loglog(costs, list(errors.values()), "x--" if row["sampler"] == "ddim" else ".-", label=label)
     for name in SAMPLERS:
-        own = [row for row in tables.get("drawn", []) if row["sampler"] == name]
-        right.errorbar(
-            [row["evaluations"] for row in own],
-            [100 * row["right"] for row in own],
-            [100 * row["error"] for row in own],
-            marker=".",
-            label=name,
-        )
+        if own := [row for row in tables.get("drawn", []) if row["sampler"] == name]:
+            rates, errors = ([100 * row[key] for row in own] for key in ("right", "error"))
+            right.errorbar([row["evaluations"] for row in own], rates, errors, marker=".", label=name)
     left.set(title="distance from the exact flow of a Gaussian", xlabel="evaluations")
-    right.set(title="toys right in all four, per cent", xlabel="evaluations", xscale="log", ylim=(0, 101))
+    right.set(title="toys right in all four, per cent", xlabel="evaluations", ylim=(0, 101))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(folder / "samplers.png", dpi=80)
+        if axes.has_data():
+            axes.legend(fontsize=7)
+        else:
+            axes.remove()
+    figure.savefig(folder / "samplers.png", dpi=80, bbox_inches="tight")
 
 
 def main() -> None:
@@ -190,7 +194,8 @@ def main() -> None:
         for row in found[name]:
             cells = (f"{x:.3g}" if isinstance(x := row[column], float) else str(x) for column in columns)
             print(f"| {' | '.join(cells)} |", flush=True)
-    picture(folder, found)
+    if {"flow", "drawn"} & set(found):
+        picture(folder, found)
 
 
 if __name__ == "__main__":
