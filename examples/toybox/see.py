@@ -207,7 +207,7 @@ def main() -> None:
     """One of them."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/see")
     parser.add_argument("what", choices=WHAT)
-    parser.add_argument("--steps", type=whole(1), default=120, help="of the training, for average")
+    parser.add_argument("--steps", type=whole(1), default=36, help="of the training, for average")
     parser.add_argument("--count", type=whole(1), default=128, help="pictures, for default and zero-shot")
     args = parser.parse_args()
     make_output(args.output)
