@@ -4,6 +4,7 @@
 
 Universal guidance asks the judge through the decoder, and the judge is what it then fools: so what is drawn is told by
 the toybox's CLIP beside it. Draws a row with the prompt alone, one for each scale, and one with the wish in the prompt.
+Guidance by the prompt is off, unless --guidance-scale says so.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--backward-rate", type=finite, default=0.1, help="of backward guidance")
     parser.add_argument("--count", type=whole(1), default=32, help="pictures of each row")
     parser.add_argument("--steps", type=whole(1), default=30, help="denoising steps")
+    parser.set_defaults(guidance_scale=1.0)
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
     model.freeze()
@@ -81,31 +83,31 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     shown: list[tuple[str, list[Image.Image]]] = []
 
-    def draw(name: str, wish: str, prompt: str, guidance: Guidance | None, times: int = 1) -> None:
-        options = {"guidance": guidance} if guidance else {}
+    def draw(name: str, wish: str, prompt: str, times: int = 1, guidance: Guidance = lambda predict: predict) -> None:
         pictures = minti.sample(
             model,
             [prompt] * args.count,
             num_inference_steps=args.steps,
             sampler=Recurrent("ddim", times),
-            guidance_scale=args.guidance_scale or 1.0,
+            guidance_scale=args.guidance_scale,
             generator=torch.Generator().manual_seed(args.seed),
-            **options,
+            guidance=guidance,
         )
         rows.append({"wish": wish, "way": name} | measure(judge, clip, pictures, wish))
         shown.append((f"{wish}: {name}", pictures[:8]))
-        print(f"| {wish} | {name} | " + " | ".join(f"{100 * rows[-1][key]:.0f}" for key in ("judge", "CLIP", "photo")))
+        shares = " | ".join(f"{100 * rows[-1][key]:.0f}" for key in ("judge", "CLIP", "photo"))
+        print(f"| {wish} | {name} | {shares} |")
 
     print(f"| {args.count} pictures each | | judge | CLIP | photo |\n{'|---' * 5}|")
     for wish in args.want:
         loss = judge_loss(model, judge, wish)
-        draw("the prompt alone", wish, PROMPT, None)
+        draw("the prompt alone", wish, PROMPT)
         for times in args.times:
             for scale in args.scales:
                 guidance = universal_guidance(model.scheduler, loss, scale, args.backward_steps, args.backward_rate)
                 often = f", each step {times} times" if times > 1 else ""
-                draw(f"scale {scale:g}{often}", wish, PROMPT, guidance, times)
-        draw("said in the prompt", wish, SAID[head_of(wish)].format(wish), None)
+                draw(f"scale {scale:g}{often}", wish, PROMPT, times, guidance)
+        draw("said in the prompt", wish, SAID[head_of(wish)].format(wish))
     write_table(folder / "guide.csv", rows)
     page(shown, size=64).save(folder / "guide.png")
     print(f"wrote {folder}")
