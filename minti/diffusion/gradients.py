@@ -31,7 +31,7 @@ def classifier_guidance(
     Algorithm 1 shifts by s Sigma grad log p: with Sigma = beta the same but for sqrt(alpha), which goes to 1.
 
     `log_probability`: noisy latents (b, c, h, w) and their timestep -> (b,).
-    Raises ValueError, when it is asked: no gradient, or one that is not finite.
+    Raises ValueError, when it is asked: no gradient, or one that is not finite; a scale at which it overflows.
     """
 
     def guidance(predict: Predict) -> Predict:
@@ -40,7 +40,7 @@ def classifier_guidance(
             with torch.enable_grad():
                 x = latents.detach().requires_grad_()
                 slope = gradient(log_probability(x, t), x, t)
-            return raw(scheduler, latents, noise + scheduler.noise_from_score(scale * slope, t), t)
+            return raw(scheduler, latents, noise + scheduler.noise_from_score(scale * slope, t), t, scale)
 
         return guided
 
@@ -61,7 +61,7 @@ def universal_guidance(
         epsilon'' = epsilon' - sqrt(alpha-bar_t / (1 - alpha-bar_t)) Delta
 
     `loss`: clean latents (b, c, h, w), scaled -> (b,). `scale` 0 leaves the forward part and its cost away.
-    Raises ValueError, when it is asked: no gradient, or one that is not finite.
+    Raises ValueError, when it is asked: no gradient, or one that is not finite; a scale at which it overflows.
     """
 
     def guidance(predict: Predict) -> Predict:
@@ -76,7 +76,7 @@ def universal_guidance(
                     moved = (clean.detach() + delta).requires_grad_()
                     delta = delta - backward_rate * gradient(loss(moved), moved, t)
             noise = noise.detach() + scale * (1 - a) ** 0.5 * forward - (a / (1 - a)) ** 0.5 * delta
-            return raw(scheduler, latents, noise, t)
+            return raw(scheduler, latents, noise, t, scale)
 
         return guided
 
@@ -100,9 +100,13 @@ def gradient(values: Tensor, x: Tensor, t: int) -> Tensor:
     return slope
 
 
-def raw(scheduler: NoiseScheduler, latents: Tensor, noise: Tensor, t: int) -> Tensor:
-    """What a network would have answered that sees this noise in the latents, (b, c, h, w)."""
-    return scheduler.target(scheduler.clean_from_noise(latents, noise, t), noise, t)
+def raw(scheduler: NoiseScheduler, latents: Tensor, noise: Tensor, t: int, scale: float) -> Tensor:
+    """What a network would have answered that sees this noise in the latents, (b, c, h, w).
+    Raises ValueError: it is not finite, which is told with the scale of what has bent it."""
+    output = scheduler.target(scheduler.clean_from_noise(latents, noise, t), noise, t)
+    if not output.isfinite().all():
+        raise ValueError(f"guidance by a gradient has overflowed at timestep {t}, at scale {scale:g}; try a lower one")
+    return output
 
 
 @dataclass(frozen=True)

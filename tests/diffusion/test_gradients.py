@@ -1,5 +1,6 @@
 """Guidance by gradients, where the answer is known: mixtures of Gaussians, a linear loss, moments of a renoised leg."""
 
+import re
 from functools import partial
 
 import pytest
@@ -134,6 +135,17 @@ def test_losses_that_cannot_guide(loss, message):
         classifier_guidance(scheduler, lambda x, t: loss(x), 1.0),
     ):
         with pytest.raises(ValueError, match=message):
+            guidance(gaussian(scheduler))(x, 500)
+
+
+@pytest.mark.parametrize("scale", [3e38, float("nan")])
+def test_an_overflow_is_told_with_the_scale(scale):
+    scheduler, x = scheduler_of(), torch.ones(2, 1, 2, 2)
+    for guidance in (
+        universal_guidance(scheduler, lambda x: 1e3 * x.sum((1, 2, 3)), scale),
+        classifier_guidance(scheduler, lambda x, t: 1e3 * x.sum((1, 2, 3)), scale),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"overflowed at timestep 500, at scale {scale:g};")):
             guidance(gaussian(scheduler))(x, 500)
 
 
