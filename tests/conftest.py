@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ if Path(os.environ.get("MINTI_SD_V1_4", ".")).exists():
 import diffusers
 import pytest
 import torch
+from copying import copier
 from helpers import SCHEDULER, UNET, VAE, write_tokenizer
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -135,18 +136,30 @@ def own_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder / "tokenizer")
 
 
+@pytest.fixture(scope="session")
+def copy_of_opened(opened: minti.StableDiffusion) -> Callable[[], minti.StableDiffusion]:
+    return copier(opened)
+
+
+@pytest.fixture(scope="session")
+def copy_of_diffusers(
+    opened_by_diffusers: diffusers.StableDiffusionPipeline,
+) -> Callable[[], diffusers.StableDiffusionPipeline]:
+    return copier(opened_by_diffusers)
+
+
 @pytest.fixture
-def tiny(opened: minti.StableDiffusion, tiny_folder: Path) -> minti.StableDiffusion:
+def tiny(copy_of_opened: Callable[[], minti.StableDiffusion], tiny_folder: Path) -> minti.StableDiffusion:
     """The small model; a test may change it."""
-    return replace(copy.deepcopy(opened), tokenizer=own_tokenizer(tiny_folder))
+    return replace(copy_of_opened(), tokenizer=own_tokenizer(tiny_folder))
 
 
 @pytest.fixture
 def pipeline(
-    opened_by_diffusers: diffusers.StableDiffusionPipeline, tiny_folder: Path
+    copy_of_diffusers: Callable[[], diffusers.StableDiffusionPipeline], tiny_folder: Path
 ) -> diffusers.StableDiffusionPipeline:
     """The same model in diffusers; a test may change it."""
-    pipe = copy.deepcopy(opened_by_diffusers)
+    pipe = copy_of_diffusers()
     pipe.tokenizer = own_tokenizer(tiny_folder)
     return pipe
 
