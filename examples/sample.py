@@ -18,7 +18,7 @@ from support.added import Said, add_arguments, added
 from support.attention_guidance import add_arguments as add_attention_arguments
 from support.attention_guidance import bent
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
-from support.given import Edit, fit_mask, latent_mask
+from support.given import Edit, latent_mask, where_mask
 from support.strip import Trajectory
 
 import argparse
@@ -75,8 +75,8 @@ def parse() -> argparse.Namespace:
         "of each --and in turn, negative to remove what it says; default: the guidance scale, the first prompt's"
     )
     several.add_argument("--weight", type=finite, action="append", default=[], help=weight_help)
-    where_help = "of each --and in turn, a picture that is white where it counts; default: everywhere"
-    several.add_argument("--where", type=Path, action="append", default=[], metavar="MASK", help=where_help)
+    where_help = "of each --and in turn: left, right, top, bottom or a picture, white there; default: everywhere"
+    several.add_argument("--where", action="append", default=[], metavar="HALF_OR_MASK", help=where_help)
     add_arguments(parser)
     add_attention_arguments(parser)
     args = parser.parse_args()
@@ -113,7 +113,7 @@ def others(args: argparse.Namespace, model: minti.StableDiffusion) -> list[tuple
     """The prompts of --and with their weights and masks."""
     weights = args.weight or [args.guidance_scale] * len(args.also)
     height, width = args.height or model.resolution, args.width or model.resolution
-    fitted = [fit_mask(open_image(path), height, width) for path in args.where]
+    fitted = [where_mask(where, height, width) for where in args.where]
     masks = [latent_mask(mask, model.vae.config.factor) for mask in fitted] or [None] * len(args.also)
     return list(zip(args.also, weights, masks))
 

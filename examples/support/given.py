@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 import minti
 from minti.editing import inverted_noise
 from minti.images import open_image, to_pixels
+
+HALVES = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 1, 1), "top": (0, 0, 1, 0.5), "bottom": (0, 0.5, 1, 1)}
 
 
 @torch.no_grad()
@@ -40,6 +43,15 @@ def latent_mask(mask: Image.Image, factor: int) -> Tensor:
 def fit_mask(mask: Image.Image, height: int, width: int) -> Image.Image:
     """A mask of any kind and size as black and white pixels, height x width."""
     return ImageOps.fit(mask.convert("L"), (width, height)).point(lambda value: 255 * (value > 127))
+
+
+def where_mask(where: str, height: int, width: int) -> Image.Image:
+    """A half of the picture by its name, or the mask in a file, as black and white pixels, height x width."""
+    if where not in HALVES:
+        return fit_mask(open_image(Path(where)), height, width)
+    mask = Image.new("L", (width, height))
+    mask.paste(255, tuple(round(part * side) for part, side in zip(HALVES[where], 2 * (width, height))))
+    return mask
 
 
 class Edit:

@@ -89,12 +89,14 @@ def test_a_picture_is_changed_where_the_mask_says(tmp_path, run):
     assert Image.open(tmp_path / "out/00-00.png").tobytes() != drawn.tobytes()
 
 
-def test_a_second_prompt_pulls_with_its_weight_where_its_mask_says(tmp_path):
+@pytest.mark.parametrize("where", ["right", "right.png"])
+def test_a_second_prompt_pulls_with_its_weight_where_its_mask_says(tmp_path, where):
     """The script's picture is the library's."""
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (32, 0, 64, 64))
     mask.save(tmp_path / "right.png")
-    also = ("--and", "a blue moon", "--weight", 4, "--where", tmp_path / "right.png")
+    where = tmp_path / where if "." in where else where
+    also = ("--and", "a blue moon", "--weight", 4, "--where", where)
     script_inside(
         "sample.py", "a red star", "--num-images", 1, "--steps", 3, "--sampler", "ddim", "--output", tmp_path, *also
     )
