@@ -34,7 +34,7 @@ import minti
 from minti.diffusion.samplers import SAMPLERS
 from minti.diffusion.scheduler import VARIANCES
 from minti.diffusion.steps import Predict, SampleStep
-from minti.images import grid, open_image, save_png
+from minti.images import grid, save_png
 from minti.machine import processes
 from minti.machine.files import replacing
 
