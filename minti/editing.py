@@ -62,29 +62,49 @@ def fitted(tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
     return tensor.expand(shape)
 
 
-def invert_ddim(predict: Predict, run: Run) -> Iterator[SampleStep]:
+def invert_ddim(predict: Predict, run: Run, iterations: int = 0) -> Iterator[SampleStep]:
     """DDIM backwards in time, from a clean picture's latents, the run's, to the noise that DDIM would draw it from.
 
     The step from level s up to level t solves DDIM's update for x_t, with the prediction taken at x_s instead of x_t
-    (questions `003`, 33; arXiv 2105.05233, appendix F).
+    (questions `003`, 33; arXiv 2105.05233, appendix F). `iterations`: how often x_t is then mended by what a step down
+    from it misses of x_s, whose fixed point DDIM leads back from exactly (as arXiv 2309.04907 iterates).
     """
     latents, scheduler = run.latents, run.scheduler
-    for t, level in reversed(run.stops[:-1]):
+    for t, level in reversed(run.stops[run.start : -1]):
         # The network is told the timestep it goes to; the latents are still at the level below.
         below = scheduler.level(run.below(t))
         clean, noise = scheduler.clean_and_noise(predict(latents, t), latents, below)
-        latents = scheduler.add_noise(clean, noise, level)
+        above = scheduler.add_noise(clean, noise, level)
+        for _ in range(iterations):
+            # x_t <- x_t + x_s - DDIM(x_t)
+            clean, noise = scheduler.clean_and_noise(predict(above, t), above, level)
+            above = above + latents - scheduler.add_noise(clean, noise, below)
+        latents = above
         yield SampleStep(t, latents, clean)
 
 
 @torch.no_grad()
-def inverted_noise(model: StableDiffusion, init_latents: Tensor, prompts: str | list[str], steps: int = 50) -> Tensor:
+def inverted_noise(
+    model: StableDiffusion,
+    init_latents: Tensor,
+    prompts: str | list[str] | Tensor,
+    steps: int = 50,
+    strength: float = 1.0,
+    iterations: int = 2,
+) -> Tensor:
     """The noise from which DDIM, with the same prompts and steps and without guidance, draws the pictures again.
 
-    `init_latents`: (b, c, h, w), scaled. `prompts`: what they show, one for all or one for each. Returns (b, c, h, w),
-    for the `latents` of `minti.sample`; another prompt then edits the picture along its own path.
+    `init_latents`: (b, c, h, w), scaled. `prompts`: what they show, one for all or one for each; words or contexts.
+    `strength`: the share of the path that is gone back. Returns (b, c, h, w), for the `latents` of `minti.sample`, with
+    `init_latents` and `strength` too where it is below 1; another prompt then edits the picture along its own path.
+
+    Raises ValueError: as `from_picture`.
     """
-    context = model.encode_prompt(prompts).expand(len(init_latents), -1, -1)
+    context = prompts if isinstance(prompts, Tensor) else model.encode_prompt(prompts)
     run = Run(init_latents, model.scheduler, DDIM().stops(model.scheduler, steps))
-    *_, last = invert_ddim(unguided(model.unet, context), run)
-    return last.latents
+    start = from_picture(run, init_latents, strength).start
+    predict = unguided(model.unet, context.expand(len(init_latents), -1, -1))
+    *_, last = invert_ddim(predict, replace(run, start=start), iterations)
+    # Below strength 1 `from_picture` adds the noise to the picture: that which makes the inverted latents of it.
+    level = run.stops[start].level
+    return model.scheduler.noise_from_clean(last.latents, init_latents, level) if start else last.latents

@@ -94,13 +94,41 @@ def test_ddim_returns_from_where_its_inversion_led():
     assert errors[1] < errors[0] / 5
 
 
+def test_the_iterated_inversion_is_led_back_by_diffusers_ddim():
+    """Its fixed point is DDIM's own path, and diffusers' DDIMScheduler returns to where that began."""
+    ours = NoiseScheduler(parse_config(SchedulerConfig, SCHEDULER | {"set_alpha_to_one": False}))
+    theirs = diffusers.DDIMScheduler(**SCHEDULER, set_alpha_to_one=False)
+    theirs.set_timesteps(20)
+    clean = torch.randn(1, 4, 8, 8, generator=seeded(3))
+
+    def missed(iterations):
+        *_, up = invert_ddim(network, Run(clean, ours, DDIM().stops(ours, 20)), iterations)
+        latents = up.latents
+        for t in theirs.timesteps:
+            latents = theirs.step(network(latents, int(t)), int(t), latents).prev_sample
+        return (latents - clean).abs().max().item()
+
+    assert missed(0) > 0.05
+    assert missed(10) < 1e-4
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.5])
+def test_a_part_of_the_path_leads_back_too(tiny, strength):
+    """`inverted_noise` is what `from_picture` begins with; at levels where a random network's iterations converge."""
+    picture, options = torch.randn(1, 4, 8, 8, generator=seeded(3)), {"num_inference_steps": 10, "sampler": "ddim"}
+    noise = inverted_noise(tiny, picture, "a cat", 10, strength, iterations=20)
+    given = {"latents": noise, "init_latents": picture, "strength": strength, "guidance_scale": 1}
+    back = minti.sample(tiny, "a cat", output="latents", **given, **options)
+    torch.testing.assert_close(back, picture, rtol=0, atol=1e-3)
+
+
 @pytest.mark.slow
 def test_the_inverted_noise_draws_the_picture_again():
     """On the bundled model: much nearer to the picture than what the same prompt makes of other noise."""
     model, prompt = minti.StableDiffusion.from_pretrained(), "a photo of a red heart with a white stripe"
-    options = {"num_inference_steps": 100, "sampler": "ddim", "guidance_scale": 1, "output": "latents"}
+    options = {"num_inference_steps": 25, "sampler": "ddim", "guidance_scale": 1, "output": "latents"}
     picture = minti.sample(model, prompt, generator=seeded(), **options)
-    noise = inverted_noise(model, picture, prompt, steps=100)
+    noise = inverted_noise(model, picture, prompt, steps=25)
     assert noise.shape == picture.shape
     starts = (noise, torch.randn(noise.shape, generator=seeded(2)))
     back, other = (minti.sample(model, prompt, latents=x, **options) for x in starts)

@@ -1,0 +1,129 @@
+"""Prompt-to-prompt: the formulas on a small attention, the authors' alignments on cases by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import seeded
+
+import minti
+from minti.evaluation.attention_maps import AttentionMaps
+from minti.local_blend import local_blend
+from minti.parts.alignment import alignment
+from minti.parts.prompt_to_prompt import PromptToPrompt
+
+OPTIONS = {"num_inference_steps": 4, "sampler": "ddim", "output": "latents", "guidance_scale": 3}
+
+
+def drawn(model, prompts, part=None, **options):
+    noise = torch.randn(1, 4, 8, 8, generator=seeded(4)).repeat(len(prompts), 1, 1, 1)
+    if part is None:
+        return minti.sample(model, prompts, latents=noise, **OPTIONS, **options)
+    with part.inside(model):
+        return minti.sample(model, prompts, latents=noise, **OPTIONS, **options)
+
+
+def test_the_same_prompt_is_the_same_picture(tiny):
+    prompts = ["a red cat", "a red cat"]
+    part = PromptToPrompt(tiny, prompts[:1], prompts[1:], cross=1, own=1)
+    expected = drawn(tiny, prompts)
+    assert torch.equal(drawn(tiny, prompts, part), expected)
+    assert torch.equal(drawn(tiny, prompts), expected)  # and the part leaves the model as it was
+
+
+def test_the_source_is_drawn_as_without_the_part_and_the_edit_is_not(tiny):
+    prompts = ["a red cat", "a red dog"]
+    plain, edited = drawn(tiny, prompts), drawn(tiny, prompts, PromptToPrompt(tiny, prompts[:1], prompts[1:], 1, 0))
+    assert torch.equal(edited[0], plain[0])
+    assert not torch.allclose(edited[1], plain[1])
+    nothing = PromptToPrompt(tiny, prompts[:1], prompts[1:], cross=0, own=0)
+    assert torch.equal(drawn(tiny, prompts, nothing), plain)
+
+
+@pytest.mark.parametrize(("edit", "weights"), [("a red dog", {}), ("a small red cat", {}), ("a red cat", {"red": 3.0})])
+def test_attention_is_the_paper_s_formula(tiny, edit, weights):
+    """Swap: all columns are the source's. Refinement: the new word's are its own. Reweighting: a column times c."""
+    source = "a red cat"
+    part = PromptToPrompt(tiny, [source], [edit], cross=1, own=0, weights=weights)
+    with part.inside(tiny):
+        layer = next(layer for name, layer in tiny.unet.named_modules() if name.endswith("attn2"))
+        part.timestep = 900
+        q, k, v = (torch.randn(4, 2, n, 8, generator=seeded(n)) for n in (9, 16, 17))
+        v = v[:, :, :16]
+        got = layer.attend(q, k, v)
+    weight = (q @ k.mT / 8**0.5).softmax(dim=-1)
+    expected = weight.clone()
+    if edit.startswith("a small"):  # each token stands as many places later, but for those that are new
+        first = len(tiny.tokenizer("small", add_special_tokens=False).input_ids)
+        expected[3, :, :, 2 + first : 5 + first] = weight[2, :, :, 2:5]  # red cat and the end
+        expected[3, :, :, :2] = weight[2, :, :, :2]
+        expected[3, :, :, 5 + first :] = weight[2, :, :, 5 + first :]
+    else:
+        expected[3] = weight[2]
+    for _ in weights:
+        expected[3, :, :, 2] *= 3
+    torch.testing.assert_close(got, expected @ v)
+
+
+@pytest.mark.parametrize(
+    ("source", "edited", "columns"),
+    [
+        ("b a red cat e", "b a red dog e", {0: [0], 1: [1], 2: [2], 3: [3], 4: [4], 5: [5]}),
+        ("b a cat e", "b a small cat e", {0: [0], 1: [1], 2: [], 3: [2], 4: [3], 5: [5]}),
+        ("b a small cat e", "b a cat e", {0: [0], 1: [1], 2: [3], 3: [4], 4: [4], 5: [5]}),
+        ("b a cat e", "b a guinea pig e", {0: [0], 1: [1], 2: [2], 3: [2], 4: [3], 5: [5]}),
+        ("b a guinea pig e", "b a cat e", {0: [0], 1: [1], 2: [2, 3], 3: [4], 4: [4], 5: [5]}),
+    ],
+)
+def test_alignment_is_the_authors(source, edited, columns):
+    """As google/prompt-to-prompt's seq_aligner has it: get_replacement_mapper_ (1 / k each) and get_mapper, by hand."""
+    moved = alignment(source.split(), edited.split(), 6)
+    for column, rows in columns.items():
+        assert moved[:, column].nonzero().flatten().tolist() == rows
+    torch.testing.assert_close(moved.sum(dim=1)[1], torch.tensor(1.0))
+    if "guinea" in edited:
+        assert moved[2, 2:4].tolist() == [0.5, 0.5]
+
+
+def test_outside_the_word_the_blend_is_the_source(tiny):
+    """A map that is 1 at one place and 0 elsewhere changes that place and its neighbours."""
+    prompts, maps = ["a red cat", "a red dog"], torch.zeros(2, 16, 8, 8)
+    maps[:, 3, 2, 5] = 1
+    latents = torch.randn(2, 4, 8, 8, generator=seeded(1))
+    before = latents.clone()
+    known = SimpleNamespace(maps=maps, prompts=prompts, model=tiny)
+    local_blend(known, ["cat", "dog"])(SimpleNamespace(latents=latents))
+    inside = torch.zeros(8, 8, dtype=torch.bool)
+    inside[1:4, 4:7] = True
+    assert torch.equal(latents[0], before[0])
+    assert torch.equal(latents[1][:, inside], before[1][:, inside])
+    assert torch.equal(latents[1][:, ~inside], before[0][:, ~inside])
+
+
+def test_the_blend_is_taken_up_by_the_sampler(tiny):
+    prompts = ["a red cat", "a red dog"]
+    part = PromptToPrompt(tiny, prompts[:1], prompts[1:])
+    with part.inside(tiny), AttentionMaps(tiny, prompts) as maps:
+        noise = torch.randn(1, 4, 8, 8, generator=seeded(4)).repeat(2, 1, 1, 1)
+        blend = local_blend(maps, ["cat", "dog"], threshold=2.0)  # nowhere
+        source, edited = minti.sample(tiny, prompts, latents=noise, on_step=blend, **OPTIONS)
+    assert torch.equal(source, edited)
+
+
+@pytest.mark.parametrize(
+    ("source", "edit", "options", "message"),
+    [
+        ("a red cat", "toy", {}, "no word in common"),
+        ("a cat", "a dog", {"cross": 1.5}, "cross = 1.5; expected a share"),
+        ("a cat", "a dog", {"weights": {"red": 2.0}}, "'red' is not in the prompt 'a dog'"),
+    ],
+)
+def test_what_cannot_be_edited_is_told(tiny, source, edit, options, message):
+    with pytest.raises(ValueError, match=message):
+        PromptToPrompt(tiny, [source], [edit], **options)
+
+
+def test_another_batch_is_told(tiny):
+    part = PromptToPrompt(tiny, ["a cat"], ["a dog"])
+    with pytest.raises(ValueError, match="3 pictures in the UNet; expected 1 sources"):
+        drawn(tiny, ["a cat"] * 3, part, guidance_interval=(0, 0))
