@@ -3,6 +3,7 @@
 python examples/sample.py "a sketch of a <concept>" --embedding outputs/NAME/learned_embeds.safetensors
 python examples/sample.py "a cartoon of a toy" --ip-adapter FILE --ip-picture PICTURE
 python examples/sample.py "a cartoon of a <concept>" --embedding ... --init-image PICTURE --strength 0.6
+python examples/sample.py "a photo of a green cross" --invert PICTURE --source "a photo of a white cross"
 python examples/sample.py "a photo of a toy" --lora FILE=0.8
 python examples/sample.py "a photo of a red toy" --hint OUTLINE
 python examples/sample.py "a red star" --trajectory
@@ -14,15 +15,14 @@ from __future__ import annotations
 
 from support.added import Said, add_arguments, added
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
-from support.given import fit_mask, latent_mask, picture_latents
+from support.given import Edit, fit_mask, latent_mask
 from support.strip import Trajectory
 
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--embedding", metavar="FILE[=NAME]", action="append", default=[], help=word_help)
     parser.add_argument("--num-images", type=whole(1), default=4, help="pictures per prompt")
     parser.add_argument("--steps", type=whole(1), default=50, help="denoising steps")
-    parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddpm, with --invert ddim")
     parser.add_argument("--eta", type=finite, help="of ddim: 0 is deterministic, 1 as noisy as ddpm; default: 0")
     variance_help = "of ddpm: how much noise a step adds; default: posterior"
     parser.add_argument("--variance", choices=VARIANCES, help=variance_help)
@@ -61,6 +61,10 @@ def parse() -> argparse.Namespace:
     begin.add_argument("--init-image", type=Path, help="begin with this picture instead of noise")
     begin.add_argument("--strength", type=finite, help="how far to leave it, 0 to 1; default: 0.8, with a mask 1")
     begin.add_argument("--mask", type=Path, help="a picture that is white where to draw, black where to keep")
+    invert_help = "begin with the noise from which DDIM draws this picture by --source; PROMPT then edits it"
+    begin.add_argument("--invert", type=Path, metavar="PICTURE", help=invert_help)
+    source_help = "what the picture shows: whatever it leaves out may change"
+    begin.add_argument("--source", metavar="PROMPT", help=source_help)
     several = parser.add_argument_group("several prompts in one picture")
     several.add_argument("--and", dest="also", action="append", default=[], metavar="PROMPT", help="may be repeated")
     weight_help = (
@@ -71,6 +75,13 @@ def parse() -> argparse.Namespace:
     several.add_argument("--where", type=Path, action="append", default=[], metavar="MASK", help=where_help)
     add_arguments(parser)
     args = parser.parse_args()
+    if args.invert and (args.sampler not in (None, "ddim") or args.eta or args.init_image):
+        parser.error("--invert goes back along DDIM's path; leave out --init-image, --eta and any other --sampler")
+    if bool(args.invert) != bool(args.source):
+        parser.error("--source says what the picture of --invert shows; give both")
+    if args.invert:
+        args.num_images = 1  # that noise is one
+    args.sampler = args.sampler or ("ddim" if args.invert else "ddpm")
     given = {option: value for option in OPTIONS if (value := getattr(args, option)) is not None}
     for option in given:
         if OPTIONS[option] != args.sampler:
@@ -79,7 +90,7 @@ def parse() -> argparse.Namespace:
         args.sampler = SAMPLERS[args.sampler](**given)
     except ValueError as error:
         parser.error(str(error))
-    if args.strength is not None and not args.init_image:
+    if args.strength is not None and not (args.init_image or args.invert):
         parser.error("--strength says how far to leave --init-image; give both")
     if args.strength is not None and not 0 < args.strength <= 1:
         parser.error(f"--strength {args.strength}: expected more than 0 and at most 1")
@@ -91,31 +102,6 @@ def parse() -> argparse.Namespace:
     if args.mask and not args.init_image:
         parser.error("--mask says which part of --init-image to draw anew; give both")
     return args
-
-
-class Edit:
-    """A picture to begin with, and the mask of what is drawn anew; nothing where the command line names none.
-
-    Attributes:
-        options: of `minti.sample`.
-    """
-
-    def __init__(self, args: argparse.Namespace, model: minti.StableDiffusion):
-        self.options: dict[str, Any] = {}
-        self.picture = self.mask = None
-        if not args.init_image:
-            return
-        height, width = args.height or model.resolution, args.width or model.resolution
-        self.picture = ImageOps.fit(open_image(args.init_image), (width, height), Image.Resampling.BICUBIC)
-        self.options["init_latents"] = picture_latents(model, self.picture, height, width)
-        self.options["strength"] = (1.0 if args.mask else 0.8) if args.strength is None else args.strength
-        if args.mask:
-            self.mask = fit_mask(open_image(args.mask), height, width)
-            self.options["mask"] = latent_mask(self.mask, model.vae.config.factor)
-
-    def keep(self, drawn: Image.Image) -> Image.Image:
-        """The drawing with the kept part of the picture put back, which the VAE would have blurred."""
-        return drawn if self.mask is None else Image.composite(drawn, self.picture, self.mask)
 
 
 def others(args: argparse.Namespace, model: minti.StableDiffusion) -> list[tuple[str, float, Tensor | None]]:

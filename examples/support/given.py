@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,7 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 import minti
-from minti.images import to_pixels
+from minti.editing import inverted_noise
+from minti.images import open_image, to_pixels
 
 
 @torch.no_grad()
@@ -36,3 +40,34 @@ def latent_mask(mask: Image.Image, factor: int) -> Tensor:
 def fit_mask(mask: Image.Image, height: int, width: int) -> Image.Image:
     """A mask of any kind and size as black and white pixels, height x width."""
     return ImageOps.fit(mask.convert("L"), (width, height)).point(lambda value: 255 * (value > 127))
+
+
+class Edit:
+    """A picture to begin with, at random or inverted, and the mask of what is drawn anew; nothing where none is named.
+
+    Attributes:
+        options: of `minti.sample`.
+    """
+
+    def __init__(self, args: argparse.Namespace, model: minti.StableDiffusion):
+        self.options: dict[str, Any] = {}
+        self.picture = self.mask = None
+        path = args.init_image or args.invert
+        if not path:
+            return
+        height, width = args.height or model.resolution, args.width or model.resolution
+        self.picture = ImageOps.fit(open_image(path), (width, height), Image.Resampling.BICUBIC)
+        self.options["init_latents"] = picture_latents(model, self.picture, height, width)
+        self.options["strength"] = (1.0 if args.mask else 0.8) if args.strength is None else args.strength
+        if args.invert:
+            # From there the picture's own prompt leads back to it; another one edits it.
+            strength = self.options["strength"] = 1.0 if args.strength is None else args.strength
+            path = (args.source, args.steps, strength)
+            self.options["latents"] = inverted_noise(model, self.options["init_latents"], *path)
+        if args.mask:
+            self.mask = fit_mask(open_image(args.mask), height, width)
+            self.options["mask"] = latent_mask(self.mask, model.vae.config.factor)
+
+    def keep(self, drawn: Image.Image) -> Image.Image:
+        """The drawing with the kept part of the picture put back, which the VAE would have blurred."""
+        return drawn if self.mask is None else Image.composite(drawn, self.picture, self.mask)
