@@ -40,7 +40,7 @@ def main() -> None:
     """A page of rows, from one picture to the other."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/interpolation")
     parser.add_argument("prompts", nargs=2, metavar="PROMPT", help="the first and the last picture's")
-    parser.add_argument("--columns", type=whole(2), default=7, help="pictures in a row, both ends included")
+    parser.add_argument("--columns", type=whole(2), default=11, help="pictures in a row, both ends included")
     parser.add_argument("--steps", type=whole(1), default=20, help="steps of DPM-Solver++")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)

@@ -74,8 +74,8 @@ class Edit:
         if args.invert:
             # From there the picture's own prompt leads back to it; another one edits it.
             strength = self.options["strength"] = 1.0 if args.strength is None else args.strength
-            path = (args.source, args.steps, strength)
-            self.options["latents"] = inverted_noise(model, self.options["init_latents"], *path)
+            along = (args.source, args.steps, strength)
+            self.options["latents"] = inverted_noise(model, self.options["init_latents"], *along)
         if args.mask:
             self.mask = fit_mask(open_image(args.mask), height, width)
             self.options["mask"] = latent_mask(self.mask, model.vae.config.factor)

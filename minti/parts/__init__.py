@@ -2,7 +2,8 @@
 
 Read `part` for how anything goes in and out, `word` for the rows of a new word, `restored_matrix` for the other way to
 train them, which exercise E4 describes, `lora` for low-rank updates of the networks' layers and `lora_files` for their
-files, `controlnet` for what draws by a hint, `ip_adapter` for a picture as a prompt, `network` for the model's own
+files, `controlnet` for what draws by a hint, `ip_adapter` for a picture as a prompt, `prompt_to_prompt` for an edited
+prompt that keeps the picture and `alignment` for which of its words is which, `network` for the model's own
 weights, `together` for several at once.
 
 Nothing is learned in the others: `perturbed_attention` and `self_attention_guidance` bend a prediction,
