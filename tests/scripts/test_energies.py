@@ -70,6 +70,28 @@ def test_without_its_noise_every_walker_climbs_to_the_peak():
     torch.testing.assert_close(x, torch.full_like(x, a**0.5 * 1.5))
 
 
+def test_the_score_of_two_modes_is_the_gradient_of_their_density():
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64).view(1, 1, 3, 3).requires_grad_()
+    for sigma in (1.0, 0.1):
+        std = (0.05**2 + sigma**2) ** 0.5
+        mixture = torch.distributions.MixtureSameFamily(
+            torch.distributions.Categorical(torch.tensor([0.8, 0.2], dtype=torch.float64)),
+            torch.distributions.Normal(torch.tensor([-1.0, 1.0], dtype=torch.float64), std),
+        )
+        (gradient,) = torch.autograd.grad(mixture.log_prob(x).sum(), x)
+        torch.testing.assert_close(energies.two_modes()(sigma)(x), gradient)
+
+
+def test_annealed_walkers_find_the_modes_shares_and_others_stay_where_they_begin():
+    """10,000 walkers from N(0, 1): half of them begin left of the middle, where 0.8 belong.
+
+    Within five standard errors (0.02), and annealed 0.01 more: so few steps a level have not settled yet.
+    """
+    plain, annealed = energies.modes_found()
+    assert plain == pytest.approx(0.5, abs=0.02)
+    assert annealed == pytest.approx(0.8, abs=0.03)
+
+
 def test_stein_s_identity_tells_samples_from_others():
     """-E[x score(x)] = 1 for samples of p, by partial integration; 4 for samples twice as wide."""
     score, x = (lambda x: -x / 9), 3 * torch.randn(1, 1, 300, 300, generator=seeded(), dtype=torch.float64)
