@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("outputs/exercise"), help="for pictures, progress and marks"
     )
-    parser.add_argument("--time-limit", type=finite, help="seconds: 60 for each part, 120 for each submission")
+    parser.add_argument("--time-limit", type=finite, help="seconds; default: 120, for a part or for a submission")
     args = parser.parse_args()
     if args.time_limit is not None and args.time_limit <= 0:
         raise ValueError(f"--time-limit {args.time_limit:g} is not above 0")
@@ -52,7 +52,7 @@ def main() -> None:
     if args.report:
         marks(args.report, parts, args.time_limit or 120, args.output)
     else:
-        check(args.folder, parts, args.time_limit or 60, args.output)
+        check(args.folder, parts, args.time_limit or 120, args.output)
 
 
 def check(folder: Path, parts: list[str], limit: float, output: Path) -> None:

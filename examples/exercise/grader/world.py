@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from PIL import Image
@@ -35,6 +37,24 @@ def toybox() -> minti.StableDiffusion:
     model = minti.StableDiffusion.from_pretrained()
     model.freeze()
     return model
+
+
+def scheduler_of(alphas_cumprod: Tensor) -> NoiseScheduler:
+    """minti's formulas with a schedule of one's own, (T,)."""
+    scheduler = NoiseScheduler()
+    scheduler.alphas_cumprod = alphas_cumprod
+    scheduler.betas = 1 - alphas_cumprod / torch.cat([torch.ones(1), alphas_cumprod[:-1]])
+    return scheduler
+
+
+def predicting_noise(model: minti.StableDiffusion) -> SimpleNamespace:
+    """The model as one that predicts the noise, which the exercise is about; the toybox predicts velocity."""
+
+    def unet(latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        return model.scheduler.clean_and_noise(model.unet(latents, timesteps, context), latents, timesteps)[1]
+
+    config = replace(model.scheduler.config, prediction_type="epsilon")
+    return SimpleNamespace(unet=unet, scheduler=NoiseScheduler(config))
 
 
 def toys(name: str = "red-diamond-pink-belt") -> tuple[list[Image.Image], Tensor]:

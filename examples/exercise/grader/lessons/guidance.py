@@ -49,7 +49,7 @@ def picture(mine: Any) -> Image.Image:
         return bent_prediction
 
     latents = randn(*model.latents_shape(1), seed=3).expand(len(prompts), -1, -1, -1)
-    options = {"num_inference_steps": 15, "sampler": "ddim", "guidance_scale": 1.0}
+    options = {"num_inference_steps": 10, "sampler": "ddim", "guidance_scale": 1.0}
     return grid(minti.sample(model, prompts, latents=latents, guidance=bent, **options), columns=len(scales), gap=4)
 
 

@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 import minti
 from exercise.grader.part import Mistake, Part, Task
-from exercise.grader.world import chart, randn, seeded, toybox, toys
+from exercise.grader.world import chart, predicting_noise, randn, seeded, toybox, toys
 from minti.images import grid
 from minti.learning.loop import Loop
 from minti.learning.pictures import Concept
@@ -53,20 +53,21 @@ def looping(
 
 
 def picture(mine: Any) -> Image.Image:
-    """A word learned in eighty steps by the learner's loss and loop, its curve, and toys drawn with it."""
+    """A word learned in sixty steps by the learner's loss and loop, its curve, and toys drawn with it."""
     model, (pictures, _) = toybox(), toys()
     row = model.text_encoder.get_input_embeddings().weight[model.tokenizer("toy").input_ids[1]]
     ids = model.words["<mine>"] if "<mine>" in model.words else model.add_word("<mine>", row[None])
+    wrapper = predicting_noise(model)
     word, concept, generator = Word(row[None], ids[0]), Concept(model, pictures), seeded()
     optimizer = AdamW(word.trained(), lr=0.02)
 
     def loss(batch: Any) -> Tensor:
         context = model.encode_prompt(batch.prompts)
-        return mine.diffusion_loss(model, batch.latents, batch.timesteps, context, generator)
+        return mine.diffusion_loss(wrapper, batch.latents, batch.timesteps, context, generator)
 
     prompts = [template.replace("{}", "<mine>") for template in TEMPLATES]
     with word.inside(model):
-        losses = mine.learn(80, partial(concept.batch, 8, prompts, generator), loss, optimizer)
+        losses = mine.learn(60, partial(concept.batch, 4, prompts, generator), loss, optimizer)
         said = ["a photo of a <mine>", "a sketch of a <mine>", "a <mine> next to a blue star"]
         options = {"num_inference_steps": 15, "sampler": "ddim", "generator": seeded(1)}
         drawn = minti.sample(model, said, **options)

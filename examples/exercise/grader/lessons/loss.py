@@ -12,7 +12,7 @@ from torch import Tensor
 
 import minti
 from exercise.grader.part import Mistake, Part, Task
-from exercise.grader.world import SCHEDULER, chart, randn, seeded, toybox, toys
+from exercise.grader.world import SCHEDULER, chart, predicting_noise, randn, seeded, toybox, toys
 
 
 def scaled_latents(encoded: Any, generator: torch.Generator, scaling_factor: float) -> Tensor:
@@ -46,7 +46,8 @@ def losing(
 def picture(mine: Any) -> Image.Image:
     """The loss over timesteps with three prompts: the right one, a wrong one and none."""
     model, (_, pixels) = toybox(), toys()
-    timesteps = list(range(20, 1000, 70))
+    wrapper = predicting_noise(model)
+    timesteps = list(range(20, 1000, 120))
     prompts = ("a red diamond with a pink belt", "a green moon", "")
     with torch.no_grad():
         latents = mine.scaled_latents(model.encode(pixels), seeded(), model.vae.config.scaling_factor)
@@ -54,10 +55,10 @@ def picture(mine: Any) -> Image.Image:
         def losses(prompt: str) -> list[float]:
             context = model.encode_prompt([prompt] * len(latents))
             told = (torch.full((len(latents),), t) for t in timesteps)
-            return [float(mine.diffusion_loss(model, latents, t, context, seeded(1))) for t in told]
+            return [float(mine.diffusion_loss(wrapper, latents, t, context, seeded(1))) for t in told]
 
         lines = {prompt or "(no words)": losses(prompt) for prompt in prompts}
-    return chart("A red diamond's loss, by prompt", lines, timesteps, ("timestep", "loss"))
+    return chart("A red diamond's loss, by prompt", lines, timesteps, ("timestep", "loss"), logarithmic=True)
 
 
 def scaled_probe(function: Callable[..., Tensor]) -> Tensor:

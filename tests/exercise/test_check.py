@@ -1,0 +1,62 @@
+"""The grader as it is run: submissions that do harm, notebooks, and what is typed wrongly."""
+
+import csv
+
+import nbformat
+import pytest
+from running import ROOT, script, script_inside
+
+from exercise import make_notebook
+
+CHECK = "exercise/check.py"
+LINE = "    return torch.cumprod(1 - betas, dim=0)"
+DEFINED = "import torch\n\ndef make_alphas_cumprod(betas):\n{}\n"
+HARMFUL = {  # what is in a file, and what is said of its first function
+    "endless": (DEFINED.format("    while True:\n        pass"), "does a loop never end?"),
+    "nonsense": ("print('nonsense' * 100_000)\n" + DEFINED.format(LINE), "right"),
+    "not-python": ("def make_alphas_cumprod(betas:\n", "is not Python: "),
+    "signature": (DEFINED.format(LINE).replace("betas):", "beta, t):"), "takes (beta, t); expected (betas)"),
+    "imports": ("import nowhere_at_all\n", "cannot be opened: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    "leaves": ("import os\n" + DEFINED.format("    os._exit(0)"), "ended the process it ran in"),
+}
+
+
+@pytest.mark.slow
+def test_a_report_of_submissions_that_do_harm(tmp_path):
+    """Each has a process of its own, one line says what happened, and the others are graded."""
+    for name, (source, _) in HARMFUL.items():
+        (tmp_path / "all" / name).mkdir(parents=True)
+        (tmp_path / "all" / name / "01_schedule.py").write_text(source)
+    out = tmp_path / "out"
+    done = script(CHECK, "1", "--report", tmp_path / "all", "--output", out, "--time-limit", 3)
+    assert "nonsensenonsense" not in done.stdout and "| nonsense | 1/2 | 1/2 |" in done.stdout
+    with (out / "marks.csv").open(newline="") as file:
+        said = {row["submission"]: row["says"] for row in csv.DictReader(file) if row["function"] != "add_noise"}
+    assert said.keys() == HARMFUL.keys()
+    assert [name for name, (_, expected) in HARMFUL.items() if expected not in said[name]] == []
+
+
+@pytest.mark.slow
+def test_a_part_ends_in_a_picture_and_is_remembered(tmp_path):
+    (tmp_path / "11_gradient.py").write_text("from exercise.grader.lessons.gradient import gradient_of, guided_noise\n")
+    done = script(CHECK, "gradient", "--folder", tmp_path, "--output", tmp_path / "out")
+    assert "[x] 11_gradient.py  2 of 2" in done.stdout and "[ ] 01_schedule.py  0 of 2" in done.stdout
+    assert (tmp_path / "out" / "gradient.png").is_file() and (tmp_path / "out" / "progress.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["12"], "there is no part '12'; the parts are 1 schedule"),
+        (["--folder", "nowhere"], "nowhere is not a folder"),
+        (["--time-limit", "0"], "is not above 0"),
+    ],
+)
+def test_what_is_typed_wrongly(options, says, tmp_path):
+    done = script_inside(CHECK, *options, "--output", tmp_path, check=False)
+    assert done.returncode == 1 and says in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_the_notebook_is_current():
+    stored = nbformat.read(ROOT / "examples/exercise/exercise.ipynb", as_version=4)
+    assert stored == make_notebook.notebook(), "run python examples/exercise/make_notebook.py"
