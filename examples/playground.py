@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parent / "toybox"))
 
 from support.command_line import arguments, load, run, whole
 from support.serving import plainly, serve
-from support.session import Lesson, Session, drawn_line
+from support.session import Lesson, Session
 
 from collections.abc import Iterator
 from threading import Lock
@@ -175,8 +175,7 @@ def learn_tab(session: gr.State) -> None:
     with gr.Row():
         with gr.Column(min_width=260):
             source = gr.Radio([BUNDLED, HERE, OWN], value=BUNDLED, label="Learn")
-            names = sorted(folder.name for folder in CONCEPTS.iterdir())
-            concept = gr.Dropdown(names, value="red-diamond-pink-belt", label="The toy")
+            concept = gr.Dropdown(sorted(folder.name for folder in CONCEPTS.iterdir()), label="The toy")
             with gr.Row(visible=False) as looks:
                 kinds = {"Shape": SHAPES, "Pattern": PATTERNS, "Colour": list(COLOURS), "Second": list(COLOURS)[::-1]}
                 chosen = [gr.Dropdown(of, value=of[0], label=kind, min_width=100) for kind, of in kinds.items()]
@@ -194,9 +193,7 @@ def learn_tab(session: gr.State) -> None:
             picture = gr.Image(label="The word, drawn", height=280, **PICTURE)
             pictures = gr.Image(label="Learned from", **PICTURE)
 
-    def only(kind: str) -> list[Any]:
-        return [gr.update(visible=kind == each) for each in (BUNDLED, HERE, OWN)]
-
+    only = lambda kind: [gr.update(visible=kind == each) for each in (BUNDLED, HERE, OWN)]  # noqa: E731
     shown = [curve, picture, pictures, said]
     source.change(only, source, [concept, looks, files], api_visibility="private")
     button.click(learn, [session, source, concept, files, *how, *chosen], shown, api_name="learn", **RUNS)
@@ -227,7 +224,7 @@ def together_tab(session: gr.State) -> None:
 def playground(model: minti.StableDiffusion, source: Path) -> gr.Blocks:
     """The page; every visitor has a session of their own."""
     with gr.Blocks(title="minti", analytics_enabled=False) as page:
-        session = gr.State(Session(model, source, Lock()))
+        session = gr.State(Session(model, source, Lock()).warm())
         gr.Markdown("# minti\nDraw, learn a word from pictures, put two things together; watch each come about.")
         with gr.Tab("Draw"):
             draw_tab(session, model, (source / "controlnet").is_dir())
@@ -245,8 +242,7 @@ def main() -> None:
     parser.add_argument("--port", type=whole(1, 65535), help="default: the first that is free from 7860")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     args = parser.parse_args()
-    page = playground(load(args), Path(args.model))
-    serve(page, args.host, args.port, inbrowser=not args.no_browser)
+    serve(playground(load(args), Path(args.model)), args.host, args.port, inbrowser=not args.no_browser)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,12 @@ class Session:
         """A new visitor's, as gradio makes it from the first."""
         return Session(self.loaded, self.source, self.turn)
 
+    def warm(self) -> Session:
+        """Draws one step, so that the first click does not pay for what is only slow once."""
+        for _ in self.draw([("a", None)], 0, num_inference_steps=1):
+            pass
+        return self
+
     def stop(self) -> None:
         """Ends the run that is going on, after the step that it is in."""
         self._run = None

@@ -1,6 +1,5 @@
-"""The playground: by gradio's client in every run, and in a real browser where playwright and Chromium are installed."""
+"""The playground: by gradio's client in every run, and in a real browser where playwright and Chromium are."""
 
-# ruff: noqa: E402
 import pytest
 
 pytest.importorskip("gradio", reason="the playground needs gradio")
