@@ -23,15 +23,18 @@ setup(
     ],
     extras_require={
         "examples": ["matplotlib>=3.8"],
+        "playground": ["gradio>=6", "pandas>=2.2"],
         "8bit": ["bitsandbytes>=0.45"],  # DreamBooth's optimizer on small memory; on a CPU it takes a newer one
         # Before 0.37, diffusers copies a shortcut's input into another memory layout: its VAE then rounds otherwise.
         "test": [
             "diffusers>=0.37",
+            "gradio>=6",
             "hypothesis>=6.111",
             "ipykernel>=6",
             "matplotlib>=3.8",
             "nbclient>=0.10",
             "nbformat>=5.9",
+            "pandas>=2.2",
             "peft>=0.18",  # which transformers 5.0 asks for, and diffusers less
             "pytest>=8",
             "pytest-xdist>=3.5",

@@ -1,0 +1,249 @@
+"""A page in the browser: draw, learn a word, put two things together, and watch each come about.
+
+    pip install -e '.[playground]'
+    python examples/playground.py
+
+It is served to this machine alone, unless --host says otherwise, and asks nothing of the network.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent / "toybox"))
+
+from support.command_line import arguments, load, run, whole
+from support.serving import plainly, serve
+from support.session import Lesson, Session
+
+from collections.abc import Iterator
+from threading import Lock
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+import minti
+from draw_concepts import CONCEPTS, concept_pictures
+from minti.diffusion.samplers import SAMPLERS
+from minti.images import grid, open_folder, open_image
+from world import COLOURS, PATTERNS, SHAPES, Toy
+
+BUNDLED, HERE, OWN = "a bundled toy", "a toy drawn here", "my pictures"
+PLACES = {"on the left": (0, 0.5), "on the right": (0.5, 1), "everywhere": (0, 1)}
+PAIR = (
+    ("a photo of a red star next to a toy", "on the left"),
+    ("a photo of a toy next to a blue heart", "on the right"),
+)
+COUNT, PLAIN = {"minimum": 1, "precision": 0, "maximum": 1000, "min_width": 80}, {"label": "", "show_label": False}
+LINES = {"the word": "#3b6fb5", "before": "#f5a623", "the empty prompt": "#d0504c"}
+KEY = "fixed loss; blue: the word, orange: before, red: empty prompt"
+PICTURE = {"format": "png", "buttons": [], "interactive": False}
+RUNS = {"concurrency_limit": None, "trigger_mode": "multiple", "show_progress": "minimal"}  # a second ends the first
+
+
+# --- what happens on a click ------------------------------------------------------------------------------------------
+
+
+@plainly
+def draw(
+    session: Session, prompt: str, negative: str, sampler: str, steps: int, scale: float, seed: int, *more: Any
+) -> Iterator[Any]:
+    """The picture as it comes about, beside it another prompt or scale from the same noise."""
+    other, other_scale, sketch, strength, lora, weight = more
+    asked = [(prompt, scale)]
+    if other.strip() or other_scale:
+        asked.append((other.strip() or prompt, other_scale or scale))
+    parts = session.added(sketch, strength or 0, lora, weight or 0)
+    options = {"negative_prompt": negative, "sampler": sampler, "num_inference_steps": int(steps or 0)}
+    for t, shown, maps in session.draw(asked, int(seed or 0), parts, **options):
+        yield (*shown[0], *pair(shown[1:]), maps, f"t = {t}")
+
+
+def pair(shown: list[tuple[Image.Image, Image.Image]]) -> list[dict[str, Any]]:
+    """What the two pictures of a second run are to show; nothing without one."""
+    return [gr.update(value=picture, visible=True) for picture in shown[0]] if shown else [gr.update(visible=False)] * 2
+
+
+@plainly
+def learn(
+    session: Session,
+    source: str,
+    concept: str,
+    files: list[str] | None,
+    word: str,
+    begins: str,
+    steps: int,
+    *looks: str,
+) -> Iterator[Any]:
+    """A word, from one of three kinds of pictures."""
+    if source == BUNDLED:
+        pictures = open_folder(CONCEPTS / concept)
+    elif source == HERE:
+        if looks[2] == looks[3]:
+            raise ValueError("the toy's two colours are the same; choose two")
+        drawn = concept_pictures(Toy(*looks))
+        pictures = [Image.fromarray((picture * 255).round().astype(np.uint8)) for picture in drawn]
+    elif not files:
+        raise ValueError("there is no picture to learn from; bring three to ten that show one thing")
+    else:
+        pictures = [open_image(path) for path in files]
+    yield None, None, grid([ImageOps.fit(each, (128, 128)) for each in pictures], columns=5), "looking at the pictures"
+    for lesson, picture in session.learn(pictures, word.strip(), begins.strip(), int(steps or 0)):
+        yield progress(lesson, picture)
+
+
+@plainly
+def go_on(session: Session) -> Iterator[Any]:
+    """From where the last lesson was stopped."""
+    for lesson, picture in session.go_on():
+        yield progress(lesson, picture)
+
+
+@plainly
+def save_word(session: Session) -> Iterator[Any]:
+    """The last word, to keep."""
+    yield gr.update(value=str(session.save()), visible=True)
+
+
+def progress(lesson: Lesson, picture: Image.Image) -> tuple[Any, ...]:
+    """The fixed loss between its two lines, the word drawn, and where the lesson is."""
+    states = lesson.states
+    seen = [(0, states[0].initializer_loss)]
+    seen += [(state.step, state.fixed_loss) for state in states if state.fixed_loss is not None]
+    levels = {"before": states[0].initializer_loss, "the empty prompt": states[0].empty_loss}
+    rows = [(step, loss, "the word") for step, loss in seen]
+    rows += [(step, level, name) for name, level in levels.items() for step in (0, states[-1].step)]
+    word = lesson.wrapper.config.placeholder_token
+    best = min(seen, key=lambda at: at[1])
+    state = f"{'learned' if states[-1].finished else 'learning'} `{word}`: {states[-1].step} steps; "
+    state += f"fixed loss {best[1]:.4f} at step {best[0]}, {seen[0][1]:.4f} before. Say `{word}` in Draw."
+    return pd.DataFrame(rows, columns=["step", "fixed loss", "line"]), picture, gr.skip(), state
+
+
+@plainly
+def together(session: Session, *asked: Any) -> Iterator[Any]:
+    """Two prompts, each with its place and weight, whose scores are added."""
+    *two, whole_prompt, steps, seed = asked
+    also = [(prompt, weight, session.place(*PLACES[place])) for prompt, place, weight in (two[:3], two[3:])]
+    options = {"sampler": "ddim", "num_inference_steps": int(steps or 0), "also": also}
+    for t, [shown], _ in session.draw([(whole_prompt, None)], int(seed or 0), **options):
+        yield (*shown, f"t = {t}")
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def both(of: str, visible: bool = True) -> list[gr.Image]:
+    """Where the two pictures of a run are shown."""
+    with gr.Row():
+        labels = (f"{kind}{of}" for kind in ("Latents", "Clean, predicted"))
+        return [gr.Image(label=label, visible=visible, min_width=140, **PICTURE) for label in labels]
+
+
+def draw_tab(session: gr.State, model: minti.StableDiffusion, outlines: bool) -> None:
+    """Controls on the left, or on a telephone above, and the picture beside."""
+    with gr.Row():
+        with gr.Column(min_width=260):
+            asked = [gr.Textbox("a photo of a red star", label="Prompt"), gr.Textbox("", label="Negative prompt")]
+            with gr.Row():
+                asked += [gr.Dropdown(list(SAMPLERS), value="ddim", label="Sampler", min_width=110)]
+                asked += [gr.Number(20, label="Steps", **COUNT)]
+                asked += [gr.Number(model.defaults.guidance_scale, label="Guidance", min_width=80)]
+                asked += [gr.Number(0, label="Seed", minimum=0, precision=0, min_width=80)]
+            button = gr.Button("Draw", variant="primary")
+            with gr.Accordion("Beside it, from the same noise", open=False):
+                asked += [gr.Textbox("", label="Another prompt"), gr.Number(None, label="Another guidance scale")]
+            with gr.Accordion("Along an outline drawn by hand", open=False, visible=outlines):
+                brush = gr.Brush(default_size=8, colors=["#000000"], color_mode="fixed")
+                pad = {"canvas_size": (256, 256), "type": "pil", "layers": False, "brush": brush, **PLAIN}
+                asked += [gr.Sketchpad(**pad), gr.Number(1, label="How strongly")]
+            with gr.Accordion("With a LoRA", open=False):
+                asked += [gr.File(label="File", type="filepath"), gr.Number(1, label="Weight")]
+        with gr.Column(min_width=260):
+            said, pictures = gr.Markdown(""), both("")
+            pictures += both(", beside it", visible=False)
+            maps = gr.Gallery(label="Where each word looks", columns=3, height="auto", **PICTURE)
+    button.click(draw, [session, *asked], [*pictures, maps, said], api_name="draw", **RUNS)
+
+
+def learn_tab(session: gr.State) -> None:
+    """What to learn, its curve, and the word as it is by now."""
+    with gr.Row():
+        with gr.Column(min_width=260):
+            source = gr.Radio([BUNDLED, HERE, OWN], value=BUNDLED, label="Learn")
+            concept = gr.Dropdown(sorted(folder.name for folder in CONCEPTS.iterdir()), label="The toy")
+            with gr.Row(visible=False) as looks:
+                kinds = {"Shape": SHAPES, "Pattern": PATTERNS, "Colour": list(COLOURS), "Second": list(COLOURS)[::-1]}
+                chosen = [gr.Dropdown(of, value=of[0], label=kind, min_width=100) for kind, of in kinds.items()]
+            files = gr.File(label="Three to ten pictures", file_count="multiple", type="filepath", visible=False)
+            how = [gr.Textbox("<concept>", label="The new word"), gr.Textbox("toy", label="It begins as")]
+            how += [gr.Number(0, label="Steps (0: until the curve is level)", minimum=0, maximum=100000, precision=0)]
+            with gr.Row():
+                button = gr.Button("Learn", variant="primary", min_width=80)
+                stop, further = gr.Button("Stop", min_width=80), gr.Button("Go on", min_width=80)
+                save = gr.Button("Save", min_width=80)
+            saved = gr.File(label="The word's file", interactive=False, visible=False)
+        with gr.Column(min_width=260):
+            said = gr.Markdown("")
+            curve = gr.LinePlot(x="step", y="fixed loss", color="line", height=260, color_map=LINES, title=KEY)
+            picture = gr.Image(label="The word, drawn", height=280, **PICTURE)
+            pictures = gr.Image(label="Learned from", **PICTURE)
+
+    only = lambda kind: [gr.update(visible=kind == each) for each in (BUNDLED, HERE, OWN)]  # noqa: E731
+    shown = [curve, picture, pictures, said]
+    source.change(only, source, [concept, looks, files], api_visibility="private")
+    button.click(learn, [session, source, concept, files, *how, *chosen], shown, api_name="learn", **RUNS)
+    stop.click(Session.stop, session, None, api_name="stop", queue=False)
+    further.click(go_on, session, shown, api_name="go_on", **RUNS)
+    save.click(save_word, session, saved, api_name="save")
+
+
+def together_tab(session: gr.State) -> None:
+    """Two prompts with their places."""
+    with gr.Row():
+        with gr.Column(min_width=260):
+            asked = []
+            for prompt, place in PAIR:
+                with gr.Group():
+                    asked += [gr.Textbox(prompt, label="Prompt"), gr.Radio(list(PLACES), value=place, **PLAIN)]
+                    asked += [gr.Slider(-10, 10, 5, step=0.5, label="Weight; below zero it pushes away")]
+            asked += [gr.Textbox("a photo", label="Of the whole picture")]
+            with gr.Row():
+                asked += [gr.Number(20, label="Steps", **COUNT)]
+                asked += [gr.Number(0, label="Seed", minimum=0, precision=0, min_width=80)]
+            button = gr.Button("Put together", variant="primary")
+        with gr.Column(min_width=260):
+            said, pictures = gr.Markdown(""), both("")
+    button.click(together, [session, *asked], [*pictures, said], api_name="together", **RUNS)
+
+
+def playground(model: minti.StableDiffusion, source: Path) -> gr.Blocks:
+    """The page; every visitor has a session of their own."""
+    with gr.Blocks(title="minti", analytics_enabled=False) as page:
+        session = gr.State(Session(model, source, Lock()).warm())
+        gr.Markdown("# minti\nDraw, learn a word from pictures, put two things together; watch each come about.")
+        with gr.Tab("Draw"):
+            draw_tab(session, model, (source / "controlnet").is_dir())
+        with gr.Tab("Learn"):
+            learn_tab(session)
+        with gr.Tab("Together"):
+            together_tab(session)
+    return page
+
+
+def main() -> None:
+    """Loads the model and opens the page."""
+    parser = arguments(__doc__.split("\n\n")[0], output=None)
+    parser.add_argument("--host", default="127.0.0.1", help="who may open it: by default this machine alone")
+    parser.add_argument("--port", type=whole(1, 65535), help="default: the first that is free from 7860")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    args = parser.parse_args()
+    serve(playground(load(args), Path(args.model)), args.host, args.port, inbrowser=not args.no_browser)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,63 @@
+"""How the playground is served: to this machine, with nothing fetched from elsewhere, and errors as sentences."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+from fastapi.middleware import Middleware
+
+import minti
+from minti.machine.messages import shortened
+
+CSS = "img {image-rendering: pixelated} .gradio-container {max-width: 1100px !important}"
+# A browser that is told so asks nobody else, whatever a component would like to fetch.
+POLICY = b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
+
+
+class OnlyHere:
+    """Says with every answer that the page may fetch from this machine alone."""
+
+    def __init__(self, app: Callable[..., Any]):
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def told(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY)]
+            await send(message)
+
+        await self.app(scope, receive, told)
+
+
+def plainly(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """What goes wrong becomes a sentence on the page."""
+
+    @wraps(function)
+    def told(*args: Any) -> Iterator[Any]:
+        try:
+            yield from function(*args)
+        except (ValueError, OSError, minti.TrainingError) as error:
+            raise gr.Error(shortened(str(error), 500), duration=None, print_exception=False) from None
+
+    return told
+
+
+def serve(page: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, **options: Any) -> str:
+    """Its address; comes back when the page is closed, or with `prevent_thread_lock` at once."""
+    return page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        ssr_mode=False,
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=CSS,
+        footer_links=[],
+        app_kwargs={"middleware": [Middleware(OnlyHere)]},
+        **options,
+    )[1]

@@ -1,0 +1,210 @@
+"""What one visitor of the playground has: the model with words of their own, and the one run that is theirs.
+
+The networks are everybody's, and each session takes its turn with them for a step at a time. What is added to them is
+inside during a step only, so that nobody draws with another's LoRA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
+from threading import Lock
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+import minti
+from minti.diffusion.steps import SampleStep
+from minti.evaluation.attention_maps import AttentionMaps
+from minti.images import to_pil
+from minti.parts.controlnet import ControlNet
+from minti.parts.part import Part
+
+Step = TypeVar("Step")
+Shown = tuple[Image.Image, Image.Image]  # the latents, decoded, and the clean picture predicted
+SHOWN = 25  # steps of a picture are decoded at most
+
+
+class Lesson(NamedTuple):
+    """A word while it is learned."""
+
+    wrapper: minti.TrainingWrapper
+    steps: Iterator[minti.TrainingState]
+    states: list[minti.TrainingState]
+    noise: Tensor  # from which the word is drawn along the way
+
+
+class Session:
+    """Shares the networks of the model that was loaded, and has a text encoder and a tokenizer of its own.
+
+    Attributes:
+        source: the folder that it was loaded from.
+        lesson: the last word that was learned, or that can be gone on with.
+    """
+
+    def __init__(self, loaded: minti.StableDiffusion, source: Path, turn: Lock):
+        self.loaded, self.source, self.turn = loaded, source, turn
+        own = {name: deepcopy(getattr(loaded, name)) for name in ("text_encoder", "tokenizer", "words")}
+        self.model = replace(loaded, **own)
+        self.lesson: Lesson | None = None
+        self._run: object = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        """A new visitor's, as gradio makes it from the first."""
+        return Session(self.loaded, self.source, self.turn)
+
+    def warm(self) -> Session:
+        """Draws one step, so that the first click does not pay for what is only slow once."""
+        for _ in self.draw([("a", None)], 0, num_inference_steps=1):
+            pass
+        return self
+
+    def stop(self) -> None:
+        """Ends the run that is going on, after the step that it is in."""
+        self._run = None
+
+    def taking(self, steps: Iterable[Step], parts: Sequence[Part] = ()) -> Iterator[Step]:
+        """The steps of a run, until it ends or another of this session begins."""
+        self._run = run = object()
+        for step in inside(steps, lambda: self.turn, *(partial(part.inside, self.model) for part in parts)):
+            if self._run is not run:
+                return
+            yield step
+
+    def added(self, sketch: dict[str, Any] | None, strength: float, lora: str | None, weight: float) -> list[Part]:
+        """What is to be inside while it draws: a ControlNet with an outline drawn by hand, a LoRA's file."""
+        parts: list[Part] = []
+        if (hint := drawn_line(sketch, self.model.resolution)) is not None:
+            control = ControlNet.from_pretrained(self.source / "controlnet", self.model)
+            control.hint, control.scale = hint, strength
+            parts.append(control)
+        if lora:
+            parts.append(minti.load_lora(self.model, lora, weight))
+        return parts
+
+    def place(self, left: float, right: float) -> Tensor:
+        """A mask of the latents between two shares of the width, (1, 1, h, w)."""
+        h, w = self.model.latents_shape(1)[2:]
+        x = (torch.arange(w) + 0.5) / w
+        return ((left <= x) & (x < right)).float().expand(1, 1, h, w)
+
+    def draw(
+        self, asked: Sequence[tuple[str, float | None]], seed: int, parts: Sequence[Part] = (), **options: Any
+    ) -> Iterator[tuple[int, list[Shown], list[tuple[Image.Image, str]]]]:
+        """Draws prompts with their guidance scales (None: the model's own) from the same noise, side by side.
+
+        `options`: of `minti.sample_steps`. Yields the timestep, what there is of every picture, and, with the last
+        step, where each word of the first prompt looks.
+        """
+        if not all(prompt.strip() for prompt, _ in asked):
+            raise ValueError('the prompt is empty; say what to draw, such as "a photo of a red star"')
+        noise = torch.randn(self.model.latents_shape(1), generator=torch.Generator().manual_seed(seed))
+        maps, runs = AttentionMaps(self.model, [asked[0][0]]), []
+        for prompt, scale in asked:
+            drawn = {"guidance_scale": scale, "latents": noise, "generator": torch.Generator().manual_seed(seed)}
+            runs.append(minti.sample_steps(self.model, prompt, **drawn, **options))
+        if "also" not in options:  # the maps are of one prompt
+            runs[0] = inside(runs[0], lambda: maps)
+        last, total = None, options["num_inference_steps"]
+        for i, last in enumerate(self.taking(zip(*runs), parts)):
+            if i % (-(-total // SHOWN)) == 0 and i < total - 1:
+                yield last[0].timestep, [self.shown(step) for step in last], []
+        if last is not None:
+            shown = [self.shown(step) for step in last]
+            yield last[0].timestep, shown, overlays(maps, shown[0][1])
+
+    @torch.no_grad()
+    def shown(self, step: SampleStep) -> Shown:
+        """Both pictures of a step, small ones enlarged."""
+        latents, clean = to_pil(self.model.decode(torch.cat([step.latents, step.clean])))
+        return enlarged(latents), enlarged(clean)
+
+    def learn(
+        self, pictures: Sequence[Image.Image], word: str, initializer: str, steps: int
+    ) -> Iterator[tuple[Lesson, Image.Image | None]]:
+        """Learns a word; with every fixed loss, and in the end, yields the lesson and the word drawn. `steps`: 0 stops
+        where the fixed loss has levelled off."""
+        config = minti.TextualInversionConfig(
+            placeholder_token=word, initializer_token=initializer, steps=steps or None
+        )
+        wrapper = minti.TrainingWrapper(self.model, config)
+        noise = torch.randn(self.model.latents_shape(1), generator=torch.Generator().manual_seed(0))
+        yield from self.go_on(Lesson(wrapper, minti.textual_inversion(wrapper, pictures), [], noise))
+
+    def go_on(self, lesson: Lesson | None = None) -> Iterator[tuple[Lesson, Image.Image | None]]:
+        """A lesson from its beginning, or the last one from where it was stopped."""
+        lesson = lesson or self.lesson
+        if lesson is None:
+            raise ValueError("nothing has been learned yet; press Learn")
+        for state in self.taking(lesson.steps):
+            self.lesson = lesson
+            lesson.states.append(state)
+            if state.fixed_loss is not None and not state.finished:
+                yield lesson, self.portrait(lesson)
+        yield lesson, self.portrait(lesson)
+
+    def portrait(self, lesson: Lesson) -> Image.Image:
+        """The word as it is now, drawn in ten steps from the same noise."""
+        prompt, options = lesson.wrapper.prompts[0], {"num_inference_steps": 10, "sampler": "ddim"}
+        with self.turn:
+            return enlarged(minti.sample(self.model, prompt, latents=lesson.noise, **options)[0])
+
+    def save(self) -> Path:
+        """The last word in a file, as diffusers reads it."""
+        if self.lesson is None:
+            raise ValueError("there is no word to save yet; learn one first")
+        path = Path(mkdtemp(prefix="minti-")) / "learned_embeds.safetensors"
+        minti.save_embeddings(self.lesson.wrapper, path)
+        return path
+
+
+def inside(steps: Iterable[Step], *contexts: Callable[[], AbstractContextManager[Any]]) -> Iterator[Step]:
+    """Takes each step within these contexts, and is outside of them in between."""
+    steps, end = iter(steps), object()
+    while True:
+        with ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context())
+            step = next(steps, end)
+        if step is end:
+            return
+        yield step
+
+
+def enlarged(picture: Image.Image, least: int = 256) -> Image.Image:
+    """Whole times as large, without smoothing."""
+    times = max(1, least // picture.width)
+    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+
+
+def overlays(maps: AttentionMaps, picture: Image.Image) -> list[tuple[Image.Image, str]]:
+    """The picture once for each word of the prompt, dark where the word does not look."""
+    found = []
+    for word in dict.fromkeys(maps.prompts[0].split()) if maps.evaluations else ():
+        try:
+            weights = maps.of(word)[:, None]  # 1 1 h w
+        except ValueError:  # at the end that was cut off
+            continue
+        weights = F.interpolate(weights / weights.max(), picture.size[::-1], mode="bilinear")[0, 0]  # H W
+        light = 0.15 + 0.85 * weights.numpy()[..., None]
+        found.append((Image.fromarray((np.asarray(picture) * light).astype(np.uint8)), word))
+    return found
+
+
+def drawn_line(sketch: dict[str, Any] | None, size: int) -> Tensor | None:
+    """What was drawn by hand as a ControlNet's hint, white on black, (1, 3, size, size) in [0, 1]; None: nothing."""
+    layers = [layer for layer in (sketch or {}).get("layers", ()) if layer is not None]
+    alpha = [layer.getchannel("A").resize((size, size), Image.Resampling.BILINEAR) for layer in layers]
+    if not any(layer.getbbox() for layer in alpha):
+        return None
+    line = np.max([np.asarray(layer, dtype=np.float32) for layer in alpha], axis=0) / 255  # size size
+    return torch.from_numpy(line).expand(1, 3, -1, -1)
