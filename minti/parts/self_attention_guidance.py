@@ -45,13 +45,11 @@ class SelfAttentionGuidance(Part):
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
         """Listens to the middle's self-attention and to what goes into the UNet and out of it."""
         self._model = model
-        yield partial(setattr, self, "_model", None)
         middle = model.unet.mid_block.attentions[0]
         yield middle.register_forward_hook(self._measure).remove
         layer = middle.transformer_blocks[0].attn1
-        undo = partial(setattr, layer, "attend", layer.attend)
-        layer.attend = partial(self._attend, layer.attend)
-        yield undo
+        attend, layer.attend = layer.attend, partial(self._attend, layer.attend)
+        yield partial(setattr, layer, "attend", attend)
         yield model.unet.register_forward_hook(self._keep).remove
 
     def guidance(self, predict: Predict) -> Predict:
@@ -62,8 +60,7 @@ class SelfAttentionGuidance(Part):
             if not scale:
                 return predict(latents, t)
             self._pictures = len(latents)
-            output = predict(latents, t)
-            self._pictures = 0
+            output, self._pictures = predict(latents, t), 0
             context, plain, seen = (self._seen.pop(key) for key in ("context", "plain", "attended"))
             scheduler = self._model.scheduler
             clean, noise = scheduler.clean_and_noise(plain, latents, t)
