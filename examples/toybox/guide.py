@@ -1,10 +1,11 @@
 """Guides "a photo of a toy" by gradients, and measures by a classifier that did not guide.
 
     python examples/toybox/guide.py --want green star
+    python examples/toybox/guide.py --by noisy-judge --scales 5 10 20
 
-Universal guidance asks the judge through the decoder, and the judge is what it then fools: so what is drawn is told by
-the toybox's CLIP beside it. Draws a row with the prompt alone, one for each scale, and one with the wish in the prompt.
-Guidance by the prompt is off, unless --guidance-scale says so.
+Universal guidance asks the judge through the decoder, classifier guidance one of noisy latents. Who guides is who is
+fooled, so what is drawn is told by the toybox's CLIP too, which guides nothing. A row is of the prompt alone, one of
+each scale, and one of the wish in the prompt. Guidance by the prompt is off, unless --guidance-scale says so.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from torch import Tensor
 
 import minti
 from measure import load_judge, verdicts
-from minti.diffusion.gradients import Guidance, Recurrent, universal_guidance
+from minti.diffusion.gradients import Guidance, Recurrent, classifier_guidance, universal_guidance
+from minti.diffusion.guidance import within
 from minti.evaluation.clip_scores import Clip
 from minti.images import to_pixels
 from networks import Judge
+from noisy_judge import NoisyJudge, load_noisy_judge
 from toy_clip import load_toy_clip
 from world import COLOURS, RESOLUTION, SHAPES
 
@@ -53,8 +56,16 @@ def judge_loss(model: minti.StableDiffusion, judge: Judge, wish: str) -> Callabl
     return loss
 
 
+def by_noisy_judge(model: minti.StableDiffusion, judge: NoisyJudge, wish: str, scale: float, below: int) -> Guidance:
+    """Classifier guidance in the timesteps below a limit: where there is only noise, the judge can but guess."""
+    guidance = classifier_guidance(
+        model.scheduler, lambda latents, t: judge.log_probability(latents, t, {head_of(wish): wish}), scale
+    )
+    return lambda predict: within((0, below - 1), guidance(predict), predict)
+
+
 def measure(judge: Judge, clip: Clip, pictures: list[Image.Image], wish: str) -> dict[str, float]:
-    """Shares of pictures in which the judge, who guided, and CLIP, who did not, see the wish; and that are photos."""
+    """Shares of pictures in which the judge sees the wish, who may have guided; CLIP, who has not; and of photos."""
     head = head_of(wish)
     seen = verdicts(judge, torch.stack([to_pixels(picture, RESOLUTION) for picture in pictures]))
     likeness = clip.images(pictures) @ clip.texts([SAID[head].format(answer) for answer in HEADS[head]]).T
@@ -69,7 +80,10 @@ def main() -> None:
     """A table and a page, a row for each way."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/guide")
     parser.add_argument("--want", nargs="+", choices=(*COLOURS, *SHAPES), default=["green", "star"])
-    parser.add_argument("--scales", type=finite, nargs="+", default=[1, 3, 10], help="of universal guidance")
+    by_help = "who guides: the judge, through the decoder, or the judge of noisy latents"
+    parser.add_argument("--by", choices=("judge", "noisy-judge"), default="judge", help=by_help)
+    parser.add_argument("--scales", type=finite, nargs="+", default=[1, 3, 10], help="of the gradient")
+    parser.add_argument("--below", type=whole(1), default=700, help="of the noisy judge: the timesteps that it guides")
     parser.add_argument("--times", type=whole(1), nargs="+", default=[1, 4], help="that each step is taken; 1: once")
     parser.add_argument("--backward-steps", type=whole(0), default=0, help="of backward guidance, in every step")
     parser.add_argument("--backward-rate", type=finite, default=0.1, help="of backward guidance")
@@ -80,6 +94,7 @@ def main() -> None:
     folder, model = make_output(args.output), load(args)
     model.freeze()
     judge, clip = load_judge(args.model).requires_grad_(False), load_toy_clip(model, args.model)
+    noisy_judge = load_noisy_judge(args.model) if args.by == "noisy-judge" else None
     rows: list[dict[str, object]] = []
     shown: list[tuple[str, list[Image.Image]]] = []
 
@@ -100,11 +115,14 @@ def main() -> None:
 
     print(f"| {args.count} pictures each | | judge | CLIP | photo |\n{'|---' * 5}|")
     for wish in args.want:
-        loss = judge_loss(model, judge, wish)
+        loss, rate = judge_loss(model, judge, wish), args.backward_rate
         draw("the prompt alone", wish, PROMPT)
         for times in args.times:
             for scale in args.scales:
-                guidance = universal_guidance(model.scheduler, loss, scale, args.backward_steps, args.backward_rate)
+                if noisy_judge:
+                    guidance = by_noisy_judge(model, noisy_judge, wish, scale, args.below)
+                else:
+                    guidance = universal_guidance(model.scheduler, loss, scale, args.backward_steps, rate)
                 often = f", each step {times} times" if times > 1 else ""
                 draw(f"scale {scale:g}{often}", wish, PROMPT, times, guidance)
         draw("said in the prompt", wish, SAID[head_of(wish)].format(wish))

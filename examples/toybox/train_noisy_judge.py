@@ -1,0 +1,95 @@
+"""Trains the classifier that classifier guidance asks, on latents of the world's pictures at every level of noise.
+
+    python examples/toybox/train_noisy_judge.py --output outputs/noisy_judge
+
+Prints in the end how often it is right on pictures that it has not seen, at several timesteps.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support.command_line import arguments, finite, load, make_output, run, whole
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+import minti
+from loop import batches, train_stage
+from measure import table
+from minti.images import from_bytes
+from networks import Judge
+from noisy_judge import NoisyJudge
+from painting import draw
+from world import random_scene
+
+HEADS = ("main_0", "shape_0", "place", "style", "background", "size", "pattern_0", "second_0")
+
+
+@torch.no_grad()
+def encoded(model: minti.StableDiffusion, count: int, seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Means and deviations of the world's pictures, unscaled, (n, 8, 16, 16) each, and the right answers, (n,) each."""
+    scenes = [random_scene(np.random.default_rng((41, seed, i)), pair_rate=0.1) for i in range(count)]
+    judge = Judge()
+    labels = [judge.labels(scene) for scene in scenes]
+    means, deviations = [], []
+    for start in tqdm(range(0, count, 100), desc="encoding", mininterval=10):
+        drawn = [draw(scenes[i], np.random.default_rng((42, seed, i))) for i in range(start, min(start + 100, count))]
+        pixels = (torch.from_numpy(np.stack(drawn)) * 255).round().byte().permute(0, 3, 1, 2)
+        gaussian = model.vae.encode(from_bytes(pixels))
+        means.append(gaussian.mean)
+        deviations.append(gaussian.std)
+    answers = {head: torch.tensor([label[head] for label in labels]) for head in NoisyJudge().answers}
+    return torch.cat(means), torch.cat(deviations), answers
+
+
+@torch.no_grad()
+def accuracy(
+    judge: NoisyJudge, model: minti.StableDiffusion, means: Tensor, answers: dict[str, Tensor], t: int
+) -> dict[str, float]:
+    """How often each head is right at timestep t, where there is a right answer."""
+    noise = torch.randn(means.shape, generator=torch.Generator().manual_seed(t))
+    logits = judge(model.scheduler.add_noise(model.scale(means), noise, t), torch.full((len(means),), t))
+    known = {head: answers[head] >= 0 for head in HEADS}
+    right = {head: logits[head].argmax(dim=1) == answers[head] for head in HEADS}
+    return {head.removesuffix("_0"): right[head][known[head]].float().mean().item() for head in HEADS}
+
+
+def main() -> None:
+    """Encodes, trains, writes, and says how good it is."""
+    parser = arguments(__doc__.split("\n\n")[0], output="outputs/noisy_judge")
+    parser.add_argument("--steps", type=whole(1), default=6000)
+    parser.add_argument("--batch-size", type=whole(2), default=64)
+    parser.add_argument("--learning-rate", type=finite, default=2e-3)
+    parser.add_argument("--pictures", type=whole(100), default=10_000, help="of the world, drawn and encoded first")
+    parser.add_argument("--look-at", type=whole(1), default=500, help="unseen pictures to be measured on")
+    args = parser.parse_args()
+    folder, model = make_output(args.output), load(args)
+    model.freeze()
+    torch.manual_seed(args.seed)
+    judge, (means, deviations, answers) = NoisyJudge(), encoded(model, args.pictures, 0)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        rows = batches(args.pictures, args.batch_size, step)
+        clean = means[rows] + deviations[rows] * torch.randn(means[rows].shape, generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        timesteps = torch.randint(model.scheduler.config.num_train_timesteps, (len(rows),), generator=generator)
+        logits = judge(model.scheduler.add_noise(model.scale(clean), noise, timesteps), timesteps)
+        return sum(F.cross_entropy(logits[head], answers[head][rows]) for head in judge.answers)
+
+    train_stage("noisy_judge", folder, judge, loss, args.steps, args.learning_rate, ema_decay=0.999)
+    state = {key: value.half() if value.is_floating_point() else value for key, value in judge.state_dict().items()}
+    save_file(state, folder / "noisy_judge.safetensors")
+    means, _, answers = encoded(model, args.look_at, 1)
+    rows = [(f"t = {t}", accuracy(judge, model, means, answers, t)) for t in (0, 200, 400, 600, 800)]
+    print(table(rows, list(rows[0][1])))
+
+
+if __name__ == "__main__":
+    run(main)
