@@ -84,6 +84,10 @@ def test_pickles_are_refused_and_not_run(tmp_path, form, suffix):
     assert not marker.exists()
 
 
+# The exercise's grader runs what a learner has written: that is what it is for, and its page says that it is no sandbox.
+RUNS_TEXT = {"examples/exercise/grader/submission.py": "exec"}
+
+
 def test_nothing_else_unpickles_or_runs_text():
     """Of all calls in minti/ and examples/: torch.load is restricted, and the others are not there at all."""
     for path in [*(ROOT / "minti").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]:
@@ -91,7 +95,8 @@ def test_nothing_else_unpickles_or_runs_text():
             if not isinstance(node, ast.Call):
                 continue
             called, keywords = ast.unparse(node.func), {keyword.arg: keyword.value for keyword in node.keywords}
-            assert called not in ("eval", "exec", "__import__", "os.system"), (path, called)
+            if called != RUNS_TEXT.get(str(path.relative_to(ROOT))):
+                assert called not in ("eval", "exec", "__import__", "os.system"), (path, called)
             assert not called.endswith(("Unpickler", "unsafe_load", "pickle.load", "pickle.loads")), (path, called)
             assert "trust_remote_code" not in keywords
             if called in ("torch.load", "np.load"):

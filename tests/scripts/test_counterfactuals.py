@@ -1,0 +1,48 @@
+"""Counterfactuals: the adversarial picture beside them is what it is called, and the command says how far both are."""
+
+import numpy as np
+import pytest
+import torch
+from running import script
+
+import minti
+import painting
+from counterfactuals import adversarial, rows
+from measure import load_judge
+from networks import Judge
+from world import Scene, Toy
+
+HEART = list(Judge().answers["shape_0"]).index("heart")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    scenes = [
+        Scene((Toy(shape, "belt", main, "white"),), "big", "in the middle", "grey", "photo")
+        for main, shape in (("green", "star"), ("red", "square"))
+    ]
+    drawn = [painting.draw(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
+    return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2) * 2 - 1
+
+
+def test_an_adversarial_picture_moves_the_judge_and_hardly_a_pixel(pictures):
+    judge = load_judge(minti.TOYBOX).requires_grad_(False)
+    after = adversarial(judge, pictures, "heart", most=4)
+    assert 0 < (after - pictures).abs().max() <= 4 / 127.5 + 1e-6
+    before, now = (judge(x)["shape_0"].softmax(dim=1)[:, HEART] for x in (pictures, after))
+    assert (now > before).all()
+
+
+def test_the_map_of_the_difference_is_black_where_nothing_changed(pictures):
+    moved = pictures.clone()
+    moved[:, :, 10:20, 10:20] += torch.where(moved[:, :, 10:20, 10:20] > 0, -0.6, 0.6)
+    (_, _), (_, _), (name, maps) = rows({"as painted": pictures, "moved": moved})
+    seen = np.array(maps[0])
+    assert name == "the difference"
+    assert (seen[10:20, 10:20] == 255).all() and seen.astype(int).sum() == 3 * 100 * 255
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    said = script("toybox/counterfactuals.py", "--count", "2", "--steps", "4", "--output", tmp_path).stdout
+    assert "| adversarial |" in said and (tmp_path / "counterfactuals.png").is_file()
