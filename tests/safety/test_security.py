@@ -84,7 +84,7 @@ def test_pickles_are_refused_and_not_run(tmp_path, form, suffix):
     assert not marker.exists()
 
 
-# The exercise's grader runs what a learner has written: that is what it is for, and its page says that it is no sandbox.
+# The exercise's grader runs what a learner has written: that is what it is for, and its page says it is no sandbox.
 RUNS_TEXT = {"examples/exercise/grader/submission.py": "exec"}
 
 
