@@ -82,6 +82,14 @@ def tried_word(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> 
     return tried, ids
 
 
+def places(ids: list[int], row: list[int], word: str, prompt: str) -> list[int]:
+    """Where a word's ids stand among a prompt's, as often as it stands there. Raises ValueError: nowhere."""
+    starts = [i for i in range(len(row)) if ids and row[i : i + len(ids)] == ids]
+    if not starts:
+        raise ValueError(f"{quoted(word)} is not in the prompt {quoted(prompt)}, or at its end that was cut off")
+    return [start + i for start in starts for i in range(len(ids))]
+
+
 def check_new_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
     """Raises ValueError: the placeholder is empty, contains white space or what cannot be printed, changes when the
     tokenizer tidies it, or is a word already (it lower-cases, so `<Cat>` and `<cat>` are the same word)."""

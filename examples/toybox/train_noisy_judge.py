@@ -64,10 +64,10 @@ def accuracy(
 def main() -> None:
     """Encodes, trains, writes, and says how good it is."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/noisy_judge")
-    parser.add_argument("--steps", type=whole(1), default=6000)
+    parser.add_argument("--steps", type=whole(1), default=4000)
     parser.add_argument("--batch-size", type=whole(2), default=64)
     parser.add_argument("--learning-rate", type=finite, default=2e-3)
-    parser.add_argument("--pictures", type=whole(100), default=10_000, help="of the world, drawn and encoded first")
+    parser.add_argument("--pictures", type=whole(100), default=5000, help="of the world, drawn and encoded first")
     parser.add_argument("--look-at", type=whole(1), default=500, help="unseen pictures to be measured on")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)

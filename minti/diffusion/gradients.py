@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from minti.diffusion.multistep import PNDM, DPMSolver
-from minti.diffusion.samplers import named
+from minti.diffusion.samplers import DDIM, DDPM, named
 from minti.diffusion.scheduler import NoiseScheduler
 from minti.diffusion.steps import Predict, Run, Sampler, SampleStep, Stop
 from minti.machine.messages import shown
@@ -115,7 +114,8 @@ class Recurrent(Sampler):
 
         x_t = sqrt(alpha-bar_t / alpha-bar_s) x_s + sqrt(1 - alpha-bar_t / alpha-bar_s) z
 
-    Raises ValueError: less than once, or a sampler that remembers former steps, which noise in between makes wrong.
+    Raises ValueError: less than once; another sampler than DDPM and DDIM. Those of `multistep` remember former steps,
+    which noise in between makes wrong, and those of `ode` go on from something else than what they yield.
     """
 
     sampler: str | Sampler
@@ -124,10 +124,11 @@ class Recurrent(Sampler):
     def __post_init__(self) -> None:
         if self.times < 1:
             raise ValueError(f"times = {shown(self.times)}; expected 1 (no recurrence) or more")
-        if isinstance(named(self.sampler), PNDM | DPMSolver):
-            raise ValueError("a sampler that remembers former steps cannot repeat one; use ddpm or ddim")
+        if not isinstance(named(self.sampler), DDPM | DDIM):
+            raise ValueError(f"{shown(self.sampler)} cannot repeat a step; use ddpm or ddim")
 
     def stops(self, scheduler: NoiseScheduler, num_inference_steps: int) -> list[Stop]:
+        """Those of the sampler."""
         return named(self.sampler).stops(scheduler, num_inference_steps)
 
     def __call__(self, predict: Predict, run: Run) -> Iterator[SampleStep]:

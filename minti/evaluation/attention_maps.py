@@ -5,9 +5,7 @@ weight of one over the prompt's tokens. The maps of all layers are enlarged to t
 weights are computed beside the network, which goes its own way with its fused kernels; nothing in it changes.
 """
 
-from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +13,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minti.model import StableDiffusion
-from minti.text import token_ids
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+from minti.networks.layers import Attend, attention_weights
+from minti.text import places, token_ids
 
 
 class AttentionMaps:
@@ -42,8 +39,8 @@ class AttentionMaps:
     def __enter__(self) -> "AttentionMaps":
         self._undo.callback(self.model.unet.register_forward_pre_hook(self._begin).remove)
         for layer in self._layers:
-            self._undo.callback(setattr, layer, "attend", layer.attend)
-            layer.attend = partial(self._attend, layer.attend)
+            layer.around.append(self._attend)
+            self._undo.callback(layer.around.remove, self._attend)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -77,19 +74,10 @@ class AttentionMaps:
         """The weight of a word's tokens, (b, h, w) in [0, 1]; of a word that stands several times, of all of them.
         Raises ValueError: the word is not in one of the prompts, or where that was cut off."""
         ids = token_ids(word, self.model.tokenizer, self.model.words)
-        places = torch.zeros(self.input_ids.shape, dtype=torch.bool)
-        for prompt, row, found in zip(self.prompts, self.input_ids.tolist(), places):
-            starts = [i for i in range(len(row)) if ids and row[i : i + len(ids)] == ids]
-            if not starts:
-                raise ValueError(f"{word!r} is not in the prompt {prompt!r}, or at its end that was cut off")
-            for start in starts:
-                found[start : start + len(ids)] = True
-        return (self.maps * places[:, :, None, None].to(self.maps)).sum(dim=1)
-
-
-def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d): (b, heads, n, d) and (b, heads, m, d) -> (b, heads, n, m) float32."""
-    return (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+        is_word = torch.zeros(self.input_ids.shape, dtype=torch.bool)
+        for prompt, row, found in zip(self.prompts, self.input_ids.tolist(), is_word):
+            found[places(ids, row, word, prompt)] = True
+        return (self.maps * is_word[:, :, None, None].to(self.maps)).sum(dim=1)
 
 
 def feature_size(positions: int, height: int, width: int) -> tuple[int, int]:

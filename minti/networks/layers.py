@@ -10,6 +10,7 @@ prompt (77 in SD v1.4), `d` features.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,14 @@ class ResnetBlock(nn.Module):
         return shortcut + hidden
 
 
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v of (b, heads, n or m, d) -> (b, heads, n, d)
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d): (b, heads, n, d) and (b, heads, m, d) -> (b, heads, n, m) float32, for who looks at them."""
+    return (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
 class Attention(nn.Module):
     """softmax(q kᵀ / √d) v over several heads ("Attention Is All You Need", eq. 1).
 
@@ -88,8 +97,9 @@ class Attention(nn.Module):
     or from `x` itself when there is none: self-attention. -> (b, n, query_dim).
 
     Attributes:
-        attend: q, k, v of (b, heads, n or m, d) to (b, heads, n, d). A layer can be given another, such as one that
-            watches the weights or changes them.
+        attend: as it is computed. A layer can be given another.
+        around: called in turn in place of it, each with what was there before, an `Attend`, and q, k, v: to watch the
+            weights or change them.
         after: called in turn with q and what `attend` gave; each gives what takes that one's place.
     """
 
@@ -103,6 +113,7 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(context_dim, query_dim, bias=qkv_bias)
         self.to_v = nn.Linear(context_dim, query_dim, bias=qkv_bias)
         self.to_out = nn.ModuleList([nn.Linear(query_dim, query_dim)])  # a list because the checkpoint says to_out.0
+        self.around: list[Callable[[Attend, Tensor, Tensor, Tensor], Tensor]] = []
         self.after: list[Callable[[Tensor, Tensor], Tensor]] = []
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -110,7 +121,10 @@ class Attention(nn.Module):
         q = rearrange(self.to_q(x), "b n (heads d) -> b heads n d", heads=self.heads)
         k = rearrange(self.to_k(context), "b m (heads d) -> b heads m d", heads=self.heads)
         v = rearrange(self.to_v(context), "b m (heads d) -> b heads m d", heads=self.heads)
-        attended = self.attend(q, k, v)  # b heads n d
+        attend = self.attend
+        for further in self.around:
+            attend = partial(further, attend)
+        attended = attend(q, k, v)  # b heads n d
         for further in self.after:
             attended = further(q, attended)
         return self.to_out[0](rearrange(attended, "b heads n d -> b n (heads d)"))

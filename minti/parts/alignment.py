@@ -6,9 +6,8 @@ from difflib import SequenceMatcher
 import torch
 from torch import Tensor
 
-from minti.machine.messages import quoted
 from minti.model import StableDiffusion
-from minti.text import token_ids
+from minti.text import places, token_ids
 
 
 def alignment(source: Sequence[int], edited: Sequence[int], room: int) -> Tensor:
@@ -37,8 +36,4 @@ def ids_of(model: StableDiffusion, prompt: str) -> list[int]:
 
 def positions(model: StableDiffusion, prompt: str, word: str) -> list[int]:
     """Where a word's tokens stand in a prompt. Raises ValueError: nowhere."""
-    ids, wanted = ids_of(model, prompt), token_ids(word, model.tokenizer, model.words)
-    starts = [i for i in range(len(ids)) if wanted and ids[i : i + len(wanted)] == wanted]
-    if not starts:
-        raise ValueError(f"{quoted(word)} is not in the prompt {quoted(prompt)}, or at its end that was cut off")
-    return [start + i for start in starts for i in range(len(wanted))]
+    return places(token_ids(word, model.tokenizer, model.words), ids_of(model, prompt), word, prompt)

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from minti.diffusion.guidance import Strength, strength
 from minti.diffusion.steps import Predict
 from minti.model import StableDiffusion
+from minti.networks.layers import Attend
 from minti.parts.part import Part
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class PerturbedAttention(Part):
@@ -48,9 +47,8 @@ class PerturbedAttention(Part):
             raise ValueError(f"no self-attention of the UNet has {self.layers!r} in its name; try 'mid_block'")
         yield model.unet.register_forward_pre_hook(self._grow, prepend=True).remove
         for layer in chosen:
-            undo = partial(setattr, layer, "attend", layer.attend)
-            layer.attend = partial(self._attend, layer.attend)
-            yield undo
+            layer.around.append(self._attend)
+            yield partial(layer.around.remove, self._attend)
         yield model.unet.register_forward_hook(self._shrink).remove
 
     def guidance(self, predict: Predict) -> Predict:

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from minti.machine.messages import shown
 from minti.model import StableDiffusion
+from minti.networks.layers import Attend, attention_weights
 from minti.parts.alignment import alignment, ids_of, positions
 from minti.parts.part import Part
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class PromptToPrompt(Part):
@@ -66,14 +65,14 @@ class PromptToPrompt(Part):
         self.as_it_is = torch.equal(self.moved, same) and bool((self.counts == 1).all())
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """Listens for the timestep; takes the place of `attend`. Parts that do so too are left in reverse order."""
+        """Listens for the timestep, and goes round every attention."""
         self.last = model.scheduler.config.num_train_timesteps
         yield model.unet.register_forward_pre_hook(self.begin).remove
         for name, layer in model.unet.named_modules():
             if name.endswith((".attn1", ".attn2")):
-                undo = partial(setattr, layer, "attend", layer.attend)
-                layer.attend = partial(self.attend, layer.attend, name.endswith(".attn2"))
-                yield undo
+                around = partial(self.attend, name.endswith(".attn2"))
+                layer.around.append(around)
+                yield partial(layer.around.remove, around)
 
     def begin(self, unet: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Raises ValueError: another batch than that of the prompts."""
@@ -82,7 +81,7 @@ class PromptToPrompt(Part):
             raise ValueError(f"{len(latents)} pictures in the UNet; expected {self.pictures} sources and as many edits")
         self.timestep = int(timesteps[0])
 
-    def attend(self, attend: Attend, is_cross: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, is_cross: bool, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(b, heads, n, d): of the edits, which come last, with the weights of the sources, which stand before them."""
         n = self.pictures
         if self.timestep < (1 - (self.cross if is_cross else self.own)) * self.last:
@@ -91,9 +90,7 @@ class PromptToPrompt(Part):
         attended = attend(*of_source, v)
         if self.as_it_is or not is_cross:
             return attended
-        # softmax(q kᵀ / √d), b heads n m, of sources and of edits
-        scores = q[-2 * n :] @ k[-2 * n :].mT * q.shape[-1] ** -0.5
-        source, edited = scores.float().softmax(dim=-1).chunk(2)
+        source, edited = attention_weights(q[-2 * n :], k[-2 * n :]).chunk(2)  # b heads n m each
         moved = source @ self.moved[:, None] + edited * (1 - self.moved.sum(dim=1).clamp(max=1))[:, None, None]
         values = (moved * self.counts[:, None, None]).to(v.dtype) @ v[-n:]  # b heads n m, b heads m d -> b heads n d
         return torch.cat([attended[:-n], values])

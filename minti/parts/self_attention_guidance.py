@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from minti.diffusion.guidance import Strength, strength, unguided
 from minti.diffusion.steps import Predict
 from minti.model import StableDiffusion
+from minti.networks.layers import Attend, attention_weights
 from minti.parts.part import Part
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class SelfAttentionGuidance(Part):
@@ -48,8 +47,8 @@ class SelfAttentionGuidance(Part):
         middle = model.unet.mid_block.attentions[0]
         yield middle.register_forward_hook(self._measure).remove
         layer = middle.transformer_blocks[0].attn1
-        attend, layer.attend = layer.attend, partial(self._attend, layer.attend)
-        yield partial(setattr, layer, "attend", attend)
+        layer.around.append(self._attend)
+        yield partial(layer.around.remove, self._attend)
         yield model.unet.register_forward_hook(self._keep).remove
 
     def guidance(self, predict: Predict) -> Predict:
@@ -85,8 +84,7 @@ class SelfAttentionGuidance(Part):
 
 def attended(q: Tensor, k: Tensor) -> Tensor:
     """Whether others look at a place more than on average: q and k, (b, heads, n, d) -> (b, n), bool."""
-    weights = (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-    return weights.mean(dim=1).sum(dim=1) > 1.0  # over the queries, each of which gives a weight of one
+    return attention_weights(q, k).mean(dim=1).sum(dim=1) > 1.0  # over the queries, each of which gives a weight of one
 
 
 def blurred_where(latents: Tensor, mask: Tensor) -> Tensor:

@@ -152,5 +152,6 @@ def test_an_overflow_is_told_with_the_scale(scale):
 def test_recurrence_refuses():
     with pytest.raises(ValueError, match="times = 0"):
         Recurrent("ddim", 0)
-    with pytest.raises(ValueError, match="remembers former steps"):
-        Recurrent("pndm", 2)
+    for sampler in ("pndm", "dpm-solver++", "euler", "heun"):
+        with pytest.raises(ValueError, match="cannot repeat a step; use ddpm or ddim"):
+            Recurrent(sampler, 2)

@@ -8,8 +8,9 @@ from diffusers.models.attention_processor import AttnProcessor
 
 import minti
 from attention_inside import share_inside
-from minti.evaluation.attention_maps import AttentionMaps, attention_weights, feature_size
+from minti.evaluation.attention_maps import AttentionMaps, feature_size
 from minti.networks.kernels import attention
+from minti.networks.layers import attention_weights
 
 PROMPTS = ["a red cat", "the dog in a red style"]
 OPTIONS = {"num_inference_steps": 2, "sampler": "ddim", "output": "latents", "guidance_scale": 3.0}
@@ -92,7 +93,7 @@ def test_maps_are_the_mean_over_evaluations_of_the_conditional_half(tiny):
 
 
 def listeners(model):
-    attending = [m for m in model.unet.modules() if getattr(m, "attend", attention) is not attention]
+    attending = [m for m in model.unet.modules() if getattr(m, "around", ()) or "attend" in vars(m)]
     return len(attending) + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.unet.modules())
 
 

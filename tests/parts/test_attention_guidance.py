@@ -1,5 +1,7 @@
 """Guidance by the network's own attention equals diffusers', and comes out of the model again."""
 
+from contextlib import ExitStack
+
 import diffusers
 import pytest
 import torch
@@ -7,6 +9,7 @@ from diffusers.pipelines.deprecated.stable_diffusion_sag import StableDiffusionS
 from helpers import PROMPTS, seeded
 
 import minti
+from minti.networks.layers import Attention
 from minti.parts.controlnet import ControlNet
 from minti.parts.perturbed_attention import PerturbedAttention
 from minti.parts.self_attention_guidance import SelfAttentionGuidance, attended, blurred_where
@@ -56,6 +59,19 @@ def test_without_strength_and_outside_a_picture_is_as_before(tiny, part):
     assert torch.equal(drawn(tiny, part(0.0), **options), plain)
     drawn(tiny, part(1.0), **options)
     assert torch.equal(minti.sample(tiny, PROMPTS, generator=seeded(), **options), plain)
+
+
+def test_what_goes_round_the_same_attention_leaves_in_any_order(tiny):
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(PerturbedAttention(1.0, layers="").inside(tiny))
+    second.enter_context(SelfAttentionGuidance(1.0).inside(tiny))
+    first.close()
+    layers = {name: layer for name, layer in tiny.unet.named_modules() if isinstance(layer, Attention)}
+    assert [name for name, layer in layers.items() if layer.around] == [
+        "mid_block.attentions.0.transformer_blocks.0.attn1"
+    ]
+    second.close()
+    assert not [name for name, layer in layers.items() if layer.around or "attend" in vars(layer)]
 
 
 @pytest.mark.parametrize("part", [PerturbedAttention, SelfAttentionGuidance])

@@ -13,9 +13,8 @@ from torch import Tensor
 import minti
 from exercise.grader.part import Mistake, Part, Task
 from exercise.grader.world import randn, seeded, toybox
-from minti.evaluation import attention_maps
 from minti.images import grid
-from minti.networks import kernels
+from minti.networks import kernels, layers
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -23,7 +22,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def word_map(q: Tensor, k: Tensor, places: list[int], height: int, width: int) -> Tensor:
-    weights = attention_maps.attention_weights(q, k).mean(dim=1)  # as `AttentionMaps` has it: b n m
+    weights = layers.attention_weights(q, k).mean(dim=1)  # as `AttentionMaps` has it: b n m
     return weights[..., places].sum(dim=-1).unflatten(1, (height, width))
 
 
@@ -34,7 +33,7 @@ def attending(scale: Callable[[int], float] = lambda d: d**-0.5, dim: int = -1) 
 
 def mapping(wrong: Callable[[Tensor, list[int], int, int], Tensor]) -> Callable[..., Tensor]:
     """A map made in another way of the weights, (b, heads, n, m)."""
-    return lambda q, k, places, height, width: wrong(attention_maps.attention_weights(q, k), places, height, width)
+    return lambda q, k, places, height, width: wrong(layers.attention_weights(q, k), places, height, width)
 
 
 def transposed(weights: Tensor, places: list[int], height: int, width: int) -> Tensor:
@@ -59,14 +58,14 @@ def picture(mine: Any) -> Image.Image:
             total += torch.nn.functional.interpolate(heat, (side, side), mode="bilinear")[0, 0]
         return mine.attention(q, k, v)
 
-    layers = [layer for name, layer in model.unet.named_modules() if name.endswith("attn2")]
+    listening = [layer for name, layer in model.unet.named_modules() if name.endswith("attn2")]
     try:
-        for layer in layers:
+        for layer in listening:
             layer.attend = attend
         options = {"num_inference_steps": 15, "sampler": "ddim", "generator": seeded(4)}
         (drawn,) = minti.sample(model, [prompt], **options)
     finally:
-        for layer in layers:
+        for layer in listening:
             del layer.attend
     shades = (255 * sums / sums.amax(dim=(1, 2), keepdim=True)).byte().numpy()
     maps = [Image.fromarray(shade).resize(drawn.size, Image.Resampling.NEAREST).convert("RGB") for shade in shades]
