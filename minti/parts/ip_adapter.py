@@ -94,7 +94,8 @@ class SecondAttention:
     def take(self, layer: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """x and the text alone; a context that is no longer than a text has no picture."""
         x, context = inputs
-        self.tokens = context[:, -TOKENS:] if context.shape[1] > self.longest else None
+        # Contiguous, as diffusers has them: a slice goes through another matrix product, which may round otherwise.
+        self.tokens = context[:, -TOKENS:].contiguous() if context.shape[1] > self.longest else None
         return (x, context) if self.tokens is None else (x, context[:, :-TOKENS])
 
     def add(self, q: Tensor, attended: Tensor) -> Tensor:
