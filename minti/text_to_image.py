@@ -87,8 +87,8 @@ def sample_steps(
 def encoded(model: StableDiffusion, prompts: Prompts, like: Tensor | None = None, name: str = "prompts") -> Tensor:
     """Words or contexts as contexts, (b, n, d); with `like` in its shape, one for all repeated.
     Raises ValueError: no prompt, or contexts of another shape."""
-    if isinstance(prompts, str):
-        prompts = [prompts]
+    if isinstance(prompts, str):  # for each, as in diffusers: of fewer rows a product may round otherwise
+        prompts = [prompts] * (1 if like is None else len(like))
     if not len(prompts):
         raise ValueError("no prompt given")
     d = model.unet.config.cross_attention_dim
