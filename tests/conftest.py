@@ -16,7 +16,7 @@ if Path(os.environ.get("MINTI_SD_V1_4", ".")).exists():
 import diffusers
 import pytest
 import torch
-from helpers import SCHEDULER, UNET, VAE, write_tokenizer
+from helpers import SCHEDULER, UNET, VAE, own_tokenizer, write_tokenizer
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import minti
@@ -128,11 +128,6 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def own_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Not copied but read again: a copied one leaves the ends of words in what it decodes."""
-    return CLIPTokenizer.from_pretrained(folder / "tokenizer")
 
 
 @pytest.fixture

@@ -178,3 +178,8 @@ def write(word: minti.TrainingWrapper, values: torch.Tensor) -> None:
     """Sets the rows of a word that learns to (k, d)."""
     word.rows.load_state_dict({"values": values})
     word.rows.settle(word.model)
+
+
+def own_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Not copied but read again: a copied one leaves the ends of words in what it decodes."""
+    return CLIPTokenizer.from_pretrained(folder / "tokenizer")

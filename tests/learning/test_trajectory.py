@@ -4,10 +4,12 @@ The loop does what exercise E4 and diffusers' textual-inversion example do: enco
 the whole embedding matrix, put the old rows back. It draws the same random numbers in the same order.
 """
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import pictures
+from helpers import own_tokenizer, pictures
 
 import minti
 
@@ -56,11 +58,19 @@ def reference(pipe, num_vectors=1, gradient_accumulation=1, weight_decay=1e-2):
         yield weight[-num_vectors:].detach().clone(), gradient
 
 
+@pytest.fixture(scope="module", params=OPTIONS, ids=lambda options: "".join(options) or "plain")
+def recipe(request, opened_by_diffusers, tiny_folder):
+    """Options, and what the loop of diffusers does with them."""
+    pipe = copy.deepcopy(opened_by_diffusers)
+    pipe.tokenizer = own_tokenizer(tiny_folder)
+    return request.param, list(reference(pipe, **request.param))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["restore", "new_rows"])
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "".join(options) or "plain")
-def test_a_hundred_steps_equal_the_loop_of_diffusers(tiny, pipeline, form, options):
+def test_a_hundred_steps_equal_the_loop_of_diffusers(tiny, recipe, form):
     """E4's recipe: bit for bit. The lean form adds a row's gradients in another order: to 1e-4 of the rows' size."""
+    options, expected = recipe
     w = minti.TrainingWrapper(
         tiny,
         minti.TextualInversionConfig(
@@ -76,7 +86,7 @@ def test_a_hundred_steps_equal_the_loop_of_diffusers(tiny, pipeline, form, optio
     optimizer = minti.prepare_for_textual_inversion(w)
     gradients = []
     optimizer.register_step_pre_hook(lambda *_: gradients.append(w.rows.gradients()[0].clone()))
-    steps = zip(minti.textual_inversion(w, pictures(), optimizer), reference(pipeline, **options), strict=True)
+    steps = zip(minti.textual_inversion(w, pictures(), optimizer), expected, strict=True)
     first = None
     for state, (rows, gradient) in steps:
         first = rows if first is None else first
