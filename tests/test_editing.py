@@ -112,6 +112,7 @@ def test_the_iterated_inversion_is_led_back_by_diffusers_ddim():
     assert missed(10) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.3, 0.5])
 def test_a_part_of_the_path_leads_back_too(tiny, strength):
     """`inverted_noise` is what `from_picture` begins with; at levels where a random network's iterations converge."""

@@ -93,7 +93,6 @@ PATHS = """
 FACTS = st.one_of(JSON, st.lists(st.floats(), max_size=3), st.integers(-1, 5))
 
 
-@pytest.mark.slow
 @inputs(4)
 @given(
     st.dictionaries(st.sampled_from(NAMES.split()), TENSORS, max_size=2),

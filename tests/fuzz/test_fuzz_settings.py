@@ -126,7 +126,6 @@ def test_a_model_folder_with_odd_configs_draws_or_is_refused(tiny_folder, model_
 SMALL = [name for name in FILES if name != "defaults.json"] + ["tokenizer/tokenizer.json"]
 
 
-@pytest.mark.slow
 @inputs(5)
 @given(st.sampled_from(SMALL), st.one_of(DAMAGE, JSON))
 @example("unet/config.json", [])

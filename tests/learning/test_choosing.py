@@ -61,6 +61,7 @@ def test_nothing_in_the_model_changes(tiny):
     assert not any(p.requires_grad or p.grad is not None for p in tiny.text_encoder.parameters())
 
 
+@pytest.mark.slow
 def test_the_losses_are_those_of_the_words_and_the_best_comes_first(tiny):
     found = choose_initializer(tiny, CONFIG, pictures(), tried=3, rounds=2)
     assert 3 <= len(found) <= 6

@@ -159,6 +159,7 @@ def test_a_rate_of_zero_is_a_rate(tiny):
     assert [group["lr"] for group in run.optimizer().param_groups] == [1e-3, 0.0]
 
 
+@pytest.mark.slow
 def test_class_pictures_are_the_model_s_own_and_drawn_once(tiny, tmp_path):
     config = DreamBoothConfig(**SETTINGS)
     drawn = []
@@ -180,6 +181,7 @@ def test_class_pictures_are_the_model_s_own_and_drawn_once(tiny, tmp_path):
 # --- interruption -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "with_word"),
     [({"learning_rate": 1e-3}, False), ({"learns": "lora"}, False), ({"learns": "lora"}, True)],

@@ -69,6 +69,7 @@ def test_a_row_that_does_not_pay_is_forgotten(tiny):
     assert word.best.config.num_vectors == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainings", [(learn, spoil), (spoil, learn)])
 @pytest.mark.parametrize("row_update", ["new_rows", "restore"])
 def test_the_model_ends_with_what_was_kept_and_nothing_else(tiny, tiny_folder, tmp_path, trainings, row_update):
@@ -86,6 +87,7 @@ def test_the_model_ends_with_what_was_kept_and_nothing_else(tiny, tiny_folder, t
     assert not embedding._forward_hooks
 
 
+@pytest.mark.slow
 def test_every_run_is_that_of_a_word_with_so_many_rows(tiny, tiny_folder):
     """To the last bit: nothing of the runs before is left."""
     word = grown(tiny, spoil, learn)

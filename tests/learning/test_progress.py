@@ -9,6 +9,7 @@ import minti
 from minti.learning.watching import STEP_COST, evaluation_interval, has_levelled_off
 
 
+@pytest.mark.slow
 def test_the_best_rows_are_kept(tiny):
     """A learning rate that soon spoils the word: what stays is the best evaluation, not the last."""
     w = wrapper(tiny, steps=96, learning_rate=0.05)

@@ -92,6 +92,7 @@ def test_attention_can_be_replaced_and_the_halves_parted():
     assert not torch.allclose(unet(x, timesteps, context), expected, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_hook_reaches_every_layer():
     """Once, also in bfloat16 on a CPU, where wide convolutions are matrix products; no forward rewrites a weight."""

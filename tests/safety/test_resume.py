@@ -58,11 +58,13 @@ def interrupted_at_every_step(tiny_folder, tmp_path, options, steps):
     return states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["many", "cosine"])
 def test_interrupted_at_one_step(tiny_folder, tmp_path, often, name):
     interrupted_at_every_step(tiny_folder, tmp_path, CONFIGS[name], (3,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["new_rows", "restore"])
 def test_interrupted_while_a_scale_is_looked_for(tiny_folder, tmp_path, often, monkeypatch, form):
     """As in float16: the scale halves where the gradient overflows, and grows after every second good step.

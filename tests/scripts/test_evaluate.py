@@ -76,6 +76,7 @@ def check_report(path, pictures):
     assert "<one>" not in text
 
 
+@pytest.mark.slow
 def test_two_words_from_files(monkeypatch, tmp_path, words, capsys):
     """Every file of the report, with as little drawing as can be; the numbers in words follow from the numbers."""
     pairs = [("--embedding", f"{words}/{i}.safetensors=<{name}>") for i, name in enumerate(("one", "two"))]
@@ -166,6 +167,7 @@ def test_one_word_and_no_clip(monkeypatch, tmp_path, words, capsys):
     assert "No CLIP could be reached" in (tmp_path / "out/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_section_without_its_prompts_is_left_out(monkeypatch, tmp_path, words):
     pairs = [("--embedding", f"{words}/{i}.safetensors=<{i}>", "--images", CONCEPTS[i]) for i in range(2)]
     options = ("--samples", 1, "--steps", 1, "--sections", "guidance", "together")

@@ -106,6 +106,7 @@ def test_bad_input_is_one_line(tmp_path, args, message):
     assert re.search(message, lines[0])
 
 
+@pytest.mark.slow
 def test_masks_and_captions_from_the_command_line(tmp_path):
     pictures = folder_of_pictures(tmp_path / "pictures")
     options = ("--captions", "--masked", "--min-snr", 5, "--huber", 0.5, "--steps", 1, "--batch-size", 1)

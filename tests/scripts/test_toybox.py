@@ -39,6 +39,7 @@ def to_pixels(arrays):
 # --- the world --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_held_out_toys_are_never_drawn_and_never_named():
     assert len(set(world.HELD_OUT)) == 12
     assert not set(world.HELD_OUT) & set(world.NAMED.values())
@@ -61,6 +62,7 @@ def test_pictures_are_reproducible_and_captions_are_true():
             assert world.NAMED[name] in scene.toys
 
 
+@pytest.mark.slow
 def test_a_near_miss_shares_most_and_is_never_the_same():
     rng = np.random.default_rng(0)
     for _ in range(500):
@@ -210,6 +212,7 @@ def test_it_draws_the_same_on_a_cpu_without_avx512():
     assert f"{len(SAMPLERS)} passed" in ended.stdout
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_reconstructions_show_the_true_attributes(toybox):
     judge = measure.load_judge(minti.TOYBOX)
