@@ -46,7 +46,7 @@ def weighted(text: str) -> tuple[str, float]:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = arguments(__doc__.split("\n\n")[0], output="outputs/edits")
+    parser = arguments(__doc__.split("\n\n")[0], output="outputs/edit")
     parser.add_argument("source", metavar="SOURCE", help="what the picture shows")
     parser.add_argument("edit", metavar="EDIT", help="what it is to show: the same in other words, or with some more")
     cross_help = "share of the steps, from the first, in which a word of EDIT looks where SOURCE's does"

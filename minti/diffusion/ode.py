@@ -82,7 +82,7 @@ def shrunk(x: Tensor, level: Level) -> Tensor:
 
 
 def resumed(x: Tensor, latents: Tensor, level: Level) -> Tensor:
-    """x, or, where a caller has written to the latents that it was shown, as `local_blend` does, what they stand for."""
+    """x, or what the latents stand for, where a caller has written to what it was shown, as `local_blend` does."""
     return x if torch.equal(latents, shrunk(x, level)) else latents * (level.noise_rate**2 + 1) ** 0.5
 
 
