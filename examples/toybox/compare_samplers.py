@@ -47,7 +47,7 @@ import matplotlib.pyplot as plt
 
 MEAN, STD = 1.5, 0.4
 SCHEDULES = {"linear": (1e-4, 0.02), "squaredcos_cap_v2": (0.0, 0.0)}  # the cosine needs neither beta
-MOST = {"ddpm": 100, "ddim": 100, "dpm-solver++": 50}  # steps that are drawn; of the others 20
+MOST = {"ddpm": 100, "ddim": 100, "pndm": 50, "dpm-solver++": 50}  # steps that are drawn; of the others 20
 Rows = list[dict[str, object]]
 
 
