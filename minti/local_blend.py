@@ -12,7 +12,7 @@ from minti.parts.alignment import positions
 
 def local_blend(maps: AttentionMaps, words: Sequence[str], threshold: float = 0.3) -> Callable[[SampleStep], None]:
     """For `minti.sample`'s `on_step`, while [sources, edits] are drawn from the same noise; writes to the step, from
-    which every sampler but euler and heun goes on.
+    which the sampler goes on.
 
         edited <- source + mask (edited - source),   mask = max-pooled map / its maximum > threshold, of either picture
 

@@ -1,9 +1,11 @@
-"""One colour of a picture changed, by a prompt, SDEdit, inversion and prompt-to-prompt; and what else, by the judge.
+"""One colour of a picture changed, by a prompt, SDEdit, inversion, prompt-to-prompt and as a counterfactual.
 
-    python examples/toybox/compare_edits.py
+    python examples/toybox/compare_edits.py --only edits
+    python examples/toybox/compare_edits.py --only inversion --count 16
 
-Prints in per cent how often the main colour became the wanted one, how often all else stayed, how often both, and how
-far the median pixel moved; writes edits.csv, and edits.png with the first pictures.
+edits: in per cent how often the main colour became the wanted one, how often all else stayed and how often both, by the
+judge, and how far the median pixel moved. inversion: how far from a picture what is drawn from its inverted noise is,
+by the same prompt. Prints tables; writes edits.csv, inversion.csv, and edits.png with the first pictures.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, generators, load, make_output, run, whole
+from support.command_line import arguments, load, make_output, run, whole
 from support.pages import page
 from support.studies import write_table
 
-from collections.abc import Callable, Sequence
+import argparse
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -27,59 +29,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 import minti
-import world
+from counterfactuals import counterfactual
 from measure import load_judge, verdicts
 from minti.editing import inverted_noise
 from minti.evaluation.attention_maps import AttentionMaps
 from minti.images import to_pil
 from minti.local_blend import local_blend
-from minti.machine.noise import randn
 from minti.parts.prompt_to_prompt import PromptToPrompt
 from networks import Judge
-from painting import draw
-
-SHORT = "a photo of a {0.main} {0.shape} with a {0.second} {0.pattern}"
-LONG = "a photo of a {1.size} {0.main} {0.shape} with a {0.second} {0.pattern} {1.place} on a {1.background} background"
-
-
-@dataclass
-class Task:
-    """Painted scenes whose toys are to have another main colour.
-
-    Attributes:
-        pictures: (b, 3, 64, 64) in [-1, 1]; `latents`, (b, c, h, w), their encodings.
-        noise: (b, c, h, w), one for each.
-        scenes, colours: what they show, and the wanted colours.
-    """
-
-    pictures: Tensor
-    latents: Tensor
-    noise: Tensor
-    scenes: list[world.Scene]
-    colours: list[str]
-
-    def prompts(self, template: str) -> tuple[list[str], list[str]]:
-        """What the pictures show, and what they are to show."""
-        toys = [scene.toys[0] for scene in self.scenes]
-        wanted = [replace(toy, main=colour) for toy, colour in zip(toys, self.colours)]
-        return tuple([template.format(toy, s) for toy, s in zip(of, self.scenes)] for of in (toys, wanted))
-
-
-def task(model: minti.StableDiffusion, seeds: Sequence[int]) -> Task:
-    """Scene i, its wanted colour, its grain and the noise that it is drawn from are those of seed i."""
-    scenes, colours, painted = [], [], []
-    for seed in seeds:
-        rng = np.random.default_rng((22, seed))
-        scene = replace(world.random_scene(rng, pair_rate=0), style="photo")
-        toy = scene.toys[0]
-        scenes.append(scene)
-        colours.append(str(rng.choice([c for c in world.COLOURS if c not in (toy.main, toy.second)])))
-        painted.append(draw(scene, np.random.default_rng((23, seed))))
-    pictures = torch.from_numpy(np.stack(painted)).permute(0, 3, 1, 2) * 2 - 1  # b h w c -> b c h w
-    latents = model.scale(model.encode(pictures).mean)
-    noise = randn(latents.shape, [generators(seed, 1)[0] for seed in seeds], model.device, model.dtype)
-    return Task(pictures, latents, noise, scenes, colours)
-
+from recolouring import LONG, SHORT, Task, task
 
 # A way: the model, the task and options of `minti.sample` -> the pictures before and after, (b, 3, 64, 64) each.
 Way = Callable[..., tuple[Tensor, Tensor]]
@@ -127,6 +85,19 @@ def along(
     return task.pictures, model.decode(minti.sample(model, edits, **given, **options))
 
 
+def towards(
+    model: minti.StableDiffusion, task: Task, scale: float, hold: float, **options: object
+) -> tuple[Tensor, Tensor]:
+    """A counterfactual of each, guided by the judge of noisy latents; its prompt names all but the main colour."""
+    prompts, _ = task.prompts(LONG.replace("{0.main} ", ""))
+    after = torch.empty_like(task.pictures)
+    for colour in set(task.colours):
+        chosen = [i for i, wanted in enumerate(task.colours) if wanted == colour]
+        given = (task.latents[chosen], [prompts[i] for i in chosen], colour, scale, hold)
+        after[chosen] = counterfactual(model, *given, options["num_inference_steps"])
+    return task.pictures, after
+
+
 WAYS: dict[str, Way] = {
     "same noise": partial(side_by_side, template=SHORT),
     "prompt-to-prompt, cross 0.8": partial(side_by_side, template=SHORT, cross=0.8),
@@ -138,6 +109,7 @@ WAYS: dict[str, Way] = {
     "same noise, all named": partial(side_by_side, template=LONG),
     "inverted, all named": partial(along, template=LONG, strength=1, invert=True),
     "inverted, prompt-to-prompt": partial(side_by_side, template=SHORT, cross=0.8, own=0.8, invert=True),
+    "counterfactual": partial(towards, scale=60, hold=0.02),
 }
 
 
@@ -154,16 +126,8 @@ def judged(judge: Judge, task: Task, before: Tensor, after: Tensor) -> list[dict
     return rows
 
 
-@torch.no_grad()
-def main() -> None:
+def edits(args: argparse.Namespace, model: minti.StableDiffusion) -> None:
     """All ways on the same scenes."""
-    parser = arguments(__doc__.split("\n\n")[0], output="outputs/edits")
-    parser.add_argument("--count", type=whole(1), default=96, help="pictures")
-    parser.add_argument("--steps", type=whole(2), default=20, help="steps of DDIM")
-    parser.add_argument("--batch-size", type=whole(1), default=32, help="pictures at a time")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="which of them")
-    args = parser.parse_args()
-    folder, model = make_output(args.output), load(args)
     judge, rows, shown = load_judge(args.model), [], []
     options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
     options |= {"sampler": "ddim", "output": "latents"}
@@ -175,14 +139,56 @@ def main() -> None:
             rows += [{"way": way} | row for row in judged(judge, scenes, before, after)]
             if start == args.seed:
                 shown += [(f"{way}: before", to_pil(before[:6])), (f"{way}: after", to_pil(after[:6]))]
-    write_table(folder / "edits.csv", rows)
-    page(shown, size=64).save(folder / "edits.png")
+    write_table(args.output / "edits.csv", rows)
+    page(shown, size=64).save(args.output / "edits.png")
     print("| way | colour changed | all else kept | both | median pixel, grey levels |\n|---|---|---|---|---|")
     for way in args.ways:
         of_way = [row for row in rows if row["way"] == way]
         means = {name: float(np.mean([row[name] for row in of_way])) for name in of_way[0] if name != "way"}
         rates = " | ".join(f"{100 * means[name]:.0f}" for name in ("changed", "kept", "both"))
         print(f"| {way} | {rates} | {means['moved']:.1f} |")
+
+
+def inversion(args: argparse.Namespace, model: minti.StableDiffusion) -> None:
+    """To a picture's noise, and back with the same prompt: grey levels between the decoded pictures, and the worst."""
+    scenes, rows = task(model, range(args.seed, args.seed + args.count)), []
+    pictures, scales = model.decode(scenes.latents).clamp(-1, 1), (1, args.guidance_scale)
+    print(f"| prompt names | iterations | deviation | guidance {scales[0]} | {scales[1]:g} |\n|---|---|---|---|---|")
+    for named, template in (("all", LONG), ("the toy only", SHORT)):
+        prompts, _ = scenes.prompts(template)
+        for iterations in args.iterations:
+            noise = inverted_noise(model, scenes.latents, prompts, args.steps, iterations=iterations)
+            row = {"named": named, "iterations": iterations, "deviation": noise.std().item()}
+            for scale in scales:
+                options = {"num_inference_steps": args.steps, "guidance_scale": scale, "sampler": "ddim"}
+                back = minti.sample(model, prompts, latents=noise, output="pixels", **options).clamp(-1, 1)
+                far = 127.5 * (back - pictures).abs().mean(dim=(1, 2, 3))
+                row |= {f"guidance {scale:g}": far.mean().item(), f"guidance {scale:g}, worst": far.max().item()}
+            rows.append(row)
+            _, _, deviation, *far = row.values()
+            cells = " | ".join(f"{mean:.2f} ({worst:.2f})" for mean, worst in zip(far[::2], far[1::2]))
+            print(f"| {named} | {iterations} | {deviation:.2f} | {cells} |", flush=True)
+    write_table(args.output / "inversion.csv", rows)
+
+
+@torch.no_grad()
+def main() -> None:
+    """The tables that are asked for."""
+    parser = arguments(__doc__.split("\n\n")[0], output="outputs/edits")
+    tables = {"edits": edits, "inversion": inversion}
+    parser.add_argument("--only", nargs="+", choices=tables, default=list(tables), help="which tables")
+    parser.add_argument("--count", type=whole(1), default=96, help="pictures")
+    parser.add_argument("--steps", type=whole(2), default=20, help="steps of DDIM")
+    parser.add_argument("--batch-size", type=whole(1), default=32, help="of edits: pictures at a time")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of edits: which of them")
+    iterations_help = "of inversion: how often each of its steps is mended"
+    parser.add_argument("--iterations", type=whole(0), nargs="+", default=[0, 2], help=iterations_help)
+    args = parser.parse_args()
+    make_output(args.output)
+    model = load(args)
+    model.freeze()
+    for name in args.only:
+        tables[name](args, model)
 
 
 if __name__ == "__main__":

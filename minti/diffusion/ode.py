@@ -44,7 +44,8 @@ class Euler(Sampler):
         for (t, level), (_, arrived) in run.legs:
             clean, slope = clean_and_slope(predict, run, x, t, level)
             x = run.keep(moved(x, slope, level, arrived), arrived)
-            yield SampleStep(t, shrunk(x, arrived), clean)
+            yield SampleStep(t, latents := shrunk(x, arrived), clean)
+            x = resumed(x, latents, arrived)
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Heun(Euler):
             if s != -1:
                 _, slope_ahead = clean_and_slope(predict, run, ahead, s, arrived)
                 ahead = run.keep(moved(x, (slope + slope_ahead) / 2, level, arrived), arrived)
-            x = ahead
-            yield SampleStep(t, shrunk(x, arrived), clean)
+            yield SampleStep(t, latents := shrunk(ahead, arrived), clean)
+            x = resumed(ahead, latents, arrived)
 
 
 def beginning(run: Run) -> Tensor:
@@ -78,6 +79,11 @@ def beginning(run: Run) -> Tensor:
 def shrunk(x: Tensor, level: Level) -> Tensor:
     """x / sqrt(1 + sigma^2), the latents as the network knows them; at the end they are x."""
     return x / (level.noise_rate**2 + 1) ** 0.5
+
+
+def resumed(x: Tensor, latents: Tensor, level: Level) -> Tensor:
+    """x, or what the latents stand for, where a caller has written to what it was shown, as `local_blend` does."""
+    return x if torch.equal(latents, shrunk(x, level)) else latents * (level.noise_rate**2 + 1) ** 0.5
 
 
 def clean_and_slope(predict: Predict, run: Run, x: Tensor, t: float, level: Level) -> tuple[Tensor, Tensor]:

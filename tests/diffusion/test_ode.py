@@ -76,6 +76,22 @@ def test_from_pure_noise_counts_as_almost_pure(sampler, spacing):
             assert step.latents.isfinite().all()
 
 
+@pytest.mark.parametrize("sampler", [Euler(), Heun()])
+def test_it_goes_on_from_what_is_written_to_a_step(sampler):
+    """Put on another run's way after its fourth step, it stays there."""
+    scheduler = NoiseScheduler()
+    predict, stops = gaussian_world(MEAN, STD, scheduler), sampler.stops(scheduler, 10)
+    starts = [torch.randn(1, 4, 8, 8, generator=seeded(i), dtype=torch.float64) for i in (1, 2)]
+    one, other = (sampler(predict, Run(start, scheduler, stops)) for start in starts)
+    for i, (ours, theirs) in enumerate(zip(one, other)):
+        if i < 3:
+            assert (ours.latents - theirs.latents).abs().max() > 0.1
+        elif i == 3:
+            ours.latents.copy_(theirs.latents)
+        else:
+            torch.testing.assert_close(ours.latents, theirs.latents, rtol=0, atol=1e-6)
+
+
 def test_heun_costs_two_evaluations_a_step_but_for_the_last(tiny):
     evaluations = [
         step.evaluations for step in minti.sample_steps(tiny, "a cat", num_inference_steps=5, sampler="heun")
