@@ -50,6 +50,8 @@ def test_the_judge_is_asked_what_a_prompt_says(tmp_path):
     done = script_inside("toybox/compare_illusions.py", "--count", 2, "--steps", 2, "--quiet", "--output", tmp_path)
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
     assert len(rows) == 6
-    assert {cell for row in rows for cell in row[1:]} <= {"0", "50", "100"}
-    assert all(int(row[3]) <= min(int(row[1]), int(row[2])) for row in rows)
+    shares = [[int(cell) for cell in row[2:6]] for row in rows]
+    assert {share for row in shares for share in row} <= {0, 50, 100}
+    assert all(both <= min(first, second) for first, second, both, _ in shares)
+    assert all(0 < float(row[6]) < 50 for row in rows)
     assert (tmp_path / "illusions.png").is_file()
