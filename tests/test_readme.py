@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 JOURNEYS = (ROOT / "examples/journeys.md").read_text()
-LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)|<img src=\"([^\"]+)\"")
+ANCHOR = re.compile(r"\]\(([^)\s#:]*)#([^)\s]+)\)")
 
 
 def documents() -> list[Path]:
@@ -24,8 +25,20 @@ DOCUMENTS = pytest.mark.parametrize("path", documents(), ids=lambda path: str(pa
 
 @DOCUMENTS
 def test_links_lead_somewhere(path):
-    links = [link for link in LINK.findall(path.read_text()) if "://" not in link]
+    links = [link or picture for link, picture in LINK.findall(path.read_text()) if "://" not in link]
     assert not [link for link in links if not (path.parent / link).exists()]
+
+
+def anchors(path: Path) -> set[str]:
+    """What GitHub calls the headings of a page: in lower case, without punctuation, with hyphens for spaces."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@DOCUMENTS
+def test_links_lead_to_headings(path):
+    found = [(path.parent / page if page else path, anchor) for page, anchor in ANCHOR.findall(path.read_text())]
+    assert not [anchor for page, anchor in found if page.suffix == ".md" and anchor not in anchors(page)]
 
 
 @DOCUMENTS
