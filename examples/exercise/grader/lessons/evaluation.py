@@ -34,7 +34,7 @@ def picture(mine: Any) -> Image.Image:
     """Each bundled concept's pictures beside those of each other: a table of likenesses as shades of grey."""
     toybox_folder = str(CONCEPTS.parent / "toybox")
     if toybox_folder not in sys.path:
-        sys.path.append(toybox_folder)
+        sys.path.insert(0, toybox_folder)  # before the worker's own folder, which has a world.py, too
     from toy_clip import load_toy_clip
 
     clip = load_toy_clip(toybox(), minti.TOYBOX)
