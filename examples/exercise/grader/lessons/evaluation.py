@@ -71,7 +71,7 @@ def of_means(drawn: Tensor, training: Tensor) -> float:
     return F.cosine_similarity(drawn.mean(0), training.mean(0), dim=0).item()
 
 
-SIMILAR, BOUNDS = "arXiv 2208.01618, section 5; `000`, task 3c", "`minti.evaluation.clip_scores`, the head of the file"
+SIMILAR, BOUNDS = "arXiv 2208.01618, section 5; `000`, task 3c", "the text of this part"
 PART = Part(
     (
         Task(
@@ -103,6 +103,12 @@ PART = Part(
                     "In which order does one average and compare?",
                     SIMILAR,
                 ),
+                Mistake(
+                    "divided by the length of the whole matrix",
+                    lambda drawn, training: float((drawn / drawn.norm() @ (training / training.norm()).T).mean()),
+                    "How long is each row now?",
+                    SIMILAR,
+                ),
             ),
         ),
         Task(
@@ -128,6 +134,12 @@ PART = Part(
                     "A cosine does not depend on how long the vectors are.",
                     SIMILAR,
                 ),
+                Mistake(
+                    "each pair once in the sum, and twice in the count",
+                    itself(lambda a, n: (a @ a.T).triu(1).sum() / (n * (n - 1))),
+                    "How many pairs are above the diagonal?",
+                    BOUNDS,
+                ),
             ),
         ),
         Task(
@@ -145,6 +157,12 @@ PART = Part(
                     "divided by the ceiling, where the room between the two belongs",
                     lambda value, floor, ceiling: (value - floor) / ceiling,
                     "At the ceiling it is 1.",
+                    BOUNDS,
+                ),
+                Mistake(
+                    "cut off at 0 and 1",
+                    lambda value, floor, ceiling: min(max((value - floor) / (ceiling - floor), 0.0), 1.0),
+                    "What of a word that is worse than its initializer?",
                     BOUNDS,
                 ),
             ),
