@@ -57,12 +57,12 @@ def main() -> None:
 
 def check(folder: Path, parts: list[str], limit: float, output: Path) -> None:
     """Grades a learner's parts, shows what was found, and keeps the progress."""
-    solved = progress.read(output)
+    solved = progress.read(output, folder)
     found = grade(folder, parts, limit * len(parts), output if len(parts) == 1 else None, solved)
     for part, graded in found.items():
         show(part, graded)
     solved = progress.with_results(solved, found)
-    progress.write(output, solved)
+    progress.write(output, folder, solved)
     print(progress.shown(solved))
 
 

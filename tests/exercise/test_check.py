@@ -4,9 +4,12 @@ import csv
 
 import nbformat
 import pytest
+import torch
 from running import ROOT, script, script_inside
 
 from exercise import make_notebook
+from exercise.grader import progress
+from exercise.grader.part import difference
 
 CHECK = "exercise/check.py"
 LINE = "    return torch.cumprod(1 - betas, dim=0)"
@@ -42,6 +45,37 @@ def test_a_part_ends_in_a_picture_and_is_remembered(tmp_path):
     done = script(CHECK, "gradient", "--folder", tmp_path, "--output", tmp_path / "out")
     assert "[x] 11_gradient.py  2 of 2" in done.stdout and "[ ] 01_schedule.py  0 of 2" in done.stdout
     assert (tmp_path / "out" / "gradient.png").is_file() and (tmp_path / "out" / "progress.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_table_of_likenesses_is_drawn_in_the_worker(tmp_path):
+    """Its picture needs the toybox's modules, of which one is called as one of the grader's."""
+    names = "among_themselves, likeness, position"
+    (tmp_path / "08_evaluation.py").write_text(f"from exercise.grader.lessons.evaluation import {names}\n")
+    done = script(CHECK, "evaluation", "--folder", tmp_path, "--output", tmp_path / "out")
+    assert "no picture" not in done.stdout and (tmp_path / "out" / "evaluation.png").is_file()
+
+
+def test_a_folder_s_progress_is_its_own(tmp_path):
+    one, other = {"steps": ["ddim_step"]}, {"guidance": ["guided"]}
+    (tmp_path / progress.FILE).write_text('{"steps": ["ddpm_step"]}')  # as it was kept before
+    assert progress.read(tmp_path, tmp_path / "one") == {}
+    progress.write(tmp_path, tmp_path / "one", one)
+    progress.write(tmp_path, tmp_path / "other", other)
+    assert progress.read(tmp_path, tmp_path / "one") == one and progress.read(tmp_path, tmp_path / "other") == other
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        (torch.tensor(0.5), "gives a tensor, expected a number: `.item()`?"),
+        (0.25, "gives 0.25, and another number was expected"),
+        ("half", "gives a text, expected a number"),
+        (None, "gives nothing: is there a return?"),
+    ],
+)
+def test_how_a_result_differs(given, says):
+    assert difference(given, 0.5) == says
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def asked(noisy="noisy", told="timestep_idx", result="((prediction - noise) ** 2
     return LOSS.format(ASK.format(noisy, told, result))
 
 
+UNSEEDED = asked().replace("torch.randn(latents.shape, generator=generator)", "torch.randn_like(latents)")
 RATES = "a = alphas_cumprod[timesteps][:, None, None, None]; return {}"
 DDPM = "b = betas[t]; a = alphas_cumprod[t]; x = latents; e = noise; return {}"
 DDIM = "A = alphas_cumprod; x0 = {}; a = {}; return a**0.5 * x0 + {} * noise"
@@ -69,6 +70,26 @@ WRITTEN = [
         "a = alphas_cumprod[timesteps]; return a.sqrt() * clean + (1 - a).sqrt() * noise",
         "each picture's level",
     ),
+    (
+        "schedule",
+        "add_noise",
+        RATES.format("a.sqrt() * clean + (1 - a).sqrt() * torch.randn(clean.shape)"),
+        "noise of its own",
+    ),
+    (
+        "steps",
+        "ddpm_step",
+        DDPM.format("(x - b / (1 - a) * e) / (1-b)**0.5 + (b**0.5*z if t else 0)"),
+        "1 - alpha-bar where its",
+    ),
+    (
+        "steps",
+        "ddpm_step",
+        "A = torch.cat([torch.ones(1), alphas_cumprod])  # of t + 1 and t\n    "
+        + DDPM.format("(x - b / (1-a)**0.5 * e) / (1-b)**0.5 + ((1 - A[t]) / (1 - a) * b)**0.5 * z"),
+        "the posterior's variance",
+    ),
+    ("steps", "ddim_step", DDIM.format(X0, A_S.replace(">=", ">"), "(1 - a)**0.5"), "s = 0 taken"),
     ("steps", "ddpm_step", DDPM.format("(x - b / (1-a)**0.5 * e) / (1-b)**0.5 + (b * z if t else 0)"), "beta as the"),
     ("steps", "ddpm_step", DDPM.format("(x - b / (1-a)**0.5 * e) / (1-b)**0.5 + b**0.5 * z"), "noise in the last"),
     (
@@ -92,6 +113,8 @@ WRITTEN = [
     ("guidance", "guided", "return (1 + scale) * cond - scale * uncond", "w taken for"),
     ("guidance", "guided", "return uncond + scale * cond", "the scale on the prompt's"),
     ("guidance", "guided", "return scale * (cond - uncond)", "the difference alone"),
+    ("guidance", "guided", "return uncond + (scale - 1) * (cond - uncond)", "s - 1 in the formula"),
+    ("guidance", "evaluations", "return steps * pictures * (1 if scale == 1 else 2)", "both predictions in every"),
     ("guidance", "evaluations", "return steps * pictures", "the unconditional prediction not"),
     (
         "guidance",
@@ -129,6 +152,22 @@ WRITTEN = [
         MAP.format("sum(w.mean(1)[:, :, p - 1] for p in places).view(b, height, width)"),
         "the token before",
     ),
+    (
+        "attention",
+        "word_map",
+        "w = q @ k.mT / q.shape[-1]**0.5; return w.mean(1)[:, :, places].sum(-1).view(len(q), height, width)",
+        "scores, where weights",
+    ),
+    ("loss", "scaled_latents", "return encoded.sample() * scaling_factor", "drawn without the generator"),
+    ("loss", "scaled_latents", "return encoded.mean * scaling_factor", "the distribution's mean"),
+    ("loss", "diffusion_loss", UNSEEDED, "noise that does not come"),
+    (
+        "loss",
+        "diffusion_loss",
+        LOSS.format("with torch.no_grad(): " + ASK.format("noisy", "timestep_idx", "0")).replace("; return 0", "")
+        + "\n    return ((prediction - noise) ** 2).mean()",
+        "right as a number, but",
+    ),
     ("loss", "scaled_latents", "return encoded.sample(generator)", "the scaling factor forgotten"),
     ("loss", "scaled_latents", "return encoded.sample(generator) / scaling_factor", "divided by"),
     (
@@ -153,13 +192,13 @@ WRITTEN = [
     (
         "word",
         "keep_the_rest",
-        "weight.register_hook(lambda g: torch.cat([g[:first] * 0, g[first:]]))\n    "
-        + patch("weight.grad[:first].zero_(); step()"),
+        "weight.register_hook(lambda g: torch.cat([g[:first] * 0, g[first:]]))",
         "only the gradient zeroed",
     ),
     ("word", "keep_the_rest", patch("step(); weight[:first] = copy[:first]", clone=""), "nothing is put back"),
     ("word", "keep_the_rest", patch("weight[:first] = copy[:first]; step()"), "the old rows put back before"),
-    ("word", "keep_the_rest", patch("step(); weight.copy_(copy)"), "the new rows put back"),
+    ("word", "keep_the_rest", patch("step(); weight.copy_(copy)"), "the new rows put back as"),
+    ("word", "keep_the_rest", patch("step(); weight[first:] = copy[first:]"), "the new rows put back, and"),
     ("word", "keep_the_rest", patch("step(); weight[:first + 1] = copy[:first + 1]"), "the first new row"),
     ("word", "keep_the_rest", patch("step(); weight[:first - 1] = copy[:first - 1]"), "the last old row"),
     ("loop", "learn", LOOP.format("value.backward(); optimizer.step()"), "the gradients of former"),
@@ -191,6 +230,25 @@ WRITTEN = [
         ),
         "losses added up",
     ),
+    (
+        "loop",
+        "learn",
+        LOOP.format("optimizer.zero_grad(); value.backward(); optimizer.step()").replace(".item()", ""),
+        "tensors kept",
+    ),
+    (
+        "evaluation",
+        "likeness",
+        "return ((drawn / drawn.norm()) @ (training / training.norm()).T).mean().item()",
+        "divided by the length of",
+    ),
+    (
+        "evaluation",
+        "among_themselves",
+        NORMED_ALONE + "return torch.triu(a @ a.T, diagonal=1).sum().item() / (n * (n - 1))",
+        "each pair once",
+    ),
+    ("evaluation", "position", "return max(0, min(1, (value - floor) / (ceiling - floor)))", "cut off"),
     ("evaluation", "likeness", "return (drawn @ training.T).mean().item()", "vectors that are not"),
     (
         "evaluation",
@@ -233,6 +291,9 @@ WRITTEN = [
     ("lora", "lora_forward", "return x @ weight.T + alpha * x @ down.T @ up.T", "alpha not divided"),
     ("lora", "lora_forward", "return x @ weight.T + len(down) / alpha * x @ down.T @ up.T", "r / alpha"),
     ("lora", "lora_forward", "return alpha / len(down) * x @ down.T @ up.T", "the frozen layer's"),
+    ("lora", "lora_forward", "return x @ weight.T + alpha / len(up) * x @ down.T @ up.T", "alpha divided by d_out"),
+    ("lora", "merged", "return weight + alpha / len(up) * up @ down", "alpha divided by d_out"),
+    ("lora", "merged", "weight += alpha / len(down) * up @ down; return weight", "right, but `weight` itself"),
     ("lora", "merged", "return weight + up @ down", "alpha / r forgotten"),
     ("lora", "merged", "return weight + alpha * up @ down", "alpha not divided"),
     ("lora", "merged", "return alpha / len(down) * up @ down", "the update alone"),
@@ -249,11 +310,35 @@ WRITTEN = [
         "return template.format(class_word), template.format(rare_word + ' ' + class_word)",
         "the two prompts exchanged",
     ),
+    (
+        "prior",
+        "prompts",
+        "return template.format(f'{class_word} {rare_word}'), template.format(class_word)",
+        "the class before",
+    ),
+    (
+        "prior",
+        "prompts",
+        "return f'a photo of a {rare_word} {class_word}', f'a photo of a {class_word}'",
+        "another template",
+    ),
+    (
+        "prior",
+        "prior_loss",
+        "with torch.no_grad(): kept = loss(prior)\n    return loss(instance) + weight * kept",
+        "the class's loss without",
+    ),
     ("prior", "prior_loss", "return loss(instance) + loss(prior)", "lambda forgotten"),
     ("prior", "prior_loss", "return weight * loss(instance) + loss(prior)", "lambda on the thing's"),
     ("prior", "prior_loss", "return weight * (loss(instance) + loss(prior))", "lambda on both"),
     ("prior", "prior_loss", "return (1 - weight) * loss(instance) + weight * loss(prior)", "a mean weighted"),
     ("prior", "prior_loss", "return loss(instance) - weight * loss(prior)", "the class's loss subtracted"),
+    (
+        "gradient",
+        "gradient_of",
+        LEFT.format("log_probability(x).sum()").replace("x = x.clone().requires_grad_()", "x.requires_grad_()"),
+        "right, but the sampler's own x",
+    ),
     ("gradient", "gradient_of", LEFT.format("log_probability(x).mean()"), "the mean over the batch"),
     ("gradient", "gradient_of", LEFT.format("log_probability(x).exp().sum()"), "the gradient of the probability"),
     ("gradient", "gradient_of", LEFT.format("(-log_probability(x).sum())"), "the sign of a loss"),

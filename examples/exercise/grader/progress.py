@@ -1,9 +1,10 @@
-"""What a learner has solved so far: a small file beside the pictures, and the list it is shown as."""
+"""What a learner has solved so far, folder by folder: a file beside the pictures, and the list it is shown as."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from exercise.grader.process import Graded
 from exercise.grader.submission import PARTS, lesson
@@ -12,19 +13,29 @@ from minti.machine.files import replacing
 FILE = "progress.json"
 
 
-def read(folder: Path) -> dict[str, list[str]]:
-    """{part: the functions that were right}; nothing where there is no such file or it is damaged."""
+def stored(output: Path) -> dict[str, Any]:
+    """{folder: what is solved in it}; nothing where there is no such file or it is damaged."""
     try:
-        found = json.loads((folder / FILE).read_text())
+        found = json.loads((output / FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read(output: Path, folder: Path) -> dict[str, list[str]]:
+    """{part: the functions that were right}, of the files in `folder`."""
+    found = stored(output).get(str(folder.resolve()))
+    try:
         return {part: [str(name) for name in found[part]] for part in PARTS if part in found}
-    except (OSError, ValueError, TypeError):
+    except TypeError:  # there is nothing, or something else
         return {}
 
 
-def write(folder: Path, solved: dict[str, list[str]]) -> None:
+def write(output: Path, folder: Path, solved: dict[str, list[str]]) -> None:
     """Raises OSError: it cannot be written."""
-    with replacing(folder / FILE) as temporary:
-        temporary.write_text(json.dumps(solved, indent=1) + "\n")
+    others = {name: each for name, each in stored(output).items() if isinstance(each, dict)}
+    with replacing(output / FILE) as temporary:
+        temporary.write_text(json.dumps(others | {str(folder.resolve()): solved}, indent=1) + "\n")
 
 
 def with_results(solved: dict[str, list[str]], found: dict[str, Graded]) -> dict[str, list[str]]:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 import minti
@@ -63,6 +64,32 @@ def toys(name: str = "red-diamond-pink-belt") -> tuple[list[Image.Image], Tensor
     return pictures, torch.stack([to_pixels(picture, toybox().resolution) for picture in pictures])
 
 
+def gradient(value: Any, of: Tensor) -> Tensor | str:
+    """What `backward` would leave in `of.grad`."""
+    if not isinstance(value, Tensor) or not value.requires_grad or value.numel() != 1:
+        return "no gradient"
+    (found,) = torch.autograd.grad(value, of, retain_graph=True, allow_unused=True)
+    return "no gradient" if found is None else found
+
+
+def captioned(
+    pictures: Sequence[Image.Image], captions: Sequence[str], columns: int, titles: Sequence[str] = ()
+) -> Image.Image:
+    """Pictures twice as large, row by row, each above its caption; a row's title is above it."""
+    side, gap, line = 2 * pictures[0].width, 8, 14
+    above = line if titles else 0
+    height, rows = above + side + line + gap, -(-len(pictures) // columns)
+    page = Image.new("RGB", (columns * (side + gap) - gap, rows * height), "white")
+    draw = ImageDraw.Draw(page)
+    for i, title in enumerate(titles):
+        draw.text((0, i * height), title, "black")
+    for i, (picture, caption) in enumerate(zip(pictures, captions)):
+        x, y = i % columns * (side + gap), i // columns * height + above
+        page.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, y))
+        draw.text((x, y + side), caption, "black")
+    return page
+
+
 def chart(
     title: str,
     lines: Mapping[str, Sequence[float]],
@@ -76,8 +103,9 @@ def chart(
 
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel=names[0], ylabel=names[1], yscale="log" if logarithmic else "linear")
-    for name, values in lines.items():
-        axes.plot(range(len(values)) if x is None else x, values, label=name)
+    for i, (name, values) in enumerate(lines.items()):
+        width = 1.2 + 0.9 * (len(lines) - 1 - i)  # a line is seen also where the next one lies on it
+        axes.plot(range(len(values)) if x is None else x, values, label=name, linewidth=width)
     axes.legend()
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)

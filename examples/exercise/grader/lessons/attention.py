@@ -12,8 +12,7 @@ from torch import Tensor
 
 import minti
 from exercise.grader.part import Mistake, Part, Task
-from exercise.grader.world import randn, seeded, toybox
-from minti.images import grid
+from exercise.grader.world import captioned, randn, seeded, toybox
 from minti.networks import kernels, layers
 
 
@@ -44,11 +43,17 @@ def shifted(weights: Tensor, places: list[int], height: int, width: int) -> Tens
     return weights.mean(1)[..., [place - 1 for place in places]].sum(-1).unflatten(1, (height, width))
 
 
+def unnormalised(q: Tensor, k: Tensor, places: list[int], height: int, width: int) -> Tensor:
+    scores = (q @ k.mT * q.shape[-1] ** -0.5).mean(1)
+    return scores[..., places].sum(-1).unflatten(1, (height, width))
+
+
 def picture(mine: Any) -> Image.Image:
     """A toy drawn with the learner's attention, and where four words of its prompt look."""
     model, prompt = toybox(), "a red star next to a blue heart"
     side, tokens = model.unet.config.sample_size, model.tokenize([prompt])[0].tolist()
-    places = [tokens.index(model.tokenizer(word).input_ids[1]) for word in ("red", "star", "blue", "heart")]
+    words = ("red", "star", "blue", "heart")
+    places = [tokens.index(model.tokenizer(word).input_ids[1]) for word in words]
     sums = torch.zeros(len(places), side, side)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -69,7 +74,7 @@ def picture(mine: Any) -> Image.Image:
             del layer.attend
     shades = (255 * sums / sums.amax(dim=(1, 2), keepdim=True)).byte().numpy()
     maps = [Image.fromarray(shade).resize(drawn.size, Image.Resampling.NEAREST).convert("RGB") for shade in shades]
-    return grid([drawn, *maps], columns=5, gap=4)
+    return captioned([drawn, *maps], ["", *words], 5, [prompt])
 
 
 def attention_probe(function: Callable[..., Tensor]) -> Tensor:
@@ -81,7 +86,7 @@ def map_probe(function: Callable[..., Tensor]) -> list[Tensor]:
     return [function(q.clone(), k.clone(), places, 2, 3) for places in ([2], [2, 3])]
 
 
-KEY, HEADS, MAPS = '`002` 1.3, "Key equation"', "`002` 1.4", "`002` 7.4; `minti.evaluation.attention_maps`"
+KEY, HEADS, MAPS = '`002` 1.3, "Key equation"', "`002` 1.4", "`002` 7.4 and the text of this part"
 PART = Part(
     (
         Task(
@@ -142,6 +147,12 @@ PART = Part(
                     mapping(shifted),
                     "`places` counts the beginning-of-text token already.",
                     MAPS,
+                ),
+                Mistake(
+                    "scores, where weights belong: there is no softmax",
+                    unnormalised,
+                    "What do a place's numbers for all words add up to?",
+                    KEY,
                 ),
             ),
         ),

@@ -34,7 +34,7 @@ def picture(mine: Any) -> Image.Image:
     """Each bundled concept's pictures beside those of each other: a table of likenesses as shades of grey."""
     toybox_folder = str(CONCEPTS.parent / "toybox")
     if toybox_folder not in sys.path:
-        sys.path.append(toybox_folder)
+        sys.path.insert(0, toybox_folder)  # before the worker's own folder, which has a world.py, too
     from toy_clip import load_toy_clip
 
     clip = load_toy_clip(toybox(), minti.TOYBOX)
@@ -71,7 +71,7 @@ def of_means(drawn: Tensor, training: Tensor) -> float:
     return F.cosine_similarity(drawn.mean(0), training.mean(0), dim=0).item()
 
 
-SIMILAR, BOUNDS = "arXiv 2208.01618, section 5; `000`, task 3c", "`minti.evaluation.clip_scores`, the head of the file"
+SIMILAR, BOUNDS = "arXiv 2208.01618, section 5; `000`, task 3c", "the text of this part"
 PART = Part(
     (
         Task(
@@ -103,6 +103,12 @@ PART = Part(
                     "In which order does one average and compare?",
                     SIMILAR,
                 ),
+                Mistake(
+                    "divided by the length of the whole matrix",
+                    lambda drawn, training: float((drawn / drawn.norm() @ (training / training.norm()).T).mean()),
+                    "How long is each row now?",
+                    SIMILAR,
+                ),
             ),
         ),
         Task(
@@ -128,6 +134,12 @@ PART = Part(
                     "A cosine does not depend on how long the vectors are.",
                     SIMILAR,
                 ),
+                Mistake(
+                    "each pair once in the sum, and twice in the count",
+                    itself(lambda a, n: (a @ a.T).triu(1).sum() / (n * (n - 1))),
+                    "How many pairs are above the diagonal?",
+                    BOUNDS,
+                ),
             ),
         ),
         Task(
@@ -145,6 +157,12 @@ PART = Part(
                     "divided by the ceiling, where the room between the two belongs",
                     lambda value, floor, ceiling: (value - floor) / ceiling,
                     "At the ceiling it is 1.",
+                    BOUNDS,
+                ),
+                Mistake(
+                    "cut off at 0 and 1",
+                    lambda value, floor, ceiling: min(max((value - floor) / (ceiling - floor), 0.0), 1.0),
+                    "What of a word that is worse than its initializer?",
                     BOUNDS,
                 ),
             ),

@@ -58,9 +58,17 @@ def picture(mine: Any) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def gradient_probe(function: Callable[..., Tensor]) -> Tensor:
+def gradient_probe(function: Callable[..., Tensor]) -> list[Any]:
+    """The gradient, and whether the sampler's x is as it was."""
+    x = randn(4, 2)
     with torch.no_grad():  # as a sampler calls it
-        return function(lambda x: left(x, ALPHAS[600]), randn(4, 2))
+        return [function(lambda x: left(x, ALPHAS[600]), x), int(x.requires_grad)]
+
+
+def on_x_itself(log_probability: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    found = gradient_of(log_probability, x)
+    x.requires_grad_(True)
+    return found
 
 
 def guiding(kind: Callable[[Tensor], Any], sign: float = -1.0) -> Callable[..., Tensor]:
@@ -109,6 +117,12 @@ PART = Part(
                     "Which way does log p(y | x) grow?",
                     AUTO,
                 ),
+                Mistake(
+                    "right, but the sampler's own x has a gradient from now on",
+                    on_x_itself,
+                    "The sampler goes on with x, in every step. On which tensor could you work instead?",
+                    "the argument `x`",
+                ),
             ),
         ),
         Task(
@@ -126,7 +140,7 @@ PART = Part(
                     "the factor of the score forgotten",
                     guiding(lambda a: 1.0),
                     "By which factor do noise and score differ?",
-                    "`003` 11; `minti.diffusion.scheduler`, `noise_from_score`",
+                    '`003` 11, "Connection to Noise Prediction"',
                 ),
                 Mistake(
                     "1 - alpha-bar where its root belongs",

@@ -11,10 +11,9 @@ from torch import Tensor
 
 import minti
 from exercise.grader.part import Mistake, Part, Task
-from exercise.grader.world import randn, toybox
+from exercise.grader.world import captioned, randn, toybox
 from minti.diffusion import guidance
 from minti.diffusion.steps import Predict
-from minti.images import grid
 
 
 def guided(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
@@ -37,7 +36,8 @@ def evaluations(pictures: int, steps: int, scale: float, every: int) -> int:
 def picture(mine: Any) -> Image.Image:
     """Two prompts, each at five scales, from one noise."""
     model, scales = toybox(), (0.0, 1.0, 3.0, 5.0, 10.0)
-    prompts = [prompt for prompt in ("a blue heart with a yellow belt", "a sketch of a red star") for _ in scales]
+    said = ("a blue heart with a yellow belt", "a sketch of a red star")
+    prompts = [prompt for prompt in said for _ in scales]
     with torch.no_grad():
         empty = guidance.unguided(model.unet, model.encode_prompt([""] * len(prompts)))
 
@@ -50,7 +50,8 @@ def picture(mine: Any) -> Image.Image:
 
     latents = randn(*model.latents_shape(1), seed=3).expand(len(prompts), -1, -1, -1)
     options = {"num_inference_steps": 10, "sampler": "ddim", "guidance_scale": 1.0}
-    return grid(minti.sample(model, prompts, latents=latents, guidance=bent, **options), columns=len(scales), gap=4)
+    drawn = minti.sample(model, prompts, latents=latents, guidance=bent, **options)
+    return captioned(drawn, [f"scale {scale:g}" for scale in scales] * 2, len(scales), said)
 
 
 def combination(of_uncond: Callable[[float], float], of_cond: Callable[[float], float]) -> Callable[..., Tensor]:
@@ -69,7 +70,7 @@ def evaluations_probe(function: Callable[..., int]) -> list[int]:
 
 
 SCALE, W = '`002` 7.4, "Combine them using guidance scale"; `003` 6', '`002` 15, "At generation time, the outputs"'
-COST = "`000` question 2; `minti.diffusion.guidance`, `refreshed`"
+COST = "the text of this part; `000` question 2"
 PART = Part(
     (
         Task(
@@ -101,6 +102,12 @@ PART = Part(
                     "From which prediction does one set out?",
                     SCALE,
                 ),
+                Mistake(
+                    "s - 1 in the formula that has s",
+                    combination(lambda s: 2 - s, lambda s: s - 1),
+                    "In which of the two formulas is w, and from which prediction does that one set out?",
+                    W,
+                ),
             ),
         ),
         Task(
@@ -130,6 +137,12 @@ PART = Part(
                     "one unconditional prediction for all pictures",
                     lambda pictures, steps, scale, every: pictures * steps + (-(-steps // every) if scale != 1 else 0),
                     "It depends on the latents, too, and after the first step no two pictures share those.",
+                    COST,
+                ),
+                Mistake(
+                    "both predictions in every step, whatever k is",
+                    lambda pictures, steps, scale, every: pictures * steps * (2 if scale != 1 else 1),
+                    "In which steps is the unconditional one computed anew?",
                     COST,
                 ),
             ),

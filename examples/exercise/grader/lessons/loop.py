@@ -13,8 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 import minti
 from exercise.grader.part import Mistake, Part, Task
-from exercise.grader.world import chart, predicting_noise, randn, seeded, toybox, toys
-from minti.images import grid
+from exercise.grader.world import captioned, chart, predicting_noise, randn, seeded, toybox, toys
 from minti.learning.loop import Loop
 from minti.learning.pictures import Concept
 from minti.parts.part import Part as Beside
@@ -46,7 +45,8 @@ def looping(
             actions = {"backward": value.backward, "step": optimizer.step, "zero": optimizer.zero_grad}
             for action in order.split():
                 actions[action]()
-            losses.append(value.item() if shown == "each" else value.item() + sum(losses[-1:]))
+            numbers = {"each": value, "sum": value.detach() + sum(losses[-1:])}
+            losses.append(value if shown == "tensor" else numbers[shown].item())
         return losses
 
     return function
@@ -73,10 +73,14 @@ def picture(mine: Any) -> Image.Image:
         drawn = minti.sample(model, said, **options)
     means = [sum(losses[i : i + 10]) / 10 for i in range(0, len(losses) - 9)]
     curve = chart("A word is learned: mean of ten losses", {"loss": means}, names=("step", "loss"))
-    strip = grid([*pictures[:2], *drawn], columns=5, gap=4)
-    whole = Image.new("RGB", (curve.width, curve.height + strip.height * curve.width // strip.width), "white")
-    whole.paste(curve, (0, 0))
-    whole.paste(strip.resize((curve.width, strip.height * curve.width // strip.width)), (0, curve.height))
+    side = drawn[0].size
+    shown = [*(each.resize(side) for each in pictures[:2]), *drawn]
+    strip = captioned(
+        shown, ["learned from", "learned from", "a photo of a <mine>", "a sketch of a <mine>", "beside a blue star"], 5
+    )
+    whole = Image.new("RGB", (strip.width, curve.height + strip.height), "white")
+    whole.paste(curve, ((strip.width - curve.width) // 2, 0))
+    whole.paste(strip, (0, curve.height))
     return whole
 
 
@@ -94,7 +98,10 @@ def probe(function: Callable[..., list[float]]) -> list[Any]:
     return [losses, row.detach(), len(drawn)]
 
 
-ALGORITHM, TASK = "`002` 4.4, training; `001`, Algorithm 1", "`000`, task 3a; `minti.learning.loop`"
+ALGORITHM, TASK = (
+    "`002` 4.4, training; `001`, Algorithm 1",
+    '`000`, task 3a; `003` 27, "Initialize Gradients" to "Weight Update"',
+)
 PART = Part(
     (
         Task(
@@ -137,6 +144,12 @@ PART = Part(
                     looping(shown="sum"),
                     "A curve of sums never falls.",
                     TASK,
+                ),
+                Mistake(
+                    "tensors kept, where numbers belong",
+                    looping(shown="tensor"),
+                    "A loss holds on to all it was computed from; which method makes a number of it?",
+                    "what `learn` returns",
                 ),
             ),
         ),

@@ -69,11 +69,17 @@ def forward_probe(function: Callable[..., Tensor]) -> Tensor:
     return function(randn(2, 5, 8), randn(6, 8, seed=1), randn(3, 8, seed=2), randn(6, 3, seed=3), 2.0)
 
 
-def merged_probe(function: Callable[..., Tensor]) -> Tensor:
-    return function(randn(6, 8, seed=1), randn(3, 8, seed=2), randn(6, 3, seed=3), 2.0)
+def merged_probe(function: Callable[..., Tensor]) -> list[Tensor]:
+    weight = randn(6, 8, seed=1)
+    return [function(weight, randn(3, 8, seed=2), randn(6, 3, seed=3), 2.0), weight]
+
+
+def in_place(weight: Tensor, down: Tensor, up: Tensor, alpha: float) -> Tensor:
+    return weight.copy_(merged(weight, down, up, alpha))
 
 
 LINEAR, KEY = '`001`, "LoRA in Linear Layers"; arXiv 2106.09685, 4.1', '`001`, "Key Idea: Decompose the weight update"'
+RANK = "What is r a number of? The middle dimension of B A."
 RATIO = "How strong is it when the rank is doubled? It should hardly change."
 PART = Part(
     (
@@ -122,6 +128,12 @@ PART = Part(
                     "A LoRA stands beside the layer.",
                     LINEAR,
                 ),
+                Mistake(
+                    "alpha divided by d_out, which is not the rank",
+                    lambda x, weight, down, up, alpha: lora_forward(x, weight, down, up, alpha * len(down) / len(up)),
+                    RANK,
+                    LINEAR,
+                ),
             ),
         ),
         Task(
@@ -136,6 +148,18 @@ PART = Part(
                     merging(lambda alpha, rank: alpha / rank, frozen=False),
                     "Merged, the layer answers as both did together.",
                     KEY,
+                ),
+                Mistake(
+                    "alpha divided by d_out, which is not the rank",
+                    lambda weight, down, up, alpha: merged(weight, down, up, alpha * len(down) / len(up)),
+                    RANK,
+                    LINEAR,
+                ),
+                Mistake(
+                    "right, but `weight` itself was changed",
+                    in_place,
+                    "Who calls this twice has the update twice. What does += do to a tensor?",
+                    "what `merged` returns",
                 ),
             ),
         ),

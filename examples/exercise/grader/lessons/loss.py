@@ -12,7 +12,7 @@ from torch import Tensor
 
 import minti
 from exercise.grader.part import Mistake, Part, Task
-from exercise.grader.world import SCHEDULER, chart, predicting_noise, randn, seeded, toybox, toys
+from exercise.grader.world import SCHEDULER, chart, gradient, predicting_noise, randn, seeded, toybox, toys
 
 
 def scaled_latents(encoded: Any, generator: torch.Generator, scaling_factor: float) -> Tensor:
@@ -63,21 +63,27 @@ def picture(mine: Any) -> Image.Image:
 
 def scaled_probe(function: Callable[..., Tensor]) -> Tensor:
     mean, std = randn(2, 4, 4, 4), randn(2, 4, 4, 4, seed=1).abs()
-    sample = lambda generator: mean + std * torch.randn(mean.shape, generator=generator)  # noqa: E731
+    sample = lambda generator=None: mean + std * torch.randn(mean.shape, generator=generator)  # noqa: E731
     return function(SimpleNamespace(mean=mean, std=std, sample=sample), seeded(2), 0.18215)
 
 
-def loss_probe(function: Callable[..., Tensor]) -> list[Tensor]:
-    """On a network whose answer depends on all that it is given, and from one seed."""
+def loss_probe(function: Callable[..., Tensor]) -> list[Any]:
+    """On a network whose answer depends on all that it is given, and from one seed; the embeddings' gradient, too."""
     unet = lambda x, t, context: 0.5 * x + torch.cos(t.float())[:, None, None, None] + context.mean()  # noqa: E731
     wrapper = SimpleNamespace(unet=unet, scheduler=SCHEDULER)
-    return [
-        function(wrapper, randn(3, 4, 4, 4), torch.tensor(steps), randn(3, 5, 8, seed=1), seeded(2))
+    words = randn(3, 5, 8, seed=1).requires_grad_(True)
+    values = [
+        function(wrapper, randn(3, 4, 4, 4), torch.tensor(steps), words, seeded(2))
         for steps in ([10, 400, 900], [1, 500, 998])
     ]
+    return [*values, *(gradient(value, words) for value in values)]
 
 
-ENCODED, LOSS = "`003` 8; `minti.model`, `scale`", "`002` 4.3; `000`, task 1; `003` 26"
+def unseeded(*arguments: Any) -> Tensor:
+    return diffusion_loss(*arguments[:-1], None)
+
+
+ENCODED, LOSS = "the argument `scaling_factor`; of the VAE, `003` 8", "`002` 4.3; `000`, task 1; `003` 26"
 PART = Part(
     (
         Task(
@@ -96,6 +102,18 @@ PART = Part(
                     lambda encoded, generator, scaling_factor: encoded.sample(generator) / scaling_factor,
                     "That is the way back, to decode. Which way makes the numbers smaller?",
                     ENCODED,
+                ),
+                Mistake(
+                    "drawn without the generator that is given",
+                    lambda encoded, generator, scaling_factor: encoded.sample() * scaling_factor,
+                    "Would another run, from the same seed, draw the same latents?",
+                    "the argument `encoded`",
+                ),
+                Mistake(
+                    "the distribution's mean, where a sample belongs",
+                    lambda encoded, generator, scaling_factor: encoded.mean * scaling_factor,
+                    "The encoder gives a distribution; what is drawn from it?",
+                    "the argument `encoded`",
                 ),
             ),
         ),
@@ -138,6 +156,18 @@ PART = Part(
                     "a sum of squares, where a mean belongs",
                     losing(reduced=lambda squares: squares.sum()),
                     "Should a larger picture need a smaller learning rate?",
+                    LOSS,
+                ),
+                Mistake(
+                    "noise that does not come from the generator",
+                    unseeded,
+                    "Would another run, from the same seed, see the same noise?",
+                    "the argument `generator`",
+                ),
+                Mistake(
+                    "right as a number, but without a gradient, so that nothing could be learned",
+                    torch.no_grad()(diffusion_loss),
+                    "Who has to know how the loss changes with the embeddings?",
                     LOSS,
                 ),
             ),

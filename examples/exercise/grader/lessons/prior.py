@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import minti
 from exercise.grader.part import Mistake, Part, Task
-from exercise.grader.world import chart, randn
+from exercise.grader.world import chart, gradient, randn
 
 
 def prompts(template: str, rare_word: str, class_word: str) -> tuple[str, str]:
@@ -54,15 +54,23 @@ def trained(network: nn.Module, loss: Callable[[nn.Module], Tensor]) -> nn.Modul
 
 
 def probe(function: Callable[..., Tensor]) -> list[Any]:
-    """On batches of different sizes; also how often the loss was asked."""
-    asked = []
+    """On batches of different sizes; also the gradient of what learns, and how often the loss was asked."""
+    asked, row = [], torch.zeros(3, requires_grad=True)
 
     def loss(batch: Tensor) -> Tensor:
         asked.append(len(batch))
-        return (batch**2).mean()
+        return ((batch - row) ** 2).mean()
 
     values = [function(loss, randn(2, 3), 3 * randn(6, 3, seed=1), weight) for weight in (1.0, 0.3)]
-    return [*values, len(asked)]
+    return [*values, *(gradient(value, row) for value in values), len(asked)]
+
+
+def prompts_probe(function: Callable[..., Any]) -> list[Any]:
+    return [function("a photo of a {}", "sks", "toy"), function("a {} in the snow", "zwx", "dog")]
+
+
+def without_gradient(loss: Callable[[Any], Tensor], instance: Any, prior: Any, weight: float) -> Tensor:
+    return loss(instance) + weight * loss(prior).detach()
 
 
 SUBJECT, BALANCE = '`001`, "How Does DreamBooth Personalize Models?"', '`001`, "We use a special loss to balance"'
@@ -71,7 +79,7 @@ PART = Part(
     (
         Task(
             prompts,
-            lambda function: function("a photo of a {}", "sks", "toy"),
+            prompts_probe,
             SUBJECT,
             (
                 Mistake(
@@ -93,6 +101,20 @@ PART = Part(
                     lambda template, rare_word, class_word: prompts(template, rare_word, class_word)[::-1],
                     "First the thing, then its class.",
                     SUBJECT,
+                ),
+                Mistake(
+                    "the class before the rare word",
+                    lambda template, rare_word, class_word: [
+                        template.replace("{}", w) for w in (f"{class_word} {rare_word}", class_word)
+                    ],
+                    "In which order are they in the text of this part?",
+                    SUBJECT,
+                ),
+                Mistake(
+                    "another template than the one that is given",
+                    lambda template, rare_word, class_word: prompts("a photo of a {}", rare_word, class_word),
+                    "A loop draws another template in every step.",
+                    "the argument `template`",
                 ),
             ),
         ),
@@ -129,6 +151,12 @@ PART = Part(
                     "the class's loss subtracted",
                     lambda loss, instance, prior, weight: loss(instance) - weight * loss(prior),
                     "Should the class's loss grow?",
+                    CLASS,
+                ),
+                Mistake(
+                    "the class's loss without a gradient, so that it holds nothing back",
+                    without_gradient,
+                    "A number that is only added moves no weight.",
                     CLASS,
                 ),
             ),

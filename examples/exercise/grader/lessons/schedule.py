@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from exercise.grader.part import Mistake, Part, Task
-from exercise.grader.world import ALPHAS, BETAS, randn, scheduler_of, toybox, toys
-from minti.images import grid, to_pil
+from exercise.grader.world import ALPHAS, BETAS, captioned, randn, scheduler_of, toybox, toys
+from minti.images import to_pil
 
 
 def make_alphas_cumprod(betas: Tensor) -> Tensor:
@@ -40,6 +40,10 @@ def earlier(clean: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Ten
     return add_noise(clean, noise, timesteps - 1, alphas_cumprod)
 
 
+def own_noise(clean: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    return add_noise(clean, torch.randn_like(clean), timesteps, alphas_cumprod)
+
+
 def picture(mine: Any) -> Image.Image:
     """A toy at seven timesteps."""
     model, (_, pixels) = toybox(), toys()
@@ -49,7 +53,7 @@ def picture(mine: Any) -> Image.Image:
     noise = randn(*latents[:1].shape).expand_as(latents)
     with torch.no_grad():
         drawn = to_pil(model.decode(mine.add_noise(latents, noise, timesteps, alphas_cumprod)))
-    return grid(drawn, columns=len(drawn), gap=4)
+    return captioned(drawn, [f"t = {t}" for t in timesteps.tolist()], columns=len(drawn))
 
 
 PLACE = '`002` 4.3, "This uses the formula"; `003` 1'
@@ -116,7 +120,13 @@ PART = Part(
                     "each picture's level applied along the width instead of the batch",
                     along_the_width,
                     "(b,) beside (b, c, h, w): from which side does torch line up shapes?",
-                    "`minti.diffusion.scheduler`, `alpha_bar`",
+                    "the argument `alphas_cumprod`; PyTorch's notes on broadcasting",
+                ),
+                Mistake(
+                    "noise of its own, where the one that is given belongs",
+                    own_noise,
+                    "The loss asks for the noise that was added: who else has to know it?",
+                    PLACE,
                 ),
             ),
         ),

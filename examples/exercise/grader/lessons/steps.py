@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from exercise.grader.part import Mistake, Part, Task
-from exercise.grader.world import ALPHAS, BETAS, predicting_noise, randn, scheduler_of, toybox
+from exercise.grader.world import ALPHAS, BETAS, captioned, predicting_noise, randn, scheduler_of, toybox
 from minti.diffusion.guidance import Pull, guided
-from minti.images import grid, to_pil
+from minti.images import to_pil
 
 
 def ddpm_step(latents: Tensor, noise: Tensor, z: Tensor, t: int, betas: Tensor, alphas_cumprod: Tensor) -> Tensor:
@@ -56,6 +56,16 @@ def ddim(
     return function
 
 
+def posterior(beta: Tensor, t: int) -> Tensor:
+    """The deviation that belongs to the other choice of sigma_t."""
+    before = ALPHAS[t - 1] if t > 0 else torch.tensor(1.0)
+    return ((1 - before) / (1 - ALPHAS[t]) * beta) ** 0.5
+
+
+def zero_is_clean(latents: Tensor, noise: Tensor, t: int, s: int, alphas_cumprod: Tensor) -> Tensor:
+    return ddim_step(latents, noise, t, s if s > 0 else -1, alphas_cumprod)
+
+
 def picture(mine: Any) -> Image.Image:
     """Four toys in fifteen steps of DDIM."""
     model, prompts = toybox(), ["a red star", "a blue moon", "a yellow cross", "a green heart"]
@@ -69,7 +79,7 @@ def picture(mine: Any) -> Image.Image:
         stops = model.scheduler.timesteps(15)
         for t, s in zip(stops, [*stops[1:], -1]):
             latents = mine.ddim_step(latents, predict(latents, t), t, s, alphas_cumprod)
-        return grid(to_pil(model.decode(latents)), columns=4, gap=4)
+        return captioned(to_pil(model.decode(latents)), prompts, columns=4)
 
 
 def ddpm_probe(function: Callable[..., Tensor]) -> list[Tensor]:
@@ -79,7 +89,7 @@ def ddpm_probe(function: Callable[..., Tensor]) -> list[Tensor]:
 
 def ddim_probe(function: Callable[..., Tensor]) -> list[Tensor]:
     x, noise = (randn(2, 4, 4, 4, seed=seed) for seed in range(2))
-    return [function(x.clone(), noise.clone(), t, s, ALPHAS.clone()) for t, s in ((900, 850), (51, 1), (1, -1))]
+    return [function(x.clone(), noise.clone(), t, s, ALPHAS.clone()) for t, s in ((900, 850), (51, 1), (1, -1), (1, 0))]
 
 
 MEAN, SIGMA = '`002` 4.4, "Set mean"; `003` 2', '`002` 4.4, "Set covariance", where sigma_t^2 = beta_t'
@@ -123,6 +133,18 @@ PART = Part(
                     "This goes to the clean picture, and then is scaled as one step is; DDPM goes one step.",
                     MEAN,
                 ),
+                Mistake(
+                    "1 - alpha-bar where its root belongs",
+                    ddpm(weight=lambda beta, a: beta / (1 - a)),
+                    "1 - alpha-bar is a variance; by what is the noise multiplied in x_t?",
+                    MEAN,
+                ),
+                Mistake(
+                    "the posterior's variance, where beta_t is asked for",
+                    ddpm(sigma=posterior),
+                    "DDPM allows both; which one is in this part's formula?",
+                    SIGMA,
+                ),
             ),
         ),
         Task(
@@ -153,6 +175,12 @@ PART = Part(
                     ddim(rates=lambda a_t, a_s: (a_s**0.5, torch.tensor(0.0))),
                     "At s the picture is still noisy; the network expects it so.",
                     DDIM,
+                ),
+                Mistake(
+                    "s = 0 taken for the clean picture",
+                    zero_is_clean,
+                    "Entry 0 is already one step of noise; which s is the clean picture?",
+                    "the argument `s`",
                 ),
             ),
         ),

@@ -60,6 +60,11 @@ def everything(step: Callable, weight: nn.Parameter, first: int, copy: Tensor) -
     weight.copy_(copy)
 
 
+def wrong_side(step: Callable, weight: nn.Parameter, first: int, copy: Tensor) -> None:
+    step()
+    weight[first:] = copy[first:]
+
+
 def one_too_many(step: Callable, weight: nn.Parameter, first: int, copy: Tensor) -> None:
     step()
     weight[: first + 1] = copy[: first + 1]
@@ -77,7 +82,9 @@ def steps(function: Callable[..., None], count: int = 3) -> list[Tensor]:
     function(optimizer, weight, 6)
     seen = []
     for i in range(count):
-        weight.grad = randn(8, 4, seed=i) * torch.tensor([1.0, 0, 1, 0, 0, 1, 1, 1])[:, None]
+        slope = randn(8, 4, seed=i) * torch.tensor([1.0, 0, 1, 0, 0, 1, 1, 1])[:, None]
+        optimizer.zero_grad()
+        (slope * weight).sum().backward()  # so that a hook of the gradient's is called
         optimizer.step()
         seen.append(weight.detach().clone())
     return seen
@@ -94,7 +101,7 @@ def picture(mine: Any) -> Image.Image:
     return chart("How far rows move", lines, names=("step", "distance"))
 
 
-ROWS, TRICK = "`002` 16; `000`, task 2, second item", '`000`, task 2, "The tricky part"; `minti.parts.restored_matrix`'
+ROWS, TRICK = "`002` 16; `000`, task 2, second item", '`000`, task 2, "The tricky part"'
 PART = Part(
     (
         Task(
@@ -148,9 +155,15 @@ PART = Part(
                     TRICK,
                 ),
                 Mistake(
-                    "the new rows put back as well, so that nothing is learned",
+                    "the new rows put back as well, or no step taken at all: nothing is learned",
                     patched(everything),
-                    "From which row on may the matrix change?",
+                    "From which row on may the matrix change, and who changes it?",
+                    TRICK,
+                ),
+                Mistake(
+                    "the new rows put back, and the old ones left to move",
+                    patched(wrong_side),
+                    "Which side of `first` is the new word's?",
                     TRICK,
                 ),
                 Mistake(
