@@ -23,7 +23,7 @@ from minti.words.files import read_embeddings
 from playground import BUNDLED, OWN, playground
 
 CONCEPT = "red-diamond-pink-belt"
-DRAW = ("", "ddim", 2, 5, 0, "", None, None, 1, None, 1)  # what follows the prompt
+DRAW = ("", "ddim", 2, 5, 0, "", 0, "", 30, None, 1, None, 1)  # what follows the prompt
 TOY = ("circle", "stripe", "red", "white")
 
 
