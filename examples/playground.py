@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent / "toybox"))
 
 from support.command_line import arguments, load, run, whole
-from support.serving import plainly, serve
+from support.serving import SCROLL, plainly, serve
 from support.session import Session
 
 from collections.abc import Iterator
@@ -41,6 +41,7 @@ PAIR = (
 COUNT, PLAIN = {"minimum": 1, "precision": 0, "maximum": 1000, "min_width": 110}, {"label": "", "show_label": False}
 PICTURE = {"format": "png", "buttons": [], "interactive": False}
 RUNS = {"concurrency_limit": None, "trigger_mode": "multiple", "show_progress": "minimal"}  # a second ends the first
+RUNS["js"] = SCROLL
 
 
 # --- what happens on a click ------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ def together(session: Session, *asked: Any) -> Iterator[Any]:
 
 def both(latents: str = "Latents", clean: str = "Clean, predicted", visible: bool = True) -> list[gr.Image]:
     """Where the two pictures of a run are shown."""
-    with gr.Row():
+    with gr.Row(elem_classes="seen" if visible else None):
         return [gr.Image(label=label, visible=visible, min_width=140, **PICTURE) for label in (latents, clean)]
 
 
@@ -177,7 +178,7 @@ def learn_tab(session: gr.State) -> None:
         with gr.Column(min_width=260):
             said = gr.Markdown("")
             curve = gr.HTML("")
-            picture = gr.Image(label="The word, drawn", height=280, **PICTURE)
+            picture = gr.Image(label="The word, drawn", height=280, elem_classes="seen", **PICTURE)
             pictures = gr.Image(label="Learned from", **PICTURE)
 
     only = lambda kind: [gr.update(visible=kind == each) for each in (BUNDLED, HERE, OWN)]  # noqa: E731

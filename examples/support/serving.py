@@ -36,6 +36,12 @@ label[data-testid="block-label"] {position: static !important; border: 0 !import
 .legend span {margin-right: 1rem; white-space: nowrap}
 .legend i {display: inline-block; width: 1.1rem; border-top: 3px solid; vertical-align: middle; margin-right: .3rem}
 """
+# On a click, to where the pictures come about, if that is out of sight as on a telephone.
+SCROLL = """(...asked) => {
+    const seen = [...document.querySelectorAll(".seen")].find((each) => each.offsetParent);
+    seen?.scrollIntoView({block: "nearest", behavior: "smooth"});
+    return asked;
+}"""
 UPLOADED = re.escape(os.path.join(tempfile.gettempdir(), "gradio", "")) + r"\w+[/\\]"  # the folder of a visitor's file
 # A browser that is told so asks nobody else, whatever a component would like to fetch.
 POLICY = b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
