@@ -39,6 +39,7 @@ PAIR = (
     ("a photo of a toy next to a blue heart", "on the right"),
 )
 COUNT, PLAIN = {"minimum": 1, "precision": 0, "maximum": 1000, "min_width": 110}, {"label": "", "show_label": False}
+SEED = {"label": "Seed", "minimum": 0, "precision": 0, "maximum": 2**32 - 1, "min_width": 110}
 PICTURE = {"format": "png", "buttons": [], "interactive": False}
 RUNS = {"concurrency_limit": None, "trigger_mode": "multiple", "show_progress": "minimal"}  # a second ends the first
 RUNS["js"] = SCROLL
@@ -137,7 +138,7 @@ def draw_tab(session: gr.State, model: minti.StableDiffusion, outlines: bool, ju
                 asked += [gr.Dropdown(list(SAMPLERS), value="ddim", label="Sampler", min_width=110)]
                 asked += [gr.Number(20, label="Steps", **COUNT)]
                 asked += [gr.Number(model.defaults.guidance_scale, label="Guidance", min_width=110)]
-                asked += [gr.Number(0, label="Seed", minimum=0, precision=0, min_width=110)]
+                asked += [gr.Number(0, **SEED)]
             button = gr.Button("Draw", variant="primary")
             with gr.Accordion("Beside it, from the same noise", open=False):
                 asked += [gr.Textbox("", label="Another prompt"), gr.Number(0, label="Another scale (0: the same)")]
@@ -202,7 +203,7 @@ def together_tab(session: gr.State) -> None:
             asked += [gr.Textbox("a photo", label="Of the whole picture")]
             with gr.Row():
                 asked += [gr.Number(20, label="Steps", **COUNT)]
-                asked += [gr.Number(0, label="Seed", minimum=0, precision=0, min_width=110)]
+                asked += [gr.Number(0, **SEED)]
             button = gr.Button("Put together", variant="primary")
         with gr.Column(min_width=260):
             said, pictures = gr.Markdown(""), both()
