@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent / "toybox"))
 
 from support.command_line import arguments, load, run, whole
-from support.serving import plainly, serve
-from support.session import Lesson, Session
+from support.serving import SCROLL, plainly, serve
+from support.session import Session
 
 from collections.abc import Iterator
 from threading import Lock
@@ -23,13 +23,13 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageOps
 
 import minti
 from draw_concepts import CONCEPTS, concept_pictures
 from minti.diffusion.samplers import SAMPLERS
 from minti.images import grid, open_folder, open_image
+from noisy_judge import FILE as JUDGE
 from world import COLOURS, PATTERNS, SHAPES, Toy
 
 BUNDLED, HERE, OWN = "a bundled toy", "a toy drawn here", "my pictures"
@@ -38,11 +38,11 @@ PAIR = (
     ("a photo of a red star next to a toy", "on the left"),
     ("a photo of a toy next to a blue heart", "on the right"),
 )
-COUNT, PLAIN = {"minimum": 1, "precision": 0, "maximum": 1000, "min_width": 80}, {"label": "", "show_label": False}
-LINES = {"the word": "#3b6fb5", "before": "#f5a623", "the empty prompt": "#d0504c"}
-KEY = "fixed loss; blue: the word, orange: before, red: empty prompt"
+COUNT, PLAIN = {"minimum": 1, "precision": 0, "maximum": 1000, "min_width": 110}, {"label": "", "show_label": False}
+SEED = {"label": "Seed", "minimum": 0, "precision": 0, "maximum": 2**32 - 1, "min_width": 110}
 PICTURE = {"format": "png", "buttons": [], "interactive": False}
 RUNS = {"concurrency_limit": None, "trigger_mode": "multiple", "show_progress": "minimal"}  # a second ends the first
+RUNS["js"] = SCROLL
 
 
 # --- what happens on a click ------------------------------------------------------------------------------------------
@@ -53,13 +53,14 @@ def draw(
     session: Session, prompt: str, negative: str, sampler: str, steps: int, scale: float, seed: int, *more: Any
 ) -> Iterator[Any]:
     """The picture as it comes about, beside it another prompt or scale from the same noise."""
-    other, other_scale, sketch, strength, lora, weight = more
+    other, other_scale, wish, push, sketch, strength, lora, weight = more
     asked = [(prompt, scale)]
-    if other.strip() or other_scale:
+    if other.strip() or other_scale or wish:  # what is steered stands beside what is not
         asked.append((other.strip() or prompt, other_scale or scale))
     parts = session.added(sketch, strength or 0, lora, weight or 0)
+    steered = session.steered(wish, push or 0)
     options = {"negative_prompt": negative, "sampler": sampler, "num_inference_steps": int(steps or 0)}
-    for t, shown, maps in session.draw(asked, int(seed or 0), parts, **options):
+    for t, shown, maps in session.draw(asked, int(seed or 0), parts, steered, **options):
         yield (*shown[0], *pair(shown[1:]), maps, f"t = {t}")
 
 
@@ -93,35 +94,20 @@ def learn(
         pictures = [open_image(path) for path in files]
     yield None, None, grid([ImageOps.fit(each, (128, 128)) for each in pictures], columns=5), "looking at the pictures"
     for lesson, picture in session.learn(pictures, word.strip(), begins.strip(), int(steps or 0)):
-        yield progress(lesson, picture)
+        yield lesson.curve(), picture, gr.skip(), lesson.said()
 
 
 @plainly
 def go_on(session: Session) -> Iterator[Any]:
     """From where the last lesson was stopped."""
     for lesson, picture in session.go_on():
-        yield progress(lesson, picture)
+        yield lesson.curve(), picture, gr.skip(), lesson.said()
 
 
 @plainly
 def save_word(session: Session) -> Iterator[Any]:
     """The last word, to keep."""
     yield gr.update(value=str(session.save()), visible=True)
-
-
-def progress(lesson: Lesson, picture: Image.Image) -> tuple[Any, ...]:
-    """The fixed loss between its two lines, the word drawn, and where the lesson is."""
-    states = lesson.states
-    seen = [(0, states[0].initializer_loss)]
-    seen += [(state.step, state.fixed_loss) for state in states if state.fixed_loss is not None]
-    levels = {"before": states[0].initializer_loss, "the empty prompt": states[0].empty_loss}
-    rows = [(step, loss, "the word") for step, loss in seen]
-    rows += [(step, level, name) for name, level in levels.items() for step in (0, states[-1].step)]
-    word = lesson.wrapper.config.placeholder_token
-    best = min(seen, key=lambda at: at[1])
-    state = f"{'learned' if states[-1].finished else 'learning'} `{word}`: {states[-1].step} steps; "
-    state += f"fixed loss {best[1]:.4f} at step {best[0]}, {seen[0][1]:.4f} before. Say `{word}` in Draw."
-    return pd.DataFrame(rows, columns=["step", "fixed loss", "line"]), picture, gr.skip(), state
 
 
 @plainly
@@ -137,14 +123,13 @@ def together(session: Session, *asked: Any) -> Iterator[Any]:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def both(of: str, visible: bool = True) -> list[gr.Image]:
+def both(latents: str = "Latents", clean: str = "Clean, predicted", visible: bool = True) -> list[gr.Image]:
     """Where the two pictures of a run are shown."""
-    with gr.Row():
-        labels = (f"{kind}{of}" for kind in ("Latents", "Clean, predicted"))
-        return [gr.Image(label=label, visible=visible, min_width=140, **PICTURE) for label in labels]
+    with gr.Row(elem_classes="seen" if visible else None):
+        return [gr.Image(label=label, visible=visible, min_width=140, **PICTURE) for label in (latents, clean)]
 
 
-def draw_tab(session: gr.State, model: minti.StableDiffusion, outlines: bool) -> None:
+def draw_tab(session: gr.State, model: minti.StableDiffusion, outlines: bool, judge: bool) -> None:
     """Controls on the left, or on a telephone above, and the picture beside."""
     with gr.Row():
         with gr.Column(min_width=260):
@@ -152,11 +137,15 @@ def draw_tab(session: gr.State, model: minti.StableDiffusion, outlines: bool) ->
             with gr.Row():
                 asked += [gr.Dropdown(list(SAMPLERS), value="ddim", label="Sampler", min_width=110)]
                 asked += [gr.Number(20, label="Steps", **COUNT)]
-                asked += [gr.Number(model.defaults.guidance_scale, label="Guidance", min_width=80)]
-                asked += [gr.Number(0, label="Seed", minimum=0, precision=0, min_width=80)]
+                asked += [gr.Number(model.defaults.guidance_scale, label="Guidance", min_width=110)]
+                asked += [gr.Number(0, **SEED)]
             button = gr.Button("Draw", variant="primary")
             with gr.Accordion("Beside it, from the same noise", open=False):
-                asked += [gr.Textbox("", label="Another prompt"), gr.Number(None, label="Another guidance scale")]
+                asked += [gr.Textbox("", label="Another prompt"), gr.Number(0, label="Another scale (0: the same)")]
+            with gr.Accordion("Steered by a judge's gradient", open=False, visible=judge):
+                wishes = [("nowhere", ""), *COLOURS, *SHAPES]
+                asked += [gr.Dropdown(wishes, value="", label="Towards a colour or a shape")]
+                asked += [gr.Number(30, label="Scale of the gradient")]
             with gr.Accordion("Along an outline drawn by hand", open=False, visible=outlines):
                 brush = gr.Brush(default_size=8, colors=["#000000"], color_mode="fixed")
                 pad = {"canvas_size": (256, 256), "type": "pil", "layers": False, "brush": brush, **PLAIN}
@@ -164,8 +153,8 @@ def draw_tab(session: gr.State, model: minti.StableDiffusion, outlines: bool) ->
             with gr.Accordion("With a LoRA", open=False):
                 asked += [gr.File(label="File", type="filepath"), gr.Number(1, label="Weight")]
         with gr.Column(min_width=260):
-            said, pictures = gr.Markdown(""), both("")
-            pictures += both(", beside it", visible=False)
+            said, pictures = gr.Markdown(""), both()
+            pictures += both("Beside it: latents", "Beside it: clean", visible=False)
             maps = gr.Gallery(label="Where each word looks", columns=3, height="auto", **PICTURE)
     button.click(draw, [session, *asked], [*pictures, maps, said], api_name="draw", **RUNS)
 
@@ -178,19 +167,19 @@ def learn_tab(session: gr.State) -> None:
             concept = gr.Dropdown(sorted(folder.name for folder in CONCEPTS.iterdir()), label="The toy")
             with gr.Row(visible=False) as looks:
                 kinds = {"Shape": SHAPES, "Pattern": PATTERNS, "Colour": list(COLOURS), "Second": list(COLOURS)[::-1]}
-                chosen = [gr.Dropdown(of, value=of[0], label=kind, min_width=100) for kind, of in kinds.items()]
+                chosen = [gr.Dropdown(of, value=of[0], label=kind, min_width=110) for kind, of in kinds.items()]
             files = gr.File(label="Three to ten pictures", file_count="multiple", type="filepath", visible=False)
             how = [gr.Textbox("<concept>", label="The new word"), gr.Textbox("toy", label="It begins as")]
             how += [gr.Number(0, label="Steps (0: until the curve is level)", minimum=0, maximum=100000, precision=0)]
             with gr.Row():
-                button = gr.Button("Learn", variant="primary", min_width=80)
-                stop, further = gr.Button("Stop", min_width=80), gr.Button("Go on", min_width=80)
-                save = gr.Button("Save", min_width=80)
+                button = gr.Button("Learn", variant="primary", min_width=70)
+                stop, further = gr.Button("Stop", min_width=70), gr.Button("Go on", min_width=70)
+                save = gr.Button("Save", min_width=70)
             saved = gr.File(label="The word's file", interactive=False, visible=False)
         with gr.Column(min_width=260):
             said = gr.Markdown("")
-            curve = gr.LinePlot(x="step", y="fixed loss", color="line", height=260, color_map=LINES, title=KEY)
-            picture = gr.Image(label="The word, drawn", height=280, **PICTURE)
+            curve = gr.HTML("")
+            picture = gr.Image(label="The word, drawn", height=280, elem_classes="seen", **PICTURE)
             pictures = gr.Image(label="Learned from", **PICTURE)
 
     only = lambda kind: [gr.update(visible=kind == each) for each in (BUNDLED, HERE, OWN)]  # noqa: E731
@@ -214,10 +203,10 @@ def together_tab(session: gr.State) -> None:
             asked += [gr.Textbox("a photo", label="Of the whole picture")]
             with gr.Row():
                 asked += [gr.Number(20, label="Steps", **COUNT)]
-                asked += [gr.Number(0, label="Seed", minimum=0, precision=0, min_width=80)]
+                asked += [gr.Number(0, **SEED)]
             button = gr.Button("Put together", variant="primary")
         with gr.Column(min_width=260):
-            said, pictures = gr.Markdown(""), both("")
+            said, pictures = gr.Markdown(""), both()
     button.click(together, [session, *asked], [*pictures, said], api_name="together", **RUNS)
 
 
@@ -227,7 +216,7 @@ def playground(model: minti.StableDiffusion, source: Path) -> gr.Blocks:
         session = gr.State(Session(model, source, Lock()).warm())
         gr.Markdown("# minti\nDraw, learn a word from pictures, put two things together; watch each come about.")
         with gr.Tab("Draw"):
-            draw_tab(session, model, (source / "controlnet").is_dir())
+            draw_tab(session, model, (source / "controlnet").is_dir(), (source / JUDGE).is_file())
         with gr.Tab("Learn"):
             learn_tab(session)
         with gr.Tab("Together"):

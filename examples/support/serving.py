@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -15,7 +18,31 @@ from fastapi.middleware import Middleware
 import minti
 from minti.machine.messages import shortened
 
-CSS = "img {image-rendering: pixelated} .gradio-container {max-width: 1100px !important}"
+with suppress(ImportError):  # gradio asks for it at the first click, which would wait for the import
+    import matplotlib
+
+    matplotlib.use("agg")
+
+CSS = """
+.gradio-container {max-width: 1100px !important; margin: auto !important; width: 100%}
+img {image-rendering: pixelated}
+label[data-testid="block-label"] {position: static !important; border: 0 !important}  /* above a picture, not on it */
+[data-testid="status-tracker"] :is(.error, .clear-status) {display: none}  /* the sentence is enough */
+.chart {--s0: #3b6fb5; --s1: #d0782a}
+.chart h3 {margin: 0}
+.chart svg {width: 100%; overflow: visible}
+.chart text {fill: currentColor; font: 12px system-ui, sans-serif}
+.chart .grid {stroke: #8884}
+.legend span {margin-right: 1rem; white-space: nowrap}
+.legend i {display: inline-block; width: 1.1rem; border-top: 3px solid; vertical-align: middle; margin-right: .3rem}
+"""
+# On a click, to where the pictures come about, if that is out of sight as on a telephone.
+SCROLL = """(...asked) => {
+    const seen = [...document.querySelectorAll(".seen")].find((each) => each.offsetParent);
+    seen?.scrollIntoView({block: "nearest", behavior: "smooth"});
+    return asked;
+}"""
+UPLOADED = re.escape(os.path.join(tempfile.gettempdir(), "gradio", "")) + r"\w+[/\\]"  # the folder of a visitor's file
 # A browser that is told so asks nobody else, whatever a component would like to fetch.
 POLICY = b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
 
@@ -43,7 +70,8 @@ def plainly(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[An
         try:
             yield from function(*args)
         except (ValueError, OSError, minti.TrainingError) as error:
-            raise gr.Error(shortened(str(error), 500), duration=None, print_exception=False) from None
+            said = re.sub(UPLOADED, "", str(error))
+            raise gr.Error(shortened(said, 500), duration=20, print_exception=False) from None
 
     return told
 

@@ -6,7 +6,9 @@ inside during a step only, so that nobody draws with another's LoRA.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from support.lesson import Lesson
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from copy import deepcopy
 from dataclasses import replace
@@ -14,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,24 +26,18 @@ from PIL import Image
 from torch import Tensor
 
 import minti
+from guide import by_noisy_judge
 from minti.diffusion.steps import SampleStep
 from minti.evaluation.attention_maps import AttentionMaps
 from minti.images import to_pil
 from minti.parts.controlnet import ControlNet
 from minti.parts.part import Part
+from noisy_judge import load_noisy_judge
 
 Step = TypeVar("Step")
 Shown = tuple[Image.Image, Image.Image]  # the latents, decoded, and the clean picture predicted
 SHOWN = 25  # steps of a picture are decoded at most
-
-
-class Lesson(NamedTuple):
-    """A word while it is learned."""
-
-    wrapper: minti.TrainingWrapper
-    steps: Iterator[minti.TrainingState]
-    states: list[minti.TrainingState]
-    noise: Tensor  # from which the word is drawn along the way
+JUDGED = 600  # the timestep below which a judge of noisy latents knows enough to steer
 
 
 class Session:
@@ -91,6 +88,12 @@ class Session:
             parts.append(minti.load_lora(self.model, lora, weight))
         return parts
 
+    def steered(self, wish: str | None, scale: float) -> dict[str, Any]:
+        """The option of `minti.sample_steps` that steers towards a colour or a shape by a judge's gradient, or none."""
+        if not wish:
+            return {}
+        return {"guidance": by_noisy_judge(self.model, load_noisy_judge(self.source), wish, scale, JUDGED)}
+
     def place(self, left: float, right: float) -> Tensor:
         """A mask of the latents between two shares of the width, (1, 1, h, w)."""
         h, w = self.model.latents_shape(1)[2:]
@@ -98,12 +101,17 @@ class Session:
         return ((left <= x) & (x < right)).float().expand(1, 1, h, w)
 
     def draw(
-        self, asked: Sequence[tuple[str, float | None]], seed: int, parts: Sequence[Part] = (), **options: Any
+        self,
+        asked: Sequence[tuple[str, float | None]],
+        seed: int,
+        parts: Sequence[Part] = (),
+        steered: Mapping[str, Any] = MappingProxyType({}),
+        **options: Any,
     ) -> Iterator[tuple[int, list[Shown], list[tuple[Image.Image, str]]]]:
         """Draws prompts with their guidance scales (None: the model's own) from the same noise, side by side.
 
-        `options`: of `minti.sample_steps`. Yields the timestep, what there is of every picture, and, with the last
-        step, where each word of the first prompt looks.
+        `options`: of `minti.sample_steps`; `steered`: of the first picture alone. Yields the timestep, what there is
+        of every picture, and, with the last step, where each word of the first prompt looks.
         """
         if not all(prompt.strip() for prompt, _ in asked):
             raise ValueError('the prompt is empty; say what to draw, such as "a photo of a red star"')
@@ -111,7 +119,7 @@ class Session:
         maps, runs = AttentionMaps(self.model, [asked[0][0]]), []
         for prompt, scale in asked:
             drawn = {"guidance_scale": scale, "latents": noise, "generator": torch.Generator().manual_seed(seed)}
-            runs.append(minti.sample_steps(self.model, prompt, **drawn, **options))
+            runs.append(minti.sample_steps(self.model, prompt, **drawn, **options, **({} if runs else steered)))
         if "also" not in options:  # the maps are of one prompt
             runs[0] = inside(runs[0], lambda: maps)
         last, total = None, options["num_inference_steps"]
@@ -130,7 +138,7 @@ class Session:
 
     def learn(
         self, pictures: Sequence[Image.Image], word: str, initializer: str, steps: int
-    ) -> Iterator[tuple[Lesson, Image.Image | None]]:
+    ) -> Iterator[tuple[Lesson, Image.Image]]:
         """Learns a word; with every fixed loss, and in the end, yields the lesson and the word drawn. `steps`: 0 stops
         where the fixed loss has levelled off."""
         config = minti.TextualInversionConfig(
@@ -138,19 +146,22 @@ class Session:
         )
         wrapper = minti.TrainingWrapper(self.model, config)
         noise = torch.randn(self.model.latents_shape(1), generator=torch.Generator().manual_seed(0))
-        yield from self.go_on(Lesson(wrapper, minti.textual_inversion(wrapper, pictures), [], noise))
+        yield from self.go_on(Lesson(wrapper, minti.textual_inversion(wrapper, pictures), noise))
 
-    def go_on(self, lesson: Lesson | None = None) -> Iterator[tuple[Lesson, Image.Image | None]]:
+    def go_on(self, lesson: Lesson | None = None) -> Iterator[tuple[Lesson, Image.Image]]:
         """A lesson from its beginning, or the last one from where it was stopped."""
         lesson = lesson or self.lesson
         if lesson is None:
             raise ValueError("nothing has been learned yet; press Learn")
+        lesson.state = "learning"
         for state in self.taking(lesson.steps):
             self.lesson = lesson
             lesson.states.append(state)
             if state.fixed_loss is not None and not state.finished:
                 yield lesson, self.portrait(lesson)
-        yield lesson, self.portrait(lesson)
+        if lesson.states:  # none: another run has begun before the first step
+            lesson.state = "learned" if lesson.states[-1].finished else "stopped"
+            yield lesson, self.portrait(lesson)
 
     def portrait(self, lesson: Lesson) -> Image.Image:
         """The word as it is now, drawn in ten steps from the same noise."""

@@ -1,0 +1,46 @@
+"""A word while it is learned, and what a page says of it."""
+
+from __future__ import annotations
+
+from support.charts import chart
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+import minti
+
+
+@dataclass
+class Lesson:
+    """A run of textual inversion that can be stopped and gone on with.
+
+    Attributes:
+        states: of the steps so far.
+        noise: from which the word is drawn along the way, (1, c, h, w).
+        state: "learning", "stopped" or "learned".
+    """
+
+    wrapper: minti.TrainingWrapper
+    steps: Iterator[minti.TrainingState]
+    noise: Tensor
+    states: list[minti.TrainingState] = field(default_factory=list)
+    state: str = "learning"
+
+    def losses(self) -> list[tuple[int, float]]:
+        """(step, fixed loss) wherever it was evaluated, before the first step too."""
+        seen = [(state.step, state.fixed_loss) for state in self.states if state.fixed_loss is not None]
+        return [(0, self.states[0].initializer_loss), *seen]
+
+    def curve(self) -> str:
+        """The fixed loss between its two lines, as SVG."""
+        levels = {"before": self.states[0].initializer_loss, "the empty prompt": self.states[0].empty_loss}
+        return chart("Fixed loss", "step", {"the word": self.losses()}, levels)
+
+    def said(self) -> str:
+        """How far it is, in a sentence."""
+        word, losses = self.wrapper.config.placeholder_token, self.losses()
+        step, best = min(losses, key=lambda at: at[1])
+        said = f"{self.state} `{word}`: {self.states[-1].step} steps; "
+        return said + f"fixed loss {best:.4f} at step {step}, {losses[0][1]:.4f} before. Say `{word}` in Draw."
