@@ -109,7 +109,7 @@ WAYS: dict[str, Way] = {
     "same noise, all named": partial(side_by_side, template=LONG),
     "inverted, all named": partial(along, template=LONG, strength=1, invert=True),
     "inverted, prompt-to-prompt": partial(side_by_side, template=SHORT, cross=0.8, own=0.8, invert=True),
-    "counterfactual": partial(towards, scale=60, hold=0.02),
+    "counterfactual": partial(towards, scale=20, hold=0.02),
 }
 
 
