@@ -92,7 +92,7 @@ def learn(
         raise ValueError("there is no picture to learn from; bring three to ten that show one thing")
     else:
         pictures = [open_image(path) for path in files]
-    yield None, None, grid([ImageOps.fit(each, (128, 128)) for each in pictures], columns=5), "looking at the pictures"
+    yield None, None, grid([ImageOps.fit(each, (128, 128)) for each in pictures], columns=5), ""
     for lesson, picture in session.learn(pictures, word.strip(), begins.strip(), int(steps or 0)):
         yield lesson.curve(), picture, gr.skip(), lesson.said()
 

@@ -88,7 +88,7 @@ def test_two_are_drawn_together(visitor):
         (lambda one: one.predict("  ", *DRAW, api_name="/draw"), "the prompt is empty"),
         (lambda one: one.predict(api_name="/go_on"), "nothing has been learned yet"),
         (lambda one: one.predict(api_name="/save"), "no word to save"),
-        (lambda one: learn(one, "cat"), "is in the vocabulary already"),
+        (lambda one: learn(one, "cat"), "'cat' is in the vocabulary already .* such as '&lt;my-concept&gt;'"),
         (lambda one: learn(one, source=OWN), "no picture to learn from"),
         (lambda one: learn(one, source=OWN, files=[handle_file(__file__)]), "not a picture that can be read"),
     ],
