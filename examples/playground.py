@@ -92,7 +92,7 @@ def learn(
         raise ValueError("there is no picture to learn from; bring three to ten that show one thing")
     else:
         pictures = [open_image(path) for path in files]
-    yield None, None, grid([ImageOps.fit(each, (128, 128)) for each in pictures], columns=5), "looking at the pictures"
+    yield None, None, grid([ImageOps.fit(each, (128, 128)) for each in pictures], columns=5), ""
     for lesson, picture in session.learn(pictures, word.strip(), begins.strip(), int(steps or 0)):
         yield lesson.curve(), picture, gr.skip(), lesson.said()
 
@@ -172,9 +172,9 @@ def learn_tab(session: gr.State) -> None:
             how = [gr.Textbox("<concept>", label="The new word"), gr.Textbox("toy", label="It begins as")]
             how += [gr.Number(0, label="Steps (0: until the curve is level)", minimum=0, maximum=100000, precision=0)]
             with gr.Row():
-                button = gr.Button("Learn", variant="primary", min_width=70)
-                stop, further = gr.Button("Stop", min_width=70), gr.Button("Go on", min_width=70)
-                save = gr.Button("Save", min_width=70)
+                button = gr.Button("Learn", variant="primary", min_width=100)
+                stop, further = gr.Button("Stop", min_width=100), gr.Button("Go on", min_width=100)
+                save = gr.Button("Save", min_width=100)
             saved = gr.File(label="The word's file", interactive=False, visible=False)
         with gr.Column(min_width=260):
             said = gr.Markdown("")

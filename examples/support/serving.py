@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import wraps
+from html import escape
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -27,6 +28,7 @@ CSS = """
 .gradio-container {max-width: 1100px !important; margin: auto !important; width: 100%}
 img {image-rendering: pixelated}
 label[data-testid="block-label"] {position: static !important; border: 0 !important}  /* above a picture, not on it */
+.row.seen .image-container {aspect-ratio: 1}  /* keeps its place while the next picture is fetched */
 [data-testid="status-tracker"] :is(.error, .clear-status) {display: none}  /* the sentence is enough */
 .chart {--s0: #3b6fb5; --s1: #d0782a}
 .chart h3 {margin: 0}
@@ -70,8 +72,8 @@ def plainly(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[An
         try:
             yield from function(*args)
         except (ValueError, OSError, minti.TrainingError) as error:
-            said = re.sub(UPLOADED, "", str(error))
-            raise gr.Error(shortened(said, 500), duration=20, print_exception=False) from None
+            said = shortened(re.sub(UPLOADED, "", str(error)), 500)
+            raise gr.Error(escape(said, quote=False), duration=20, print_exception=False) from None
 
     return told
 
