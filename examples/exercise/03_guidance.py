@@ -32,7 +32,7 @@ def evaluations(pictures: int, steps: int, scale: float, every: int) -> int:
 
     Args:
         pictures, steps: B pictures, T steps.
-        scale: with 1 the unconditional answer is not needed at all.
+        scale: with 1 the unconditional answer is not needed at all; no other scale is special here.
         every: k; the unconditional answer is computed in the steps 0, k, 2k, ... and kept in between.
     """
     # ---- YOUR CODE STARTS HERE ----

@@ -10,7 +10,8 @@ the sum over those.
 
 In the notes: `002` 1.3, 1.4 and 7.4. Afterwards compare with `minti/networks/layers.py`, `minti/networks/kernels.py`
 and `minti/evaluation/attention_maps.py`.
-Your picture: a drawing made with your attention, and the maps of four of its words.
+Your picture: a drawing made with your attention, and the maps of four of its words. Do the colours' maps lie where the
+nouns' do?
 """
 
 import torch

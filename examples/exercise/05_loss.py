@@ -21,7 +21,7 @@ def scaled_latents(encoded: Any, generator: torch.Generator, scaling_factor: flo
 
     Args:
         encoded: what the VAE's encoder gives; `encoded.sample(generator)` draws latents, (b, c, h, w), from it.
-        scaling_factor: 0.18215 in SD v1.4: the UNet's latents are the VAE's times this.
+        scaling_factor: 0.18215 in SD v1.4, which the notes do not mention: the UNet's latents are the VAE's times this.
     """
     # ---- YOUR CODE STARTS HERE ----
     raise NotImplementedError
@@ -31,7 +31,7 @@ def scaled_latents(encoded: Any, generator: torch.Generator, scaling_factor: flo
 def diffusion_loss(
     wrapper: Any, latents: Tensor, timestep_idx: Tensor, embeddings: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """The mean squared error, a tensor of shape ().
+    """The mean squared error, a tensor of shape (), with a gradient: something is to learn by it.
 
     Args:
         wrapper: has `wrapper.unet(noisy_latents, timesteps, embeddings)`, which gives the predicted noise, and

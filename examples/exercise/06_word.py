@@ -5,8 +5,8 @@ row, at the end of the matrix. Then the whole matrix trains, for that is one ten
 optimizer the old rows are put back. E4 has the trick: keep a copy, write a function that puts it back, patch
 `optimizer.step`.
 
-In the notes: `000`, task 2; `002` 16; `003` 27. Afterwards compare with `minti/parts/restored_matrix.py`, which hooks
-into the step instead of patching it, and `minti/parts/word.py`, which needs no copy.
+In the notes: `000`, task 2; `002` 16. Afterwards compare with `minti/parts/restored_matrix.py`, which hooks into the
+step instead of patching it, and `minti/parts/word.py`, which needs no copy.
 Your picture: how far old and new rows move, with your patch and without.
 """
 

@@ -5,9 +5,10 @@
 Pictures, timesteps, noise and templates are drawn anew for every step; all that is in `draw`, and the prompt is encoded
 in `loss`, since the word is another one after each step.
 
-In the notes: `000`, task 3a; `001`, Algorithm 1; `002` 4.4. Afterwards compare with `minti/learning/loop.py`.
+In the notes: `000`, task 3a; `001`, Algorithm 1; `002` 4.4; `003` 27. Afterwards compare with `minti/learning/loop.py`.
 Your picture: a word of the toybox learned by your loop, with your loss if part 5 is solved: its curve, and below it two
-of the pictures it was learned from and three drawn with it.
+of the pictures it was learned from and three drawn with it. Do not expect the curve to fall: a step's loss depends
+far more on the timesteps that were drawn (part 5's picture) than on the word. Look at what is drawn.
 """
 
 from collections.abc import Callable

@@ -31,7 +31,7 @@ def lora_forward(x: Tensor, weight: Tensor, down: Tensor, up: Tensor, alpha: flo
 
 
 def merged(weight: Tensor, down: Tensor, up: Tensor, alpha: float) -> Tensor:
-    """The weight with the update in it, (d_out, d_in)."""
+    """The weight with the update in it, (d_out, d_in), as a new tensor: `weight` stays as it was."""
     # ---- YOUR CODE STARTS HERE ----
     raise NotImplementedError
     # ---- YOUR CODE ENDS HERE ----

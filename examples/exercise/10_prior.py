@@ -19,14 +19,14 @@ from torch import Tensor
 
 
 def prompts(template: str, rare_word: str, class_word: str) -> tuple[str, str]:
-    """The thing's prompt and its class's, of a template with {} in it, such as "a photo of a {}"."""
+    """The thing's prompt and its class's, of a template with {} in it; "a photo of a {}" is one of several."""
     # ---- YOUR CODE STARTS HERE ----
     raise NotImplementedError
     # ---- YOUR CODE ENDS HERE ----
 
 
 def prior_loss(loss: Callable[[Any], Tensor], instance: Any, prior: Any, weight: float) -> Tensor:
-    """The sum of both losses, ().
+    """The sum of both losses, (), with the gradient of both.
 
     Args:
         loss: loss(batch) gives the mean squared error of a batch, ().

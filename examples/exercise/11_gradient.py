@@ -23,7 +23,7 @@ def gradient_of(log_probability: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
 
     Args:
         log_probability: (b, ...) -> (b,), one logarithm for each.
-        x: (b, ...), has no gradient yet.
+        x: (b, ...), the sampler's own; after the call it is as it was, without a gradient.
     """
     # ---- YOUR CODE STARTS HERE ----
     raise NotImplementedError

@@ -12,20 +12,23 @@ HERE = Path(__file__).parent
 BEGIN = """# The exercise
 
 Each part is a cell with holes, between `# ---- YOUR CODE STARTS HERE ----` and `# ---- YOUR CODE ENDS HERE ----`.
-Running it writes the part's file; the cell below grades it, and shows your picture. On Colab, clone the repository
-first, `!git clone ADDRESS`, and open the notebook's folder with `%cd`."""
+Running it writes the part's file, over what is in it: write either here or in the files, not in both. The cell below
+grades it, and shows your picture. On Colab, clone the repository first, `!git clone` and the address it is at, and go
+into it with `%cd`. `000` to `004` are exercise E4, slides, lecture notes and questions: see `README.md` beside this."""
 SETUP = """import os
 
 if not os.path.exists("examples/exercise"):
     %cd ../..
 %pip install -q -e '.[examples]'"""
-SHOW = """import os
+SHOW = """from pathlib import Path
 
 from IPython.display import Image, display
 
+picture = Path("outputs/exercise/{part}.png")
+picture.unlink(missing_ok=True)  # an older grading's
 !python examples/exercise/check.py {number}
-if os.path.exists("outputs/exercise/{part}.png"):
-    display(Image("outputs/exercise/{part}.png"))"""
+if picture.exists():
+    display(Image(str(picture)))"""
 
 
 def notebook() -> nbformat.NotebookNode:

@@ -65,7 +65,8 @@ def guided_probe(function: Callable[..., Tensor]) -> list[Tensor]:
 
 def evaluations_probe(function: Callable[..., int]) -> list[int]:
     return [
-        function(*case) for case in ((4, 50, 7.5, 1), (4, 50, 1.0, 1), (4, 50, 7.5, 3), (1, 7, 2.0, 4), (3, 9, 5.0, 3))
+        function(*case)
+        for case in ((4, 50, 7.5, 1), (4, 50, 1.0, 1), (4, 50, 7.5, 3), (1, 7, 2.0, 4), (3, 9, 5.0, 3), (2, 6, 0.0, 4))
     ]
 
 
