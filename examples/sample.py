@@ -82,7 +82,11 @@ def parse() -> argparse.Namespace:
     add_arguments(parser)
     add_attention_arguments(parser)
     add_engine_argument(parser)
-    args = parser.parse_args()
+    return checked(parser, parser.parse_args())
+
+
+def checked(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
+    """What goes together, or one line that says what does not; the sampler with its options."""
     if args.invert and (args.sampler not in (None, "ddim") or args.eta or args.init_image):
         parser.error("--invert goes back along DDIM's path; leave out --init-image, --eta and any other --sampler")
     if bool(args.invert) != bool(args.source):

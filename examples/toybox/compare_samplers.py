@@ -1,14 +1,15 @@
 """Samplers and steps: errors where the exact flow is known, and what the judge says of the toybox's pictures.
 
     python examples/toybox/compare_samplers.py --only flow         # a few seconds
-    python examples/toybox/compare_samplers.py --only drawn        # some minutes
+    python examples/toybox/compare_samplers.py --only drawn        # half an hour; --samplers ddim heun: those only
     python examples/toybox/compare_samplers.py --only deep         # deep features kept, beside fewer steps
     python examples/toybox/compare_samplers.py --only lean         # all that saves time at once
 
 flow: x_0 ~ N(1.5, 0.4^2), where the perfect network is a formula and so is where every noise ends; under the linear
 schedule and the cosine. The others: a toy is right if its shape, pattern and both colours are, of prompts that name
-them; prompts and noise are the same in every row. Prints tables; writes a .csv of each, samplers.png, and deep.png, the
-first pictures of each row of deep.
+them; prompts and noise are the same in every row. Few steps are taken by all samplers, many by those that may need
+them. Prints each row as it comes; writes a .csv of each table, samplers.png, and deep.png, the first pictures of each
+row of deep.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from support.pages import page
 from support.studies import write_table
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import matplotlib
@@ -47,6 +48,7 @@ import matplotlib.pyplot as plt
 
 MEAN, STD = 1.5, 0.4
 SCHEDULES = {"linear": (1e-4, 0.02), "squaredcos_cap_v2": (0.0, 0.0)}  # the cosine needs neither beta
+MOST = {"ddpm": 100, "ddim": 100, "pndm": 50, "dpm-solver++": 50}  # steps that are drawn; of the others 20
 LEAN = [(15, 3, 250), (12, 3, 250), (12, 2, 250), (15, 4, 250), (10, 2, 250), (10, 3, 250)]  # steps, k, guided from
 Rows = list[dict[str, object]]
 
@@ -76,17 +78,15 @@ def evaluations(name: str, n: int) -> int:
     return {"pndm": n + 1, "heun": 2 * n - 1}.get(name, n)
 
 
-def flow(counts: list[int]) -> Rows:
+def flow(counts: list[int]) -> Iterator[dict]:
     """Deterministic samplers x schedules, and how steeply the error falls from 20 steps on."""
-    rows: Rows = []
     for schedule in SCHEDULES:
         for name in ("ddim", "euler", "heun", "pndm", "dpm-solver++"):
             errors = {n: flow_error(name, n, schedule) for n in counts}
             some = {n: error for n, error in errors.items() if n >= 20}
             slope = -np.polyfit(np.log(list(some)), np.log(list(some.values())), 1)[0]
             row = {"schedule": schedule, "sampler": name} | {f"{n} steps": error for n, error in errors.items()}
-            rows.append(row | {"slope": float(slope)})
-    return rows
+            yield row | {"slope": float(slope)}
 
 
 class Drawer:
@@ -123,18 +123,18 @@ class Drawer:
         return {"right": right, "error": (right * (1 - right) / args.count) ** 0.5, "seconds": seconds}
 
 
-def drawn(drawer: Drawer, counts: list[int]) -> Rows:
-    """Samplers x steps."""
-    ways: dict[str, Callable[[], Sampler]] = {name: kind for name, kind in SAMPLERS.items()}
-    ways |= {f"ddim, eta {eta:g}": lambda eta=eta: DDIM(eta) for eta in (0.25, 0.5, 0.75, 1.0)}
-    jobs = [(name, n) for name in ways for n in counts]
-    return [
-        {"sampler": name, "steps": n, "evaluations": evaluations(name, n)} | drawer.row(n, ways[name]())
-        for name, n in tqdm(jobs, "samplers", disable=drawer.args.quiet or None)
-    ]
+def drawn(drawer: Drawer, samplers: list[str], counts: list[int]) -> Iterator[dict]:
+    """Samplers x steps; then DDIM with noise, from 20 steps on. With eta = 1 it is DDPM, which has rows of its own."""
+    ways = {name: SAMPLERS[name]() for name in samplers}
+    if "ddim" in samplers:
+        ways |= {f"ddim, eta {eta:g}": DDIM(eta) for eta in (0.25, 0.5, 0.75)}
+    jobs = [(name, n) for n in counts for name in ways if n <= MOST.get(name, 20 if name in SAMPLERS else 50)]
+    jobs = [(name, n) for name, n in jobs if name in SAMPLERS or n >= 20]
+    for name, n in tqdm(jobs, "samplers", disable=drawer.args.quiet or None):
+        yield {"sampler": name, "steps": n, "evaluations": evaluations(name, n)} | drawer.row(n, ways[name])
 
 
-def deep(drawer: Drawer) -> Rows:
+def deep(drawer: Drawer) -> Iterator[dict]:
     """20 steps of DPM-Solver++ with deep features kept, and as few whole steps as cost about as much."""
     t = drawer.model.scheduler.config.num_train_timesteps
     cut = {"guidance_interval": (t // 4, t)}
@@ -143,26 +143,23 @@ def deep(drawer: Drawer) -> Rows:
     ways += [(f"k = {k}, guided from t = {t // 4} up", 20, cut | {"every": k}) for k in (1, 3)]
     ways += [("k = 3, branch 0, guided so", 20, cut | {"every": 3, "branch": 0})]
     ways += [(f"{n} steps", n, {}) for n in (10, 7, 5)]
-    rows, shown = [], []
+    shown = []
     for name, n, options in tqdm(ways, "deep", disable=drawer.args.quiet or None):
-        rows.append({"way": name} | drawer.row(n, "dpm-solver++", **options))
+        yield {"way": name} | drawer.row(n, "dpm-solver++", **options)
         shown.append((name, drawer.first))
-    page(shown, 64).save(drawer.args.output / "deep.png")
-    return rows
+        page(shown, 64).save(drawer.args.output / "deep.png")
 
 
-def lean(drawer: Drawer) -> Rows:
+def lean(drawer: Drawer) -> Iterator[dict]:
     """Fewer steps of DPM-Solver++, deep features kept and guidance in a part of the steps, beside 20 whole steps."""
     t = drawer.model.scheduler.config.num_train_timesteps
-    rows: Rows = []
+    whole = None
     for n, k, low in tqdm([(20, 1, 0), *LEAN], "lean", disable=drawer.args.quiet or None):
         row = drawer.row(n, "dpm-solver++", k, guidance_interval=(low, t) if low else None)
-        if not rows:
-            whole = drawer.hits
+        whole = drawer.hits if whole is None else whole
         change = drawer.hits - whole  # of the same toys from the same noises
         row |= {"difference": float(change.mean()), "its error": float(change.std() / len(change) ** 0.5)}
-        rows.append({"steps": n, "k": k, "guided from": low} | row)
-    return rows
+        yield {"steps": n, "k": k, "guided from": low} | row
 
 
 def picture(folder: Path, tables: dict[str, Rows]) -> None:
@@ -179,7 +176,7 @@ def picture(folder: Path, tables: dict[str, Rows]) -> None:
             rates, errors = ([100 * row[key] for row in own] for key in ("right", "error"))
             right.errorbar([row["evaluations"] for row in own], rates, errors, marker=".", label=name)
     left.set(title="distance from the exact flow of a Gaussian", xlabel="evaluations")
-    right.set(title="toys right in all four, per cent", xlabel="evaluations", ylim=(0, 101))
+    right.set(title="toys right in all four, per cent", xlabel="evaluations", xscale="log", ylim=(0, 101))
     for axes in (left, right):
         axes.grid(alpha=0.3)
         if axes.has_data():
@@ -194,23 +191,24 @@ def main() -> None:
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/samplers")
     tables = ("flow", "drawn", "deep", "lean")
     parser.add_argument("--only", nargs="+", choices=tables, default=tables, help="which tables")
-    parser.add_argument("--count", type=whole(1), default=96, help="pictures of each row")
-    parser.add_argument("--batch-size", type=whole(1), default=32, help="pictures drawn at a time")
+    parser.add_argument("--count", type=whole(1), default=64, help="pictures of each row")
+    parser.add_argument("--batch-size", type=whole(1), default=64, help="pictures drawn at a time")
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="of drawn")
     parser.add_argument("--steps", type=whole(1), nargs="+", default=[5, 10, 20, 50, 100], help="of drawn")
     args = parser.parse_args()
     folder, found = make_output(args.output), {}
     drawer = Drawer(args, load(args)) if set(args.only) - {"flow"} else None
+    ways = {"flow": lambda: flow([5, 10, 20, 40, 50, 100]), "deep": lambda: deep(drawer)}
+    ways |= {"drawn": lambda: drawn(drawer, args.samplers, args.steps), "lean": lambda: lean(drawer)}
     for name in args.only:
-        if name == "flow":
-            found[name] = flow([5, 10, 20, 40, 50, 100])
-        else:
-            found[name] = drawn(drawer, args.steps) if name == "drawn" else {"deep": deep, "lean": lean}[name](drawer)
-        write_table(folder / f"{name}.csv", found[name])
-        columns = list(found[name][0])
-        print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-        for row in found[name]:
-            cells = (f"{x:.3g}" if isinstance(x := row[column], float) else str(x) for column in columns)
+        rows = found[name] = []
+        for row in ways[name]():
+            if not rows:
+                print(f"| {' | '.join(row)} |\n{'|---' * len(row)}|")
+            cells = (f"{x:.3g}" if isinstance(x, float) else str(x) for x in row.values())
             print(f"| {' | '.join(cells)} |", flush=True)
+            rows.append(row)
+            write_table(folder / f"{name}.csv", rows)
     if {"flow", "drawn"} & set(found):
         picture(folder, found)
 
