@@ -1,11 +1,13 @@
-"""Times minti beside the diffusers recipe: alternating, each case in a fresh process, on the same random weights.
+"""Times minti beside the diffusers recipe and OpenVINO: in turns, each case in a fresh process, on the same weights.
 
     python examples/benchmark.py                          # SD v1.4's full size: minutes per case, 16 GB of memory
     python examples/benchmark.py --toybox --quick         # two minutes on two cores
     python examples/benchmark.py --dtype bfloat16 --device cuda
+    python examples/benchmark.py --libraries minti openvino --only denoising picture short
 
-Needs diffusers and peft (`pip install -e '.[test]'`). Prints a table of medians, their spread, and ratios above 1 where
-minti is faster or smaller; and one line of JSON.
+Needs diffusers and peft (`pip install -e '.[test]'`); with `pip install openvino` it times, too, a minti whose UNet
+OpenVINO computes. Prints a table of medians, their spread, and how many times minti's seconds the others need; and a
+line of JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 from support.command_line import run
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -22,15 +25,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import minti
 from minti.machine.files import replacing
 
-LIBRARIES = ("minti", "diffusers")
+LIBRARIES = ("minti", "diffusers", "openvino")
 HERE = Path(__file__).resolve().parent
 FIRST_PICTURE = {
     "minti": "import minti; m = minti.StableDiffusion.from_pretrained(); minti.sample(m, 'a toy', sampler='ddim')",
@@ -105,31 +109,46 @@ def matrix_rate(device: str, dtype: torch.dtype, size: int = 2048) -> float:
     return 2 * size**3 / min(times) / 1e9
 
 
-def compare(name: str, repeats: int, measure: Callable[[str], dict]) -> dict:
-    """Alternates between the libraries; medians, extremes, and the ratio of diffusers to minti."""
-    seconds: dict[str, list[float]] = {library: [] for library in LIBRARIES}
-    memory = dict.fromkeys(LIBRARIES, 0)
+def compare(name: str, repeats: int, measure: Callable[[str], dict], libraries: Sequence[str]) -> dict:
+    """Alternates between the libraries; medians, extremes, and the ratio of each to minti."""
+    runs: dict[str, list[dict]] = {library: [] for library in libraries}
     for _ in range(repeats):
-        for library in LIBRARIES:
-            result = measure(library)
-            seconds[library] += result["seconds"]
-            memory[library] = max(memory[library], result.get("memory", 0))
-    row: dict[str, object] = {"case": name}
-    for library in LIBRARIES:
-        row[library] = {
-            "median": statistics.median(seconds[library]),
-            "least": min(seconds[library]),
-            "most": max(seconds[library]),
-            "memory": memory[library],
-        }
-    row["ratio"] = row["diffusers"]["median"] / row["minti"]["median"]
-    if all(memory.values()):
-        row["memory_ratio"] = memory["minti"] / memory["diffusers"]
-    cells = [f"{row[lib]['median']:.3f} ({row[lib]['least']:.3f}-{row[lib]['most']:.3f})" for lib in LIBRARIES]
-    shown = [f"{memory[lib] / 2**30:.1f}" for lib in LIBRARIES] if all(memory.values()) else ["", ""]
-    smaller = f"{row['memory_ratio']:.2f}" if "memory_ratio" in row else ""
-    print(f"| {name} | {cells[0]} | {cells[1]} | {row['ratio']:.2f} | {' | '.join(shown)} | {smaller} |", flush=True)
+        for library in libraries:
+            runs[library].append(measure(library))
+    row: dict[str, Any] = {"case": name}
+    for library, results in runs.items():
+        seconds = [number for result in results for number in result.pop("seconds")]
+        own = {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
+        row[library] = results[-1] | own | {"memory": max(result.get("memory", 0) for result in results)}
+        row[library]["ratio"] = own["median"] / row["minti"]["median"]
+    print("| " + " | ".join([name, *cells(row)]) + " |", flush=True)
+    if own := row.get("openvino"):
+        print(
+            f"  OpenVINO, before that: conversion {own['conversion']:.1f} s, compilation {own['compilation']:.1f} s",
+            end="",
+        )
+        print(f"; latents differ by {own['difference']:.2g} of their spread at most" if "difference" in own else "")
     return row
+
+
+def cells(row: dict[str, Any]) -> Iterator[str]:
+    """The cells of a row: seconds of all libraries, how many times minti's the others take, memory of all."""
+    every = [row.get(library) for library in LIBRARIES]
+    yield from (f"{own['median']:.3f} ({own['least']:.3f}-{own['most']:.3f})" if own else "" for own in every)
+    yield from (f"{own['ratio']:.2f}" if own else "" for own in every[1:])
+    yield from (f"{own['memory'] / 2**30:.1f}" if own and own["memory"] else "" for own in every)
+
+
+def installed(names: Sequence[str], args: argparse.Namespace) -> list[str]:
+    """The libraries that can be timed; says why where OpenVINO cannot."""
+    why = None
+    if importlib.util.find_spec("openvino") is None:
+        why = "it is not installed (pip install openvino)"
+    elif args.device != "cpu" or args.dtype == "float16":
+        why = f"it is timed on the cpu, in float32 and bfloat16; this is {args.device}, {args.dtype}"
+    if why and "openvino" in names:
+        print(f"without OpenVINO: {why}")
+    return [name for name in names if name != "openvino" or why is None]
 
 
 def main() -> None:
@@ -141,12 +160,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="fresh processes per case and library")
     parser.add_argument("--quick", action="store_true", help="fewer cases and repeats: with --toybox, two minutes")
     parser.add_argument("--only", nargs="+", metavar="CASE", help="cases whose name contains one of these words")
+    libraries_help = "minti, and what to time beside it; OpenVINO takes part in some cases, where it is installed"
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=LIBRARIES, help=libraries_help)
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark"), help="folder for benchmark.json")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     parser.add_argument("--model", help="a model folder to time instead of random weights")
     args = parser.parse_args()
 
-    os.environ |= {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "HF_HUB_OFFLINE": "1"}
+    paths = [str(HERE.parent), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     repeats = 1 if args.quick else args.repeats
     with tempfile.TemporaryDirectory() as temporary:
         model = args.model or (
@@ -162,8 +184,12 @@ def main() -> None:
             "matrix_gflops": round(rate),
         }
         print(", ".join(f"{key} {value}" for key, value in machine.items()))
-        print("| case | minti, s (range) | diffusers, s (range) | faster | minti, GiB | diffusers, GiB | memory |")
-        print("|---|---|---|---|---|---|---|")
+        libraries = installed(args.libraries, args)
+        titles = [f"{library}, s (range)" for library in LIBRARIES] + [
+            f"{library} / minti" for library in LIBRARIES[1:]
+        ]
+        titles += [f"{library}, GiB" for library in LIBRARIES]
+        print(f"| case | {' | '.join(titles)} |\n{'|---' * (1 + len(titles))}|")
 
         def job(kind: str, batch: int, count: int, **more: object) -> Callable[[str], dict]:
             fixed = {"case": kind, "folder": model, "device": args.device, "dtype": args.dtype}
@@ -184,28 +210,32 @@ def main() -> None:
             }
 
         steps = 5 if args.toybox else 2
-        cases: list[tuple[str, Callable[[str], dict]]] = [
-            ("training step, batch 1", job("train", 1, steps)),
-            ("guided denoising step, batch 1", job("denoise", 1, steps)),
-            ("import", code(IMPORT)),
-            ("start to first toybox picture", code(FIRST_PICTURE)),
+        both, three = ("minti", "diffusers"), LIBRARIES
+        cases: list[tuple[str, Callable[[str], dict], Sequence[str]]] = [
+            ("training step, batch 1", job("train", 1, steps), both),
+            ("guided denoising step, batch 1", job("denoise", 1, steps), three),
+            ("import", code(IMPORT), both),
+            ("start to first toybox picture", code(FIRST_PICTURE), both),
         ]
         if not args.quick:
             cases += [
-                ("load", job("load", 1, 1)),
-                (f"run of {10 * steps} steps from a cold start", whole(10 * steps)),
-                ("picture of 20 steps", job("picture", 1, 1)),
-                ("LoRA training step, batch 1", job("lora", 1, steps)),
-                ("training step, checkpointing in both", job("train", 1, steps, checkpointing=True)),
+                ("load", job("load", 1, 1), both),
+                (f"run of {10 * steps} steps from a cold start", whole(10 * steps), both),
+                ("picture of 20 steps", job("picture", 1, 1), three),
+                ("guided short step (DeepCache)", job("short_step", 1, steps), ("minti",)),
+                ("lean picture (DeepCache in minti alone)", job("lean_picture", 1, 1), ("minti", "openvino")),
+                ("LoRA training step, batch 1", job("lora", 1, steps), both),
+                ("training step, checkpointing in both", job("train", 1, steps, checkpointing=True), both),
             ]
             batches = [4, 16, 64] if args.toybox else [4] if args.device.startswith("cuda") else []
             for batch in batches:
-                cases.append((f"training step, batch {batch}", job("train", batch, steps)))
-                cases.append((f"picture of 20 steps, batch {batch}", job("picture", batch, 1)))
+                cases.append((f"training step, batch {batch}", job("train", batch, steps), both))
+                cases.append((f"picture of 20 steps, batch {batch}", job("picture", batch, 1), both))
         rows = [
-            compare(name, repeats, measure)
-            for name, measure in cases
+            compare(name, repeats, measure, chosen)
+            for name, measure, could in cases
             if not args.only or any(word in name for word in args.only)
+            if "minti" in (chosen := [library for library in could if library in libraries])
         ]
     result = json.dumps({"machine": machine, "rows": rows})
     with replacing(args.output / "benchmark.json") as temporary:

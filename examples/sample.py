@@ -19,6 +19,8 @@ from support.attention_guidance import add_arguments as add_attention_arguments
 from support.attention_guidance import bent
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.given import Edit, latent_mask, where_mask
+from support.openvino_engine import add_arguments as add_engine_argument
+from support.openvino_engine import engine
 from support.strip import Trajectory
 
 import argparse
@@ -79,6 +81,7 @@ def parse() -> argparse.Namespace:
     several.add_argument("--where", action="append", default=[], metavar="HALF_OR_MASK", help=where_help)
     add_arguments(parser)
     add_attention_arguments(parser)
+    add_engine_argument(parser)
     return checked(parser, parser.parse_args())
 
 
@@ -183,7 +186,7 @@ def main() -> None:
     prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would draw the same pictures again
     jobs = [(prompt, i) for prompt in prompts for i in range(args.num_images)]
     share = -(-len(jobs) // processes.world_size())
-    with added(args, model) as said, bent(args, model) as guidance:
+    with added(args, model) as said, bent(args, model) as guidance, engine(args, model):
         pictures = processes.gather(draw(args, model, said, jobs[processes.rank() * share :][:share], guidance))
     if processes.rank() > 0:
         return

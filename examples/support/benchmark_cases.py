@@ -1,12 +1,10 @@
-"""What `benchmark.py` times, one case in a fresh process: minti, or the parts of diffusers put together.
+"""What `benchmark.py` times, one case in a fresh process: `benchmark_minti.py`, or the parts of diffusers put together.
 
 The diffusers side does what its textual-inversion example and its `StableDiffusionPipeline` do: encode the picture at
 every step, AdamW on the whole embedding, put the old rows back; or, for a LoRA, what its LoRA example does with peft.
 """
 
 from __future__ import annotations
-
-from support.host_memory import keep_freed_memory
 
 import json
 import resource
@@ -19,63 +17,7 @@ from pathlib import Path
 import torch
 
 PROMPT = "a photo of a <concept>"
-
-
-class Minti:
-    """minti with its default settings, as the scripts run it."""
-
-    def __init__(self, folder: str, device: str, dtype: torch.dtype, batch: int):
-        import minti
-
-        keep_freed_memory()
-        self.minti, self.device, self.batch = minti, device, batch
-        self.model = minti.StableDiffusion.from_pretrained(folder, device, dtype)
-        self.resolution = self.model.resolution
-        self.networks = (self.model.unet, self.model.vae, self.model.text_encoder)
-
-    def prepare_training(self, pictures: torch.Tensor, checkpointing: bool = False) -> None:
-        """Everything before the first step."""
-        config = self.minti.TextualInversionConfig(
-            initializer_token="toy",
-            batch_size=self.batch,
-            max_steps=10**6,
-            templates=("a photo of a {}",),
-            gradient_checkpointing=checkpointing,
-        )
-        wrapper = self.minti.TrainingWrapper(self.model, config)
-        self.wrapper, self.steps = wrapper, self.minti.textual_inversion(wrapper, pictures)
-
-    def prepare_lora(self, pictures: torch.Tensor) -> None:
-        """A LoRA on the attention instead of a word."""
-        from minti.learning.loop import Loop
-        from minti.learning.pictures import Concept
-        from minti.learning.textual_inversion import word_loss
-
-        self.model.freeze()
-        lora, concept = self.minti.LoRA(self.model), Concept(self.model, pictures)
-        optimizer = torch.optim.AdamW(lora.trained(), lr=1e-4)
-        draw = lambda generator: concept.batch(self.batch, [PROMPT], generator)  # noqa: E731
-        generator = torch.Generator().manual_seed(0)
-        self.steps = iter(Loop(self.model, lora, draw, word_loss, optimizer, 10**6, generator))
-
-    def train_step(self) -> None:
-        """One step."""
-        next(self.steps)
-
-    def save(self, path: Path) -> None:
-        """The learned embedding."""
-        self.minti.save_embeddings(self.wrapper, path)
-
-    def denoise(self, steps: int, decode: bool) -> None:
-        """Guided denoising, and a decode."""
-        self.minti.sample(
-            self.model,
-            ["a photo of a toy"] * self.batch,
-            num_inference_steps=steps,
-            sampler="ddim",
-            generator=torch.Generator().manual_seed(0),
-            output="pil" if decode else "latents",
-        )
+TOY = "a photo of a toy"
 
 
 class Diffusers:
@@ -162,7 +104,7 @@ class Diffusers:
     def denoise(self, steps: int, decode: bool) -> None:
         """Guided denoising, and a decode."""
         self.pipe(
-            ["a photo of a toy"] * self.batch,
+            [TOY] * self.batch,
             num_inference_steps=steps,
             guidance_scale=7.5,
             generator=torch.Generator().manual_seed(0),
@@ -192,7 +134,13 @@ def run_case(
 ) -> dict:
     """Times a case `count` times after a warm-up; with the process's peak memory."""
     started = time.perf_counter()
-    engine = {"minti": Minti, "diffusers": Diffusers}[library](folder, device, getattr(torch, dtype), batch)
+    if library == "diffusers":
+        kind = Diffusers
+    else:  # not at the top: it imports minti, for whose import diffusers' run would pay
+        from support.benchmark_minti import KINDS
+
+        kind = KINDS[library]
+    engine = kind(folder, device, getattr(torch, dtype), batch)
     if case == "load":
         for part in engine.networks:  # minti maps the files; what is mapped is read when it is touched
             for parameter in part.parameters():
@@ -206,20 +154,20 @@ def run_case(
         else:
             engine.prepare_training(noise * 2 - 1, checkpointing)
         action = engine.train_step
-    elif case == "denoise":
-        action = lambda: engine.denoise(2, decode=False)  # noqa: E731
     else:
-        action = lambda: engine.denoise(20, decode=True)  # noqa: E731
+        actions = {"denoise": lambda: engine.denoise(2, False), "picture": lambda: engine.denoise(20, True)}
+        action = actions[case] if case in actions else getattr(engine, case)
     if case == "run":
         for _ in range(count):
             action()
         with tempfile.TemporaryDirectory() as temporary:
             engine.save(Path(temporary) / "learned_embeds.safetensors")
         return {"seconds": [], "memory": peak_memory(device)}
-    if case != "picture":
+    if case not in ("picture", "lean_picture"):
         action()  # warm-up
     seconds = [timed(action, device) / (2 if case == "denoise" else 1) for _ in range(count)]
-    return {"seconds": seconds, "memory": peak_memory(device)}
+    result = {"seconds": seconds, "memory": peak_memory(device)}
+    return result if library != "openvino" else engine.told_apart(result, case)
 
 
 def peak_memory(device: str) -> int:

@@ -3,12 +3,13 @@
     python examples/toybox/compare_samplers.py --only flow         # a few seconds
     python examples/toybox/compare_samplers.py --only drawn        # half an hour; --samplers ddim heun: those only
     python examples/toybox/compare_samplers.py --only deep         # deep features kept, beside fewer steps
+    python examples/toybox/compare_samplers.py --only lean         # all that saves time at once
 
 flow: x_0 ~ N(1.5, 0.4^2), where the perfect network is a formula and so is where every noise ends; under the linear
-schedule and the cosine. drawn and deep: a toy is right if its shape, pattern and both colours are, of prompts that name
+schedule and the cosine. The others: a toy is right if its shape, pattern and both colours are, of prompts that name
 them; prompts and noise are the same in every row. Few steps are taken by all samplers, many by those that may need
-them. Prints each row as it comes; writes flow.csv, drawn.csv, deep.csv,
-samplers.png and deep.png, the first pictures of each row of deep.
+them. Prints each row as it comes; writes a .csv of each table, samplers.png, and deep.png, the first pictures of each
+row of deep.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ import matplotlib.pyplot as plt
 MEAN, STD = 1.5, 0.4
 SCHEDULES = {"linear": (1e-4, 0.02), "squaredcos_cap_v2": (0.0, 0.0)}  # the cosine needs neither beta
 MOST = {"ddpm": 100, "ddim": 100, "pndm": 50, "dpm-solver++": 50}  # steps that are drawn; of the others 20
+LEAN = [(15, 3, 250), (12, 3, 250), (12, 2, 250), (15, 4, 250), (10, 2, 250), (10, 3, 250)]  # steps, k, guided from
 Rows = list[dict[str, object]]
 
 
@@ -115,7 +117,8 @@ class Drawer:
                 seen += verdicts(self.judge, pixels)
                 if start == 0:
                     self.first = to_pil(pixels[:4])
-        right = float(np.mean([recognised(verdict, toy) for verdict, toy in zip(seen, self.toys)]))
+        self.hits = np.array([recognised(verdict, toy) for verdict, toy in zip(seen, self.toys)], dtype=float)
+        right = float(self.hits.mean())
         seconds = (time.perf_counter() - begin) / args.count
         return {"right": right, "error": (right * (1 - right) / args.count) ** 0.5, "seconds": seconds}
 
@@ -147,6 +150,18 @@ def deep(drawer: Drawer) -> Iterator[dict]:
         page(shown, 64).save(drawer.args.output / "deep.png")
 
 
+def lean(drawer: Drawer) -> Iterator[dict]:
+    """Fewer steps of DPM-Solver++, deep features kept and guidance in a part of the steps, beside 20 whole steps."""
+    t = drawer.model.scheduler.config.num_train_timesteps
+    whole = None
+    for n, k, low in tqdm([(20, 1, 0), *LEAN], "lean", disable=drawer.args.quiet or None):
+        row = drawer.row(n, "dpm-solver++", k, guidance_interval=(low, t) if low else None)
+        whole = drawer.hits if whole is None else whole
+        change = drawer.hits - whole  # of the same toys from the same noises
+        row |= {"difference": float(change.mean()), "its error": float(change.std() / len(change) ** 0.5)}
+        yield {"steps": n, "k": k, "guided from": low} | row
+
+
 def picture(folder: Path, tables: dict[str, Rows]) -> None:
     """Error and judge over the number of evaluations, side by side."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
@@ -174,7 +189,7 @@ def picture(folder: Path, tables: dict[str, Rows]) -> None:
 def main() -> None:
     """The tables that are asked for, and one picture of them."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/samplers")
-    tables = ("flow", "drawn", "deep")
+    tables = ("flow", "drawn", "deep", "lean")
     parser.add_argument("--only", nargs="+", choices=tables, default=tables, help="which tables")
     parser.add_argument("--count", type=whole(1), default=64, help="pictures of each row")
     parser.add_argument("--batch-size", type=whole(1), default=64, help="pictures drawn at a time")
@@ -182,9 +197,9 @@ def main() -> None:
     parser.add_argument("--steps", type=whole(1), nargs="+", default=[5, 10, 20, 50, 100], help="of drawn")
     args = parser.parse_args()
     folder, found = make_output(args.output), {}
-    drawer = Drawer(args, load(args)) if set(args.only) & {"drawn", "deep"} else None
+    drawer = Drawer(args, load(args)) if set(args.only) - {"flow"} else None
     ways = {"flow": lambda: flow([5, 10, 20, 40, 50, 100]), "deep": lambda: deep(drawer)}
-    ways["drawn"] = lambda: drawn(drawer, args.samplers, args.steps)
+    ways |= {"drawn": lambda: drawn(drawer, args.samplers, args.steps), "lean": lambda: lean(drawer)}
     for name in args.only:
         rows = found[name] = []
         for row in ways[name]():
