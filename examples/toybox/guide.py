@@ -66,13 +66,16 @@ def judge_loss(model: minti.StableDiffusion, judge: Judge, wish: str) -> Callabl
 
 
 def by_noisy_judge(
-    model: minti.StableDiffusion, judge: NoisyJudge, wish: str, scale: float, below: int = 1000
+    model: minti.StableDiffusion, judge: NoisyJudge, wish: str, scale: float, below: int, through_unet: bool = False
 ) -> Guidance:
-    """Classifier guidance in the timesteps below a limit; p(y | x_t) is what the judge says of the denoised latents."""
-    clean = denoised(model)
+    """Classifier guidance in the timesteps below a limit: where there is only noise, the judge can but guess.
+
+    Through the UNet it is asked about x_0(x_t): a classifier of noisy latents all the same. The Jacobian in between is
+    sqrt(alpha-bar) / (1 - alpha-bar) cov(x_0 | x_t), which bends the gradient to where pictures do differ."""
+    clean = denoised(model) if through_unet else lambda latents, t: latents
 
     def log_probability(latents: Tensor, t: int) -> Tensor:
-        return judge.log_probability(clean(latents, torch.full((len(latents),), t)), t, {head_of(wish): wish})
+        return judge.log_probability(clean(latents, t), t, {head_of(wish): wish})
 
     guidance = classifier_guidance(model.scheduler, log_probability, scale)
     return lambda predict: within((0, below - 1), guidance(predict), predict)
@@ -108,7 +111,8 @@ def parse() -> argparse.Namespace:
     by_help = "who guides: the judge, through the decoder, or the judge of noisy latents"
     parser.add_argument("--by", choices=("judge", "noisy-judge"), default="judge", help=by_help)
     parser.add_argument("--scales", type=finite, nargs="*", default=[1, 3, 10], help="of the gradient")
-    parser.add_argument("--below", type=whole(1), default=1000, help="of the noisy judge: the timesteps that it guides")
+    parser.add_argument("--below", type=whole(1), default=800, help="of the noisy judge: the timesteps that it guides")
+    parser.add_argument("--through-unet", action="store_true", help="ask it what the model makes of the latents")
     parser.add_argument("--times", type=whole(1), nargs="+", default=[1], help="that each step is taken")
     parser.add_argument("--backward-steps", type=whole(0), default=0, help="of backward guidance, in every step")
     parser.add_argument("--backward-rate", type=finite, default=0.1, help="of backward guidance")
@@ -131,7 +135,7 @@ def ways(args: argparse.Namespace, model: minti.StableDiffusion, judge: Judge, w
     for times in args.times:
         for scale in args.scales:
             if noisy_judge:
-                guidance = by_noisy_judge(model, noisy_judge, wish, scale, args.below)
+                guidance = by_noisy_judge(model, noisy_judge, wish, scale, args.below, args.through_unet)
             else:
                 back = args.backward_steps, args.backward_rate
                 guidance = universal_guidance(model.scheduler, judge_loss(model, judge, wish), scale, *back)

@@ -1,9 +1,6 @@
 """A judge of noisy latents: classifier guidance asks it at every timestep, and it never measures (arXiv 2105.05233, 4).
 
-    p(y | x_t, t), the answers of `networks.Judge` from what the model makes of the latents in the middle of a run
-
-It sees them through the frozen UNet, x_0(x_t), whose Jacobian is a covariance: cov(x_0 | x_t) sqrt(alpha-bar) / (1 -
-alpha-bar). So its gradient is bent to where pictures differ from each other, and away from what only fools a judge.
+    p(y | x_t, t), the answers of `networks.Judge` from the latents as they are in the middle of a run
 
 Who guides must not judge: what guidance has reached is measured by the toybox's CLIP, which has not seen this network.
 """
@@ -18,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import minti
+from minti.diffusion.guidance import unguided
 from minti.networks.layers import timestep_embedding
 from networks import Judge
 
@@ -42,7 +40,7 @@ class NoisyJudge(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(hidden, len(values)) for name, values in self.answers.items()})
 
     def forward(self, latents: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
-        """Denoised latents (b, 8, 16, 16) from timesteps (b,) -> {head: (b, number of answers)} logits."""
+        """Scaled latents (b, 8, 16, 16) at timesteps (b,) -> {head: (b, number of answers)} logits."""
         x, time = latents, timestep_embedding(timesteps, 32)
         for convolution, shift_and_scale in zip(self.convolutions, self.times):
             shift, scale = shift_and_scale(time)[:, :, None, None].chunk(2, dim=1)
@@ -51,7 +49,7 @@ class NoisyJudge(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
     def log_probability(self, latents: Tensor, t: int, wanted: Mapping[str, str]) -> Tensor:
-        """log p(y | x_t, t) of {head: answer}, taken as independent, (b,), from x_0(x_t)."""
+        """log p(y | x_t, t) of {head: answer}, taken as independent, (b,)."""
         logits = self(latents, torch.full((len(latents),), t, device=latents.device))
         chosen = [
             logits[head].log_softmax(dim=1)[:, self.answers[head].index(answer)] for head, answer in wanted.items()
@@ -59,13 +57,13 @@ class NoisyJudge(nn.Module):
         return torch.stack(chosen).sum(dim=0)
 
 
-def denoised(model: minti.StableDiffusion) -> Callable[[Tensor, Tensor], Tensor]:
-    """What the judge looks at: noisy latents and their timesteps (b,) to those that the UNet predicts, unprompted."""
+def denoised(model: minti.StableDiffusion) -> Callable[[Tensor, int], Tensor]:
+    """Noisy latents (b, c, h, w) and their timestep to the clean ones that the UNet predicts, unprompted."""
     context = model.encode_prompt("")
 
-    def clean(latents: Tensor, timesteps: Tensor) -> Tensor:
-        output = model.unet(latents, timesteps, context.expand(len(latents), -1, -1))
-        return model.scheduler.clean_and_noise(output, latents, timesteps)[0]
+    def clean(latents: Tensor, t: int) -> Tensor:
+        output = unguided(model.unet, context.expand(len(latents), -1, -1))(latents, t)
+        return model.scheduler.clean_and_noise(output, latents, t)[0]
 
     return clean
 

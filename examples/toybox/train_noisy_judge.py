@@ -1,9 +1,10 @@
-"""Trains the classifier that classifier guidance asks, on the world's pictures at every level of noise, denoised.
+"""Trains the classifier that classifier guidance asks, on latents of the world's pictures at every level of noise.
 
     python examples/toybox/train_noisy_judge.py --output outputs/noisy_judge
+    python examples/toybox/train_noisy_judge.py --only-look       # at the bundled one
 
 Prints in the end how often it is right on pictures that it has not seen, at several timesteps, and how nearly its
-gradient points to where the prompt goes that says the wish; both in per cent.
+gradient points to where the prompt goes that says the wish, straight and through the UNet; all in per cent.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from measure import table
 from minti.diffusion.guidance import unguided
 from minti.images import from_bytes
 from networks import Judge
-from noisy_judge import NoisyJudge, denoised
+from noisy_judge import NoisyJudge, load_noisy_judge
 from painting import draw
 from world import random_scene
 
@@ -53,29 +54,20 @@ def encoded(model: minti.StableDiffusion, count: int, seed: int) -> tuple[Tensor
 
 
 @torch.no_grad()
-def seen(model: minti.StableDiffusion, clean: Tensor, timesteps: Tensor, seed: int) -> Tensor:
-    """Scaled latents, noised to the timesteps, as the UNet denoises them in one step, (n, 8, 16, 16)."""
-    noise, look = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)), denoised(model)
-    noisy = model.scheduler.add_noise(clean, noise, timesteps)
-    parts = zip(noisy.split(100), timesteps.split(100))
-    return torch.cat(
-        [look(*part) for part in tqdm(parts, desc="denoising", mininterval=10, total=-(-len(clean) // 100))]
-    )
-
-
-@torch.no_grad()
 def accuracy(
     judge: NoisyJudge, model: minti.StableDiffusion, means: Tensor, answers: dict[str, Tensor], t: int
 ) -> dict[str, float]:
     """How often each head is right at timestep t, where there is a right answer."""
-    timesteps = torch.full((len(means),), t)
-    logits = judge(seen(model, model.scale(means), timesteps, t), timesteps)
+    noise = torch.randn(means.shape, generator=torch.Generator().manual_seed(t))
+    logits = judge(model.scheduler.add_noise(model.scale(means), noise, t), torch.full((len(means),), t))
     known = {head: answers[head] >= 0 for head in HEADS}
     right = {head: logits[head].argmax(dim=1) == answers[head] for head in HEADS}
     return {head.removesuffix("_0"): right[head][known[head]].float().mean().item() for head in HEADS}
 
 
-def nearness(judge: NoisyJudge, model: minti.StableDiffusion, clean: Tensor, wish: str, t: int) -> float:
+def nearness(
+    judge: NoisyJudge, model: minti.StableDiffusion, clean: Tensor, wish: str, t: int, through_unet: bool
+) -> float:
     """The cosine of the push of classifier guidance and what the prompt adds when it says the wish, of scaled latents;
     0.02 is what a random direction has."""
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(t))
@@ -87,44 +79,54 @@ def nearness(judge: NoisyJudge, model: minti.StableDiffusion, clean: Tensor, wis
             return predict(latents, t)
 
     plain, said = predicted(PROMPT), predicted(SAID[head_of(wish)].format(wish))
-    pushed = by_noisy_judge(model, judge, wish, 1.0)(lambda latents, t: plain)(latents, t)
+    pushed = by_noisy_judge(model, judge, wish, 1.0, 1000, through_unet)(lambda latents, t: plain)(latents, t)
     return torch.cosine_similarity((pushed - plain).flatten(1), (said - plain).flatten(1)).mean().item()
+
+
+def look(judge: NoisyJudge, model: minti.StableDiffusion, count: int) -> None:
+    """Prints how good it is."""
+    means, _, answers = encoded(model, count, 1)
+    photos = model.scale(means[answers["style"] == judge.answers["style"].index("photo")][:32])
+    rows = []
+    for t in (0, 200, 300, 400, 500, 600, 800):
+        near = {
+            f"{wish}, {way}": nearness(judge, model, photos, wish, t, way == "UNet") if t else 0.0
+            for wish in ("green", "star")
+            for way in ("straight", "UNet")
+        }
+        rows.append((f"t = {t}", accuracy(judge, model, means, answers, t) | near))
+    print(table(rows, list(rows[0][1])))
 
 
 def main() -> None:
     """Encodes, trains, writes, and says how good it is."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/noisy_judge")
-    parser.add_argument("--steps", type=whole(1), default=3000)
+    parser.add_argument("--steps", type=whole(1), default=4000)
     parser.add_argument("--batch-size", type=whole(2), default=64)
     parser.add_argument("--learning-rate", type=finite, default=2e-3)
-    parser.add_argument(
-        "--pictures", type=whole(100), default=20000, help="of the world, each once at some level of noise"
-    )
+    parser.add_argument("--pictures", type=whole(100), default=5000, help="of the world, drawn and encoded first")
     parser.add_argument("--look-at", type=whole(1), default=500, help="unseen pictures to be measured on")
+    parser.add_argument("--only-look", action="store_true", help="measure the bundled one, and train none")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
     model.freeze()
+    if args.only_look:
+        return look(load_noisy_judge(args.model), model, args.look_at)
     torch.manual_seed(args.seed)
     judge, (means, deviations, answers) = NoisyJudge(), encoded(model, args.pictures, 0)
-    timesteps = torch.randint(model.scheduler.config.num_train_timesteps, (args.pictures,))
-    inputs = seen(model, model.scale(means + deviations * torch.randn(means.shape)), timesteps, 1001)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         rows = batches(args.pictures, args.batch_size, step)
-        jitter = 0.05 * torch.randn(inputs[rows].shape, generator=generator)  # else it learns its pictures by heart
-        logits = judge(inputs[rows] + jitter, timesteps[rows])
+        clean = means[rows] + deviations[rows] * torch.randn(means[rows].shape, generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        timesteps = torch.randint(model.scheduler.config.num_train_timesteps, (len(rows),), generator=generator)
+        logits = judge(model.scheduler.add_noise(model.scale(clean), noise, timesteps), timesteps)
         return sum(F.cross_entropy(logits[head], answers[head][rows]) for head in judge.answers)
 
     train_stage("noisy_judge", folder, judge, loss, args.steps, args.learning_rate, ema_decay=0.999)
     state = {key: value.half() if value.is_floating_point() else value for key, value in judge.state_dict().items()}
     save_file(state, folder / "noisy_judge.safetensors")
-    means, _, answers = encoded(model, args.look_at, 1)
-    photos = model.scale(means[answers["style"] == judge.answers["style"].index("photo")][:32])
-    rows = []
-    for t in (0, 200, 300, 400, 500, 600, 800):
-        near = {f"cosine: {wish}": nearness(judge, model, photos, wish, t) for wish in ("green", "star")} if t else {}
-        rows.append((f"t = {t}", accuracy(judge, model, means, answers, t) | near))
-    print(table(rows, list(rows[-1][1])))
+    look(judge, model, args.look_at)
 
 
 if __name__ == "__main__":

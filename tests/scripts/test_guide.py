@@ -51,8 +51,8 @@ def test_the_noisy_judge_asks_what_the_model_denoises(toybox, pictures):
     pixels = torch.stack([to_pixels(picture, 64) for picture in pictures])
     clean = toybox.scale(toybox.vae.encode(pixels).mean.detach())
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    noisy, timesteps = toybox.scheduler.add_noise(clean, noise, 300).requires_grad_(), torch.full((4,), 300)
-    seen = denoised(toybox)(noisy, timesteps)
+    noisy = toybox.scheduler.add_noise(clean, noise, 300).requires_grad_()
+    seen = denoised(toybox)(noisy, 300)
     assert (seen - clean).abs().mean() < 0.5 * (noisy - clean).abs().mean()
     found = load_noisy_judge(minti.TOYBOX).log_probability(seen, 300, {"main_0": "green"})
     assert found[:2].min() > found[2:].max()
@@ -67,7 +67,20 @@ def test_painted_pictures_show_the_wish(toybox):
 
 @pytest.mark.slow
 def test_the_command_with_sets(tmp_path):
-    options = ("--by", "noisy-judge", "--want", "green", "--scales", "1", "--count", "6", "--steps", "2", "--sets")
+    options = (
+        "--by",
+        "noisy-judge",
+        "--through-unet",
+        "--want",
+        "green",
+        "--scales",
+        "1",
+        "--count",
+        "6",
+        "--steps",
+        "2",
+        "--sets",
+    )
     said = script("toybox/guide.py", *options, "--output", tmp_path).stdout
     rows = [line.split("|")[2].strip() for line in said.splitlines() if line.startswith("| green")]
     assert rows == ["the prompt alone", "scale 1", "said, guidance 1"]
