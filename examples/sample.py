@@ -8,6 +8,7 @@ python examples/sample.py "a photo of a toy" --lora FILE=0.8
 python examples/sample.py "a photo of a red toy" --hint OUTLINE
 python examples/sample.py "a red star" --trajectory
 python examples/sample.py "a photo" --guidance-scale 1 --pag 3
+python examples/sample.py "a photo of a toy" --clip-prompt "a photo of a green toy"
 python examples/sample.py "a <a> next to a <b>" --and "a <a> next to a toy" --and "a toy next to a <b>" ...
 torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 """
@@ -17,6 +18,8 @@ from __future__ import annotations
 from support.added import Said, add_arguments, added
 from support.attention_guidance import add_arguments as add_attention_arguments
 from support.attention_guidance import bent
+from support.clip_guidance import add_arguments as add_clip_arguments
+from support.clip_guidance import towards_text
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.given import Edit, latent_mask, where_mask
 from support.openvino_engine import add_arguments as add_engine_argument
@@ -81,6 +84,7 @@ def parse() -> argparse.Namespace:
     several.add_argument("--where", action="append", default=[], metavar="HALF_OR_MASK", help=where_help)
     add_arguments(parser)
     add_attention_arguments(parser)
+    add_clip_arguments(parser)
     add_engine_argument(parser)
     return checked(parser, parser.parse_args())
 
@@ -186,8 +190,9 @@ def main() -> None:
     prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would draw the same pictures again
     jobs = [(prompt, i) for prompt in prompts for i in range(args.num_images)]
     share = -(-len(jobs) // processes.world_size())
+    mine, towards = jobs[processes.rank() * share :][:share], towards_text(args, model)
     with added(args, model) as said, bent(args, model) as guidance, engine(args, model):
-        pictures = processes.gather(draw(args, model, said, jobs[processes.rank() * share :][:share], guidance))
+        pictures = processes.gather(draw(args, model, said, mine, lambda predict: towards(guidance(predict))))
     if processes.rank() > 0:
         return
     for (prompt, i), picture in zip(jobs, pictures):

@@ -7,13 +7,15 @@ Who guides must not judge: what guidance has reached is measured by the toybox's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import minti
+from minti.diffusion.guidance import unguided
 from minti.networks.layers import timestep_embedding
 from networks import Judge
 
@@ -53,6 +55,17 @@ class NoisyJudge(nn.Module):
             logits[head].log_softmax(dim=1)[:, self.answers[head].index(answer)] for head, answer in wanted.items()
         ]
         return torch.stack(chosen).sum(dim=0)
+
+
+def denoised(model: minti.StableDiffusion) -> Callable[[Tensor, int], Tensor]:
+    """Noisy latents (b, c, h, w) and their timestep to the clean ones that the UNet predicts, unprompted."""
+    context = model.encode_prompt("")
+
+    def clean(latents: Tensor, t: int) -> Tensor:
+        output = unguided(model.unet, context.expand(len(latents), -1, -1))(latents, t)
+        return model.scheduler.clean_and_noise(output, latents, t)[0]
+
+    return clean
 
 
 def load_noisy_judge(model_folder: str | Path) -> NoisyJudge:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import minti
-from minti.evaluation.clip_scores import Clip
+from minti.evaluation.clip_scores import Clip, fitted
 from minti.images import to_pixels
 from networks import ToyCLIP
 from world import RESOLUTION
@@ -34,16 +34,18 @@ def load_toy_clip(model: minti.StableDiffusion, model_folder: str | Path) -> Cli
     unexpected = clip.load_state_dict(weights, strict=False).unexpected_keys
     if unexpected:
         raise ValueError(f"{path} is not the CLIP of this toybox: it has {unexpected[0]}")
-    clip.to(model.device).eval()
+    clip.to(model.device).eval().requires_grad_(False)
+
+    def pixels(pictures: Tensor) -> Tensor:
+        return clip.encode_image(fitted(pictures.float(), RESOLUTION))
 
     @torch.no_grad()
     def images(pictures: Sequence[Image.Image]) -> Tensor:
-        pixels = torch.stack([to_pixels(picture, RESOLUTION) for picture in pictures])
-        return clip.encode_image(pixels.to(model.device)).cpu()
+        return pixels(torch.stack([to_pixels(picture, RESOLUTION) for picture in pictures]).to(model.device)).cpu()
 
     @torch.no_grad()
     def texts(prompts: Sequence[str]) -> Tensor:
         ids = model.tokenize(prompts).to(model.device)
         return F.normalize(clip.text_projection(model.text_encoder(ids).pooler_output.float()), dim=-1).cpu()
 
-    return Clip(images, texts, "the toybox's own CLIP")
+    return Clip(images, texts, "the toybox's own CLIP", pixels)

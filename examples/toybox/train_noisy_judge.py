@@ -1,8 +1,10 @@
 """Trains the classifier that classifier guidance asks, on latents of the world's pictures at every level of noise.
 
     python examples/toybox/train_noisy_judge.py --output outputs/noisy_judge
+    python examples/toybox/train_noisy_judge.py --only-look       # at the bundled one
 
-Prints in the end how often it is right on pictures that it has not seen, at several timesteps.
+Prints in the end how often it is right on pictures that it has not seen, at several timesteps, and how nearly its
+gradient points to where the prompt goes that says the wish, straight and through the UNet; all in per cent.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 import minti
+from guide import PROMPT, SAID, by_noisy_judge, head_of
 from loop import batches, train_stage
 from measure import table
+from minti.diffusion.guidance import unguided
 from minti.images import from_bytes
 from networks import Judge
-from noisy_judge import NoisyJudge
+from noisy_judge import NoisyJudge, load_noisy_judge
 from painting import draw
 from world import random_scene
 
@@ -61,6 +65,39 @@ def accuracy(
     return {head.removesuffix("_0"): right[head][known[head]].float().mean().item() for head in HEADS}
 
 
+def nearness(
+    judge: NoisyJudge, model: minti.StableDiffusion, clean: Tensor, wish: str, t: int, through_unet: bool
+) -> float:
+    """The cosine of the push of classifier guidance and what the prompt adds when it says the wish, of scaled latents;
+    0.02 is what a random direction has."""
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(t))
+    latents = model.scheduler.add_noise(clean, noise, t)
+
+    def predicted(prompt: str) -> Tensor:
+        predict = unguided(model.unet, model.encode_prompt(prompt).expand(len(latents), -1, -1))
+        with torch.no_grad():
+            return predict(latents, t)
+
+    plain, said = predicted(PROMPT), predicted(SAID[head_of(wish)].format(wish))
+    pushed = by_noisy_judge(model, judge, wish, 1.0, 1000, through_unet)(lambda latents, t: plain)(latents, t)
+    return torch.cosine_similarity((pushed - plain).flatten(1), (said - plain).flatten(1)).mean().item()
+
+
+def look(judge: NoisyJudge, model: minti.StableDiffusion, count: int) -> None:
+    """Prints how good it is."""
+    means, _, answers = encoded(model, count, 1)
+    photos = model.scale(means[answers["style"] == judge.answers["style"].index("photo")][:32])
+    rows = []
+    for t in (0, 200, 300, 400, 500, 600, 800):
+        near = {
+            f"{wish}, {way}": nearness(judge, model, photos, wish, t, way == "UNet") if t else 0.0
+            for wish in ("green", "star")
+            for way in ("straight", "UNet")
+        }
+        rows.append((f"t = {t}", accuracy(judge, model, means, answers, t) | near))
+    print(table(rows, list(rows[0][1])))
+
+
 def main() -> None:
     """Encodes, trains, writes, and says how good it is."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/noisy_judge")
@@ -69,9 +106,12 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=finite, default=2e-3)
     parser.add_argument("--pictures", type=whole(100), default=5000, help="of the world, drawn and encoded first")
     parser.add_argument("--look-at", type=whole(1), default=500, help="unseen pictures to be measured on")
+    parser.add_argument("--only-look", action="store_true", help="measure the bundled one, and train none")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
     model.freeze()
+    if args.only_look:
+        return look(load_noisy_judge(args.model), model, args.look_at)
     torch.manual_seed(args.seed)
     judge, (means, deviations, answers) = NoisyJudge(), encoded(model, args.pictures, 0)
 
@@ -86,9 +126,7 @@ def main() -> None:
     train_stage("noisy_judge", folder, judge, loss, args.steps, args.learning_rate, ema_decay=0.999)
     state = {key: value.half() if value.is_floating_point() else value for key, value in judge.state_dict().items()}
     save_file(state, folder / "noisy_judge.safetensors")
-    means, _, answers = encoded(model, args.look_at, 1)
-    rows = [(f"t = {t}", accuracy(judge, model, means, answers, t)) for t in (0, 200, 400, 600, 800)]
-    print(table(rows, list(rows[0][1])))
+    look(judge, model, args.look_at)
 
 
 if __name__ == "__main__":

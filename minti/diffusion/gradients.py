@@ -27,7 +27,8 @@ def classifier_guidance(
         epsilon' = epsilon - s sqrt(1 - alpha-bar_t) grad_x log p(y | x_t, t)
 
     At s = 1 the score of p(x_t | y), exactly. In DDPM's mean it is a shift by s beta / sqrt(alpha) grad log p, where
-    Algorithm 1 shifts by s Sigma grad log p: with Sigma = beta the same but for sqrt(alpha), which goes to 1.
+    Algorithm 1 shifts by s Sigma grad log p: with Sigma = beta the same but for sqrt(alpha), which goes to 1. In pure
+    noise, where a schedule of zero SNR begins, there is no class to be seen, and the prediction stays as it is.
 
     `log_probability`: noisy latents (b, c, h, w) and their timestep -> (b,).
     Raises ValueError, when it is asked: no gradient, or one that is not finite; a scale at which it overflows.
@@ -35,11 +36,15 @@ def classifier_guidance(
 
     def guidance(predict: Predict) -> Predict:
         def guided(latents: Tensor, t: int) -> Tensor:
-            _, noise = scheduler.clean_and_noise(predict(latents, t), latents, t)
+            output = predict(latents, t)
+            if pure_noise(scheduler, t):
+                return output
+            _, noise = scheduler.clean_and_noise(output, latents, t)
             with torch.enable_grad():
                 x = latents.detach().requires_grad_()
                 slope = gradient(log_probability(x, t), x, t)
-            return raw(scheduler, latents, noise + scheduler.noise_from_score(scale * slope, t), t, scale)
+            noise = noise + scheduler.noise_from_score(scale * slope, t)
+            return raw(scheduler, scheduler.clean_from_noise(latents, noise, t), noise, t, scale)
 
         return guided
 
@@ -57,7 +62,9 @@ def universal_guidance(
 
         epsilon' = epsilon + s sqrt(1 - alpha-bar_t) grad_{x_t} loss(x_0(x_t))            forward, through the network
         Delta = argmin loss(x_0 + Delta), by some steps down the slope from 0             backward, without it
-        epsilon'' = epsilon' - sqrt(alpha-bar_t / (1 - alpha-bar_t)) Delta
+        epsilon'' = epsilon' - sqrt(alpha-bar_t / (1 - alpha-bar_t)) Delta,   that is x_0'' = x_0' + Delta
+
+    In pure noise, where a schedule of zero SNR begins, x_0(x_t) is the same for every x_t: only the backward part acts.
 
     `loss`: clean latents (b, c, h, w), scaled -> (b,). `scale` 0 leaves the forward part and its cost away.
     Raises ValueError, when it is asked: no gradient, or one that is not finite; a scale at which it overflows.
@@ -65,17 +72,23 @@ def universal_guidance(
 
     def guidance(predict: Predict) -> Predict:
         def guided(latents: Tensor, t: int) -> Tensor:
-            with torch.set_grad_enabled(scale != 0):
-                x = latents.detach().requires_grad_(scale != 0)
+            slopes = not pure_noise(scheduler, t) and scale != 0
+            with torch.set_grad_enabled(slopes):
+                x = latents.detach().requires_grad_(slopes)
                 clean, noise = scheduler.clean_and_noise(predict(x, t), x, t)
-                forward = gradient(loss(clean), x, t) if scale else torch.zeros_like(x)
-            a, delta = scheduler.alpha_bar(t), torch.zeros_like(x)
+                forward = gradient(loss(clean), x, t) if slopes else None
+            delta = torch.zeros_like(latents)
             for _ in range(backward_steps):
                 with torch.enable_grad():
                     moved = (clean.detach() + delta).requires_grad_()
                     delta = delta - backward_rate * gradient(loss(moved), moved, t)
-            noise = noise.detach() + scale * (1 - a) ** 0.5 * forward - (a / (1 - a)) ** 0.5 * delta
-            return raw(scheduler, latents, noise, t, scale)
+            if forward is not None:
+                noise = noise.detach() - scheduler.noise_from_score(scale * forward, t)
+                clean = scheduler.clean_from_noise(latents, noise, t)
+            if backward_steps:
+                clean = clean + delta
+                noise = scheduler.noise_from_clean(latents, clean, t)
+            return raw(scheduler, clean, noise, t, scale)
 
         return guided
 
@@ -99,10 +112,23 @@ def gradient(values: Tensor, x: Tensor, t: int) -> Tensor:
     return slope
 
 
-def raw(scheduler: NoiseScheduler, latents: Tensor, noise: Tensor, t: int, scale: float) -> Tensor:
-    """What a network would have answered that sees this noise in the latents, (b, c, h, w).
+def pure_noise(scheduler: NoiseScheduler, t: int) -> bool:
+    """Whether alpha-bar is 0 at timestep t (`rescale_betas_zero_snr`, arXiv 2305.08891): no gradient says anything.
+    Raises ValueError: it is, and the network predicts noise, from which no clean latents follow there."""
+    if scheduler.alpha_bar(t) > 0:
+        return False
+    if scheduler.config.prediction_type == "epsilon":
+        raise ValueError(
+            f"timestep {t} is pure noise, from which a network that predicts noise tells no picture, and no gradient; "
+            "take one of prediction_type 'v_prediction' or 'sample', or rescale_betas_zero_snr away"
+        )
+    return True
+
+
+def raw(scheduler: NoiseScheduler, clean: Tensor, noise: Tensor, t: int, scale: float) -> Tensor:
+    """What a network would have answered that sees this picture and this noise in the latents, (b, c, h, w).
     Raises ValueError: it is not finite, which is told with the scale of what has bent it."""
-    output = scheduler.target(scheduler.clean_from_noise(latents, noise, t), noise, t)
+    output = scheduler.target(clean, noise, t)
     if not output.isfinite().all():
         raise ValueError(f"guidance by a gradient has overflowed at timestep {t}, at scale {scale:g}; try a lower one")
     return output

@@ -25,11 +25,29 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class Clip(NamedTuple):
-    """Two encoders into one space, n pictures or n texts -> (n, d) of length one, and which they are."""
+    """Two encoders into one space, n pictures or n texts -> (n, d) of length one, and which they are.
+
+    `pixels` is the first once more, of (n, 3, h, w) in [-1, 1] and with a gradient: for guidance, not for scores.
+    """
 
     images: Callable[[Sequence[Image.Image]], Tensor]
     texts: Callable[[Sequence[str]], Tensor]
     name: str
+    pixels: Callable[[Tensor], Tensor]
+
+    def unlikeness(self, text: str) -> Callable[[Tensor], Tensor]:
+        """1 - cosine of pictures, (n, 3, h, w) in [-1, 1], and a text, (n,): what `universal_guidance` goes down."""
+        wanted = self.texts([text])[0]
+        return lambda pictures: 1 - self.pixels(pictures) @ wanted.to(pictures.device)
+
+
+def fitted(pictures: Tensor, size: int) -> Tensor:
+    """`to_pixels` of pictures that are tensors, with a gradient: the middle, (n, 3, h, w) to (n, 3, size, size)."""
+    height, width = pictures.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = pictures[..., top : top + side, left : left + side]
+    return middle if side == size else F.interpolate(middle, (size, size), mode="bicubic", antialias=True)
 
 
 class Score(NamedTuple):
@@ -58,21 +76,24 @@ def load_clip(source: str = CLIP_SOURCE, device: str | torch.device = "cpu") -> 
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise OSError(f"cannot reach the CLIP model {source} ({reason}); name a folder that holds one") from None
+    model.requires_grad_(False)
     size = model.config.vision_config.image_size
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+
+    def pixels(pictures: Tensor) -> Tensor:
+        normalized = (fitted(pictures.float(), size) * 0.5 + 0.5 - mean) / std
+        return F.normalize(model.visual_projection(model.vision_model(normalized).pooler_output), dim=-1)
 
     @torch.no_grad()
     def images(pictures: Sequence[Image.Image]) -> Tensor:
-        pixels = torch.stack([(to_pixels(picture, size) * 0.5 + 0.5 - mean) / std for picture in pictures])
-        pooled = model.vision_model(pixel_values=pixels.to(device)).pooler_output
-        return F.normalize(model.visual_projection(pooled), dim=-1).cpu()
+        return pixels(torch.stack([to_pixels(picture, size) for picture in pictures]).to(device)).cpu()
 
     @torch.no_grad()
     def texts(prompts: Sequence[str]) -> Tensor:
         ids = tokenizer(list(prompts), padding=True, truncation=True, return_tensors="pt").to(device)
         return F.normalize(model.text_projection(model.text_model(**ids).pooler_output), dim=-1).cpu()
 
-    return Clip(images, texts, source)
+    return Clip(images, texts, source, pixels)
 
 
 def without_words(template: str) -> str:

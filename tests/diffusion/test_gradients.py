@@ -155,3 +155,64 @@ def test_recurrence_refuses():
     for sampler in ("pndm", "dpm-solver++", "euler", "heun"):
         with pytest.raises(ValueError, match="cannot repeat a step; use ddpm or ddim"):
             Recurrent(sampler, 2)
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
+def test_in_pure_noise_only_the_backward_part_acts(prediction_type):
+    """At alpha-bar 0 the best x_0 is the mean, whatever the latents are, and a classifier sees no class."""
+    scheduler = NoiseScheduler(SchedulerConfig(prediction_type=prediction_type, rescale_betas_zero_snr=True))
+    assert scheduler.alphas_cumprod[999] == 0
+    x, slope = (torch.randn(2, 3, 4, 4, generator=seeded(i)) for i in (0, 1))
+    mean = torch.full_like(x, 0.7)
+    loss = lambda clean: (slope * clean).sum((1, 2, 3))  # noqa: E731
+    predict = lambda latents, t: scheduler.target(mean + 0 * latents, latents, t)  # noqa: E731
+    for forward in (universal_guidance(scheduler, loss, 5.0), classifier_guidance(scheduler, lambda x, t: loss(x), 5)):
+        assert torch.equal(forward(predict)(x, 999), predict(x, 999))
+    for scale in (0.0, 5.0):
+        backward = universal_guidance(scheduler, loss, scale, backward_steps=2, backward_rate=0.1)
+        clean, noise = scheduler.clean_and_noise(backward(predict)(x, 999), x, 999)
+        torch.testing.assert_close(clean, mean - 0.2 * slope)
+        torch.testing.assert_close(noise, x)
+
+
+def test_a_run_that_begins_in_pure_noise():
+    """Guided from N(0.7, 0.5^2) to the class "about 1.2": the product of two Gaussians, N(0.95, 0.125)."""
+    scheduler = NoiseScheduler(
+        SchedulerConfig(
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            set_alpha_to_one=True,
+        )
+    )
+
+    def log_probability(x, t):  # p(y | x_t), y = x_0 + 0.5 n: Gaussian in the mean of x_0 given x_t
+        a = scheduler.alphas_cumprod[t]
+        gain = a.sqrt() * 0.25 / (a * 0.25 + 1 - a)
+        mean, variance = 0.7 + gain * (x - a.sqrt() * 0.7), 0.25 - gain * a.sqrt() * 0.25
+        return (-((1.2 - mean) ** 2) / (2 * (variance + 0.25))).sum((1, 2, 3))
+
+    def predict(x, t):
+        a = scheduler.alphas_cumprod[t]
+        clean = 0.7 + a.sqrt() * 0.25 / (a * 0.25 + 1 - a) * (x - a.sqrt() * 0.7)
+        return scheduler.target(clean, (x - a.sqrt() * clean) / (1 - a).sqrt(), t)
+
+    stops = DDIM().stops(scheduler, 200)
+    assert stops[0].timestep == 999
+    start = torch.randn(1, 1, 100, 200, generator=seeded())
+    guided = classifier_guidance(scheduler, log_probability, 1.0)(predict)
+    *_, last = DDIM()(guided, Run(start, scheduler, stops, seeded(1)))
+    assert abs(last.latents.mean() - 0.95) < 0.02
+    assert abs(last.latents.std() / 0.125**0.5 - 1) < 0.04
+
+
+def test_pure_noise_and_a_network_that_predicts_noise():
+    scheduler, x = NoiseScheduler(SchedulerConfig(rescale_betas_zero_snr=True)), torch.zeros(1, 1, 2, 2)
+    loss = lambda x: x.sum((1, 2, 3))  # noqa: E731
+    for guidance in (
+        universal_guidance(scheduler, loss, 1.0),
+        universal_guidance(scheduler, loss, 0.0, 1),
+        classifier_guidance(scheduler, lambda x, t: loss(x), 1.0),
+    ):
+        with pytest.raises(ValueError, match="timestep 999 is pure noise, from which a network that predicts noise"):
+            guidance(lambda x, t: x)(x, 999)

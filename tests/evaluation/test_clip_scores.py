@@ -4,12 +4,16 @@ from support.rows import sentence
 
 import pytest
 import torch
+from helpers import seeded
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from minti.evaluation.clip_scores import (
+    MEAN,
+    STD,
     Score,
     among_themselves,
+    fitted,
     likeness,
     load_clip,
     mean_similarity,
@@ -30,6 +34,34 @@ def test_similarities_are_those_of_transformers(clip_folder):
         expected = model(**inputs).logits_per_image / model.logit_scale.exp()
     torch.testing.assert_close(clip.images(pictures) @ clip.texts(texts).T, expected, rtol=1e-4, atol=1e-5)
     assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("width", [48, 80])
+def test_pictures_as_tensors_are_what_the_processor_makes_of_them(clip_folder, width):
+    """Shrunk with antialiasing from 48 x 48, the same but for rounding to bytes; 48 x 80 is cut afterwards."""
+    values = torch.nn.functional.interpolate(torch.rand(2, 3, 6, width // 8, generator=seeded()), scale_factor=8)
+    arrays = [(value * 150 + 50).byte().permute(1, 2, 0).numpy() for value in values]
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    expected = processor([Image.fromarray(array) for array in arrays], return_tensors="pt").pixel_values
+    pixels = torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays]) / 127.5 - 1
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    found = (fitted(pixels, 32) * 0.5 + 0.5 - mean) / std
+    if width == 48:
+        torch.testing.assert_close(found, expected, rtol=0, atol=1.01 / 255 / min(STD))
+    model, clip = CLIPModel.from_pretrained(clip_folder), load_clip(str(clip_folder))
+    with torch.no_grad():
+        features = model.visual_projection(model.vision_model(expected).pooler_output)
+    assert (torch.cosine_similarity(clip.pixels(pixels), features) > (0.9999 if width == 48 else 0.99)).all()
+
+
+def test_the_gradient_of_unlikeness_is_a_difference_quotient(clip_folder):
+    unlike = load_clip(str(clip_folder)).unlikeness("a red cat")
+    x, way = (torch.rand(2, 3, 48, 48, generator=seeded(i)) for i in (0, 1))
+    x.requires_grad_()
+    slope = torch.autograd.grad(unlike(x).sum(), x)[0]
+    expected = (unlike(x.detach() + 0.01 * way) - unlike(x.detach() - 0.01 * way)) / 0.02
+    assert expected.abs().min() > 1e-4
+    torch.testing.assert_close((slope * way).sum((1, 2, 3)), expected, rtol=0.02, atol=1e-5)
 
 
 def test_a_clip_that_cannot_be_reached_is_named(tmp_path):
