@@ -63,6 +63,8 @@ class OpenVINO(Part):
             raise ValueError(f"OpenVINO computes the UNet as the file has it; leave out what goes inside: {inside}")
 
         def forward(noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+            if noisy_latents.requires_grad:
+                raise ValueError("OpenVINO gives no gradient; leave out what guides by one, or --engine openvino")
             config = unet.config
             # In bfloat16 OpenVINO would round the timesteps, and 999 is 1000 there: so their sines are torch's.
             features = timestep_embedding(

@@ -70,6 +70,12 @@ def test_what_is_inside_the_unet_is_refused(installed, part):
         pass
 
 
+def test_a_gradient_is_refused(installed, tmp_path):
+    options = ("--clip-prompt", "a green toy", "--engine", "openvino", "--steps", 1, "--output", tmp_path)
+    done = script_inside("sample.py", "a toy", *options, check=False)
+    assert done.stderr == "error: OpenVINO gives no gradient; leave out what guides by one, or --engine openvino\n"
+
+
 @pytest.mark.slow
 def test_the_script_draws_the_same_pictures(installed, tmp_path):
     for engine in ("torch", "openvino"):
