@@ -23,6 +23,7 @@ from support.studies import write_table
 import argparse
 from collections.abc import Callable, Iterator
 
+import matplotlib
 import numpy as np
 import torch
 from PIL import Image
@@ -41,6 +42,9 @@ from noisy_judge import NoisyJudge, denoised, load_noisy_judge
 from painting import draw as paint
 from toy_clip import load_toy_clip
 from world import COLOURS, RESOLUTION, SHAPES, random_scene
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 Way = tuple[str, str, float, int, Guidance]  # its name, the prompt, its guidance scale, how often a step is taken
 
@@ -170,6 +174,23 @@ def draw(args: argparse.Namespace, model: minti.StableDiffusion, way: Way, batch
     return pictures
 
 
+def plot(rows: list[dict[str, object]]) -> plt.Figure:
+    """The distance from painted pictures over the share in which CLIP sees the wish, along the scales of each way."""
+    wishes = list(dict.fromkeys(row["wish"] for row in rows))
+    figure, axes = plt.subplots(1, len(wishes), figsize=(4.2 * len(wishes), 3), squeeze=False)
+    for axis, wish in zip(axes[0], wishes):
+        for label, said in (("classifier guidance", False), ("classifier-free", True)):
+            line = [r for r in rows if r["wish"] == wish and str(r["way"]).startswith("said, ") == said]
+            at = [100 * row["CLIP"] for row in line], [row["toybox FID"] for row in line]
+            axis.plot(*at, "o-", label=label)
+            for x, y, row in zip(*at, line):
+                axis.annotate(str(row["way"]).split()[-1].replace("alone", "0"), (x, y), fontsize=8)
+        axis.set(title=wish, xlabel="seen by CLIP, %", ylabel="toybox FID", ylim=(0, None))
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
 def main() -> None:
     """A table and a page, a row for each way."""
     args = parse()
@@ -192,6 +213,8 @@ def main() -> None:
             print(f"| {wish} | {way[0]} | {' | '.join(cells)} |", flush=True)
             write_table(folder / "guide.csv", rows)
     page(shown, size=64).save(folder / "guide.png")
+    if args.sets:
+        plot(rows).savefig(folder / "sets.png", dpi=80)
     print(f"wrote {folder}")
 
 
