@@ -151,6 +151,50 @@ def installed(names: Sequence[str], args: argparse.Namespace) -> list[str]:
     return [name for name in names if name != "openvino" or why is None]
 
 
+def cases(args: argparse.Namespace, model: str) -> list[tuple[str, Callable[[str], dict], Sequence[str]]]:
+    """What is timed: its name, a library's measure, and the libraries that can do it."""
+
+    def job(kind: str, batch: int, count: int, **more: object) -> Callable[[str], dict]:
+        fixed = {"case": kind, "folder": model, "device": args.device, "dtype": args.dtype}
+        return lambda library: worker(fixed | more | {"library": library, "batch": batch, "count": count})[0]
+
+    def whole(count: int) -> Callable[[str], dict]:
+        fixed = {"case": "run", "folder": model, "device": args.device, "dtype": args.dtype}
+
+        def measure(library: str) -> dict:
+            result, wall = worker(fixed | {"library": library, "batch": 1, "count": count})
+            return result | {"seconds": [wall]}
+
+        return measure
+
+    def code(texts: dict[str, str]) -> Callable[[str], dict]:
+        return lambda library: {"seconds": [worker(texts[library].replace("{model!r}", repr(str(minti.TOYBOX))))[1]]}
+
+    steps = 5 if args.toybox else 2
+    both, three = ("minti", "diffusers"), LIBRARIES
+    found: list[tuple[str, Callable[[str], dict], Sequence[str]]] = [
+        ("training step, batch 1", job("train", 1, steps), both),
+        ("guided denoising step, batch 1", job("denoise", 1, steps), three),
+        ("import", code(IMPORT), both),
+        ("start to first toybox picture", code(FIRST_PICTURE), both),
+    ]
+    if not args.quick:
+        found += [
+            ("load", job("load", 1, 1), both),
+            (f"run of {10 * steps} steps from a cold start", whole(10 * steps), both),
+            ("picture of 20 steps", job("picture", 1, 1), three),
+            ("guided short step (DeepCache)", job("short_step", 1, steps), ("minti",)),
+            ("lean picture (DeepCache in minti alone)", job("lean_picture", 1, 1), ("minti", "openvino")),
+            ("LoRA training step, batch 1", job("lora", 1, steps), both),
+            ("training step, checkpointing in both", job("train", 1, steps, checkpointing=True), both),
+        ]
+        batches = [4, 16, 64] if args.toybox else [4] if args.device.startswith("cuda") else []
+        for batch in batches:
+            found.append((f"training step, batch {batch}", job("train", batch, steps), both))
+            found.append((f"picture of 20 steps, batch {batch}", job("picture", batch, 1), both))
+    return found
+
+
 def main() -> None:
     """All cases, a table, and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -191,49 +235,9 @@ def main() -> None:
         titles += [f"{library}, GiB" for library in LIBRARIES]
         print(f"| case | {' | '.join(titles)} |\n{'|---' * (1 + len(titles))}|")
 
-        def job(kind: str, batch: int, count: int, **more: object) -> Callable[[str], dict]:
-            fixed = {"case": kind, "folder": model, "device": args.device, "dtype": args.dtype}
-            return lambda library: worker(fixed | more | {"library": library, "batch": batch, "count": count})[0]
-
-        def whole(count: int) -> Callable[[str], dict]:
-            fixed = {"case": "run", "folder": model, "device": args.device, "dtype": args.dtype}
-
-            def measure(library: str) -> dict:
-                result, wall = worker(fixed | {"library": library, "batch": 1, "count": count})
-                return result | {"seconds": [wall]}
-
-            return measure
-
-        def code(texts: dict[str, str]) -> Callable[[str], dict]:
-            return lambda library: {
-                "seconds": [worker(texts[library].replace("{model!r}", repr(str(minti.TOYBOX))))[1]]
-            }
-
-        steps = 5 if args.toybox else 2
-        both, three = ("minti", "diffusers"), LIBRARIES
-        cases: list[tuple[str, Callable[[str], dict], Sequence[str]]] = [
-            ("training step, batch 1", job("train", 1, steps), both),
-            ("guided denoising step, batch 1", job("denoise", 1, steps), three),
-            ("import", code(IMPORT), both),
-            ("start to first toybox picture", code(FIRST_PICTURE), both),
-        ]
-        if not args.quick:
-            cases += [
-                ("load", job("load", 1, 1), both),
-                (f"run of {10 * steps} steps from a cold start", whole(10 * steps), both),
-                ("picture of 20 steps", job("picture", 1, 1), three),
-                ("guided short step (DeepCache)", job("short_step", 1, steps), ("minti",)),
-                ("lean picture (DeepCache in minti alone)", job("lean_picture", 1, 1), ("minti", "openvino")),
-                ("LoRA training step, batch 1", job("lora", 1, steps), both),
-                ("training step, checkpointing in both", job("train", 1, steps, checkpointing=True), both),
-            ]
-            batches = [4, 16, 64] if args.toybox else [4] if args.device.startswith("cuda") else []
-            for batch in batches:
-                cases.append((f"training step, batch {batch}", job("train", batch, steps), both))
-                cases.append((f"picture of 20 steps, batch {batch}", job("picture", batch, 1), both))
         rows = [
             compare(name, repeats, measure, chosen)
-            for name, measure, could in cases
+            for name, measure, could in cases(args, model)
             if not args.only or any(word in name for word in args.only)
             if "minti" in (chosen := [library for library in could if library in libraries])
         ]
