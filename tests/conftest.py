@@ -64,7 +64,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Several processes begin with what takes minutes, so that none of them is left alone with it in the end."""
+    """What is made up, and the scripts, are slow as a whole. Several processes begin with what takes minutes, so that
+    none of them is left alone with it in the end."""
+    for item in items:
+        if item.path.parent.name in ("fuzz", "scripts"):
+            item.add_marker(pytest.mark.slow)
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
 

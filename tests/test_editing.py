@@ -13,6 +13,7 @@ from minti.diffusion.steps import Run
 from minti.editing import invert_ddim, inverted_noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_image_to_image_begins_where_the_strength_says(tiny, sampler):
     init = torch.randn(1, 4, 8, 8, generator=seeded(2))
@@ -45,6 +46,7 @@ def test_image_to_image_equals_the_pipeline(tiny, pipeline):
     assert torch.equal(got, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_inpainting_keeps_the_unmasked_part(tiny, sampler):
     init = torch.randn(1, 4, 8, 8, generator=seeded(2))

@@ -40,6 +40,7 @@ def pair(pipeline, sampler, kind):
     return theirs, {"sampler": SAMPLERS[sampler](**{k: True for k in karras})}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "strength"), [*((sampler, 1.0) for sampler in (*CLASSES, KARRAS)), ("ddpm", 0.6), (KARRAS, 0.6)]
 )

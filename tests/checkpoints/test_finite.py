@@ -32,6 +32,7 @@ def assert_refused(run, culprit):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ def test_what_is_not_asked_may_hold_anything(folder, tiny):
     assert_refused(lambda: minti.sample(model, "a dog", **options), "vae: encoder.conv_in.weight")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize(
     "among", ["attn1.to_k", "attn2.to_q", "layers.1.self_attn.q_proj.bias", "attentions.0.to_k.bias"]

@@ -140,6 +140,7 @@ def test_single_file(tiny, checkpoint, configs, form):
     assert torch.equal(averaged.conv_in.weight, tiny.unet.conv_in.weight + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["ckpt", "safetensors"])
 def test_a_weight_that_is_not_finite(tiny, checkpoint, configs, form):
     """Nothing is drawn, and it is named; what else the file holds may be as it likes."""

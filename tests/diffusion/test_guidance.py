@@ -21,13 +21,13 @@ def test_evaluations_are_counted(tiny):
         assert [step.timestep for step in steps] == tiny.scheduler.timesteps(4)
 
 
-def test_the_empty_prompt_is_encoded_once(tiny):
+def test_the_empty_prompt_is_encoded_once_for_each_picture_and_only_where_it_counts(tiny):
     encoded = []
     hook = tiny.text_encoder.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
     next(minti.sample_steps(tiny, [*PROMPTS, "a photo"], num_inference_steps=2))
     next(minti.sample_steps(tiny, PROMPTS, num_inference_steps=2, guidance_scale=1))
     hook.remove()
-    assert encoded == [3, 1, 2]
+    assert encoded == [3, 3, 2]
 
 
 def test_pndm_evaluates_once_more(tiny):

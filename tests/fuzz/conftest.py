@@ -19,13 +19,6 @@ import support  # noqa: E402, F401
 signal.signal(signal.SIGINT, former)  # importing the scripts' support lets Ctrl-C end a process at once
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of them are slow: each test is many."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.slow)
-
-
 @pytest.fixture(scope="session")
 def fresh(tiny_folder) -> Callable[[], minti.StableDiffusion]:
     """Makes copies of the small model, faster than it is opened."""

@@ -115,6 +115,7 @@ def test_the_network_alone_learns(tiny, text_encoder):
     assert all(weight.grad is None for weight in tiny.unet.parameters())
 
 
+@pytest.mark.slow
 def test_a_lora_and_a_word_learn_together_at_two_rates(tiny):
     word = learned_word(tiny)
     before, rows = weights(tiny), word.rows.values.detach().clone()

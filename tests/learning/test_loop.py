@@ -72,6 +72,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_batches(tiny, monkeypatch):
     assert state.loss == pytest.approx(np.mean([loss.item() for loss in of_batches]), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_same_seed_same_word(tiny_folder):
     learned = []
     for seed in (0, 0, 1):

@@ -52,6 +52,7 @@ def mixed_lora(model, **options):
 # --- written by minti, opened by diffusers ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("format", FORMATS)
 def test_diffusers_draws_the_same_with_minti_s_files(tiny, pipeline, tmp_path, format, options):
@@ -197,6 +198,7 @@ def as_attention_processors(pipe):
     return tensors
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["diffusers", "peft", "bin", "kohya", "processors", "half"])
 def test_files_of_all_the_years_draw_the_same_as_in_diffusers(tiny, taught, tmp_path, form):

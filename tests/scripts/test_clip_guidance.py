@@ -1,10 +1,9 @@
 """`sample.py --clip-prompt`: what CLIP is asked about comes nearer, and what cannot be is told in one line."""
 
-import pytest
 import torch
 from helpers import seeded
 from PIL import Image
-from running import ROOT, script, script_inside
+from running import ROOT, script_inside
 
 import minti
 from minti.diffusion.gradients import universal_guidance
@@ -32,12 +31,11 @@ def test_a_guided_prediction_is_nearer_to_the_text():
     assert (found[1] < found[0]).all()
 
 
-@pytest.mark.slow
 def test_the_command_with_the_toybox_and_with_a_clip_of_transformers(tmp_path, clip_folder):
     drawn = []
     for name, more in {"plain": (), "own": ("--clip-prompt", "a red star"), "other": ("--clip-prompt", "a red star",
                        "--clip", clip_folder)}.items():  # fmt: skip
-        script("sample.py", *OPTIONS, *more, "--output", tmp_path / name)
+        script_inside("sample.py", *OPTIONS, *more, "--output", tmp_path / name)
         drawn.append((tmp_path / name / "00-00.png").read_bytes())
     assert len(set(drawn)) == 3
 

@@ -54,7 +54,6 @@ def test_each_counterfactual_goes_towards_its_own_colour(monkeypatch):
     assert [list(COLOURS)[int(picture[0, 0, 0])] for picture in after] == scenes.colours
 
 
-@pytest.mark.slow
 def test_what_is_mended_comes_back(tmp_path):
     """Of one picture, all of it named, in 15 steps without guidance: an iteration or two make the difference."""
     script_inside("toybox/compare_edits.py", "--only", "inversion", "--count", 1, "--steps", 15, "--output", tmp_path)
@@ -64,7 +63,6 @@ def test_what_is_mended_comes_back(tmp_path):
     assert float(mended["guidance 1"]) < float(mended["guidance 5"])
 
 
-@pytest.mark.slow
 def test_every_way_is_drawn(tmp_path):
     options = ("--only", "edits", "--count", 2, "--steps", 2, "--output", tmp_path)
     said = script_inside("toybox/compare_edits.py", *options).stdout

@@ -42,7 +42,6 @@ def test_the_map_of_the_difference_is_black_where_nothing_changed(pictures):
     assert (seen[10:20, 10:20] == 255).all() and seen.astype(int).sum() == 3 * 100 * 255
 
 
-@pytest.mark.slow
 def test_the_command(tmp_path):
     said = script("toybox/counterfactuals.py", "--count", "2", "--steps", "4", "--output", tmp_path).stdout
     assert "| adversarial |" in said and (tmp_path / "counterfactuals.png").is_file()

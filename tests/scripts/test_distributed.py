@@ -36,7 +36,6 @@ def learn(command, folder, *args):
     )
 
 
-@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_with_accumulation(tmp_path):
     """Two ranks with one batch each, and one process that accumulates two, given the same draws: equal to 1e-5."""
     together, printed, losses = learn(TORCHRUN, tmp_path / "two")
@@ -47,7 +46,6 @@ def test_two_processes_learn_what_one_learns_with_accumulation(tmp_path):
     assert column(losses) == pytest.approx(column(expected), rel=1e-4)
 
 
-@pytest.mark.slow
 def test_two_processes_choose_what_one_chooses(tmp_path):
     """The word to begin with and the number of rows: every rank decides alike, or they would wait for each other."""
     choices = ("--vectors", "auto", "--initializer", "auto", "--steps", 3, "--columns", 1)
@@ -61,7 +59,6 @@ def test_two_processes_choose_what_one_chooses(tmp_path):
     ]
 
 
-@pytest.mark.slow
 def test_two_processes_draw_the_same_pictures(tmp_path):
     args = ("a red star", "a sketch of a heart", "--num-images", 3, "--steps", 3, "--output")
     run(TORCHRUN, "sample.py", *args, tmp_path / "two")
@@ -74,7 +71,6 @@ def test_two_processes_draw_the_same_pictures(tmp_path):
         assert max(abs(x - y) for x, y in zip(a, b, strict=True)) <= 1  # other batches, other rounding
 
 
-@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run_and_the_word_is_whole(tmp_path):
     """Rank 1 is killed in the middle of the run."""
     (tmp_path / "dying.py").write_text(

@@ -36,7 +36,6 @@ def test_only_another_prompt_makes_another_picture(tmp_path):
     assert not np.array_equal(pixels(tmp_path / "alone", "edited"), pixels(tmp_path / "other", "edited"))
 
 
-@pytest.mark.slow
 def test_a_given_picture_comes_back_as_the_source(tmp_path):
     """In 20 steps and without guidance, within six grey levels: some of them the VAE's."""
     changed = SHOWN.replace("white", "red")

@@ -99,7 +99,6 @@ def test_stein_s_identity_tells_samples_from_others():
     assert energies.stein(score, 2 * x) == pytest.approx(4, abs=0.12)
 
 
-@pytest.mark.slow
 def test_the_toybox_knows_which_picture_is_meant(tmp_path):
     """The energy rises from the picture that the prompt names to the other, and falls under the other's prompt."""
     done = script("energies.py", "--output", tmp_path, "--steps", 10, "--points", 16)

@@ -76,7 +76,6 @@ def check_report(path, pictures):
     assert "<one>" not in text
 
 
-@pytest.mark.slow
 def test_two_words_from_files(monkeypatch, tmp_path, words, capsys):
     """Every file of the report, with as little drawing as can be; the numbers in words follow from the numbers."""
     pairs = [("--embedding", f"{words}/{i}.safetensors=<{name}>") for i, name in enumerate(("one", "two"))]
@@ -104,7 +103,6 @@ def test_two_words_from_files(monkeypatch, tmp_path, words, capsys):
     check_report(tmp_path / "report.html", 8 * 2 * 2 + 10)  # drawn, with the initializer, training pictures
 
 
-@pytest.mark.slow
 def test_another_model_and_its_clip(monkeypatch, tmp_path, tiny_folder, clip_folder, capsys):
     """All sections on a model that is not the toybox, measured by transformers' CLIP; a prompt is too long for it."""
     options = ["--model", tiny_folder, "--clip", clip_folder, "--samples", 2, "--steps", 1, "--sampler", "ddim"]
@@ -136,7 +134,6 @@ def test_help(monkeypatch, capsys):
         assert option in usage
 
 
-@pytest.mark.slow
 def test_everything_from_pictures(monkeypatch, tmp_path):
     """Both words learned on the spot, all sections, one's own templates; once more, and the pictures are the same."""
     options = ("--learning-steps", 21, "--samples", 1, "--steps", 2, "--sampler", "ddim")
@@ -167,7 +164,6 @@ def test_one_word_and_no_clip(monkeypatch, tmp_path, words, capsys):
     assert "No CLIP could be reached" in (tmp_path / "out/report.html").read_text()
 
 
-@pytest.mark.slow
 def test_a_section_without_its_prompts_is_left_out(monkeypatch, tmp_path, words):
     pairs = [("--embedding", f"{words}/{i}.safetensors=<{i}>", "--images", CONCEPTS[i]) for i in range(2)]
     options = ("--samples", 1, "--steps", 1, "--sections", "guidance", "together")

@@ -22,7 +22,6 @@ def grown(tmp_path_factory):
     return folder, learn(folder)
 
 
-@pytest.mark.slow
 def test_the_decisions_are_printed_and_the_word_has_the_rows_that_were_kept(grown):
     folder, done = grown
     lines = re.findall(
@@ -39,7 +38,6 @@ def test_the_decisions_are_printed_and_the_word_has_the_rows_that_were_kept(grow
     assert Image.open(folder / "curves.png").width > 1000
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["", "-2-rows"])
 def test_an_interrupted_growth_ends_alike(grown, tmp_path, stage):
     """As a killed run leaves it: checkpoints up to the middle of one run, none of those after it, no word."""

@@ -65,7 +65,6 @@ def test_painted_pictures_show_the_wish(toybox):
         assert min(measure(judge, clip, painted(wish, 8, 0), wish).values()) >= 7 / 8
 
 
-@pytest.mark.slow
 def test_the_command_with_sets(tmp_path):
     options = (
         "--by",

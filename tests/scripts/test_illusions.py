@@ -5,7 +5,6 @@ from PIL import Image
 from running import script_inside
 
 
-@pytest.mark.slow
 def test_what_is_written(tmp_path):
     options = ("--num-images", 2, "--steps", 2, "--quiet", "--output", tmp_path)
     pages = []
@@ -17,7 +16,6 @@ def test_what_is_written(tmp_path):
     assert len({picture for picture, _ in pages}) == len({page for _, page in pages}) == 3
 
 
-@pytest.mark.slow
 def test_the_same_prompt_from_near_and_from_afar_is_what_sample_draws(tmp_path):
     options = ("--num-images", 1, "--steps", 2, "--quiet", "--sampler", "ddim")
     script_inside("illusions.py", "a red star", "a red star", "--hybrid", 2, *options, "--output", tmp_path / "a")
@@ -44,7 +42,6 @@ def test_bad_input(tmp_path, options, message):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.slow
 def test_the_judge_is_asked_what_a_prompt_says(tmp_path):
     """Two pictures, two steps: a table of six rows, each share one of 0, 50 and 100."""
     done = script_inside("toybox/compare_illusions.py", "--count", 2, "--steps", 2, "--quiet", "--output", tmp_path)

@@ -4,8 +4,6 @@ import importlib
 import sys
 from pathlib import Path
 
-import pytest
-
 import minti
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -13,7 +11,6 @@ TOY = EXAMPLES / "concepts" / "white-cross-blue-spot" / "0.png"
 SHOWN = "a photo of a small white cross with a blue spot on a teal background"
 
 
-@pytest.mark.slow
 def test_the_source_prompt_draws_the_picture_again(monkeypatch):
     """On the bundled model, in 20 steps and without guidance: within four grey levels, beside what the VAE changes."""
     monkeypatch.syspath_prepend(EXAMPLES)

@@ -22,7 +22,6 @@ LEARNED = {
 ALWAYS = {"page.png", "curves.png", "losses.csv", "checkpoints", "class-pictures"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("learn", LEARNED)
 def test_what_is_learned_is_written_and_drawn(tmp_path, learn):
     folder = tmp_path / "out"
@@ -43,7 +42,6 @@ def test_what_is_learned_is_written_and_drawn(tmp_path, learn):
     assert (tmp_path / "report" / "report.html").is_file()
 
 
-@pytest.mark.slow
 def test_a_run_is_taken_up_again(tmp_path):
     """Made longer: the same as one that was as long from the beginning; the folder that stood there is put aside."""
     for folder, steps in (("whole", [5]), ("parts", [3, 5])):
@@ -57,7 +55,6 @@ def test_a_run_is_taken_up_again(tmp_path):
     assert (tmp_path / "parts" / "model-before").is_dir()
 
 
-@pytest.mark.slow
 def test_a_refused_run_costs_nothing(tmp_path):
     """Of what the run before has left."""
     model, options = tmp_path / "model/unet/diffusion_pytorch_model.safetensors", ("--learn", "dreambooth", *SHORT)
@@ -106,7 +103,6 @@ def test_bad_input_is_one_line(tmp_path, args, message):
     assert re.search(message, lines[0])
 
 
-@pytest.mark.slow
 def test_masks_and_captions_from_the_command_line(tmp_path):
     pictures = folder_of_pictures(tmp_path / "pictures")
     options = ("--captions", "--masked", "--min-snr", 5, "--huber", 0.5, "--steps", 1, "--batch-size", 1)

@@ -38,7 +38,6 @@ def drawn(model, **options):
     return minti.sample(model, ["a red star", "a toy"], generator=torch.Generator().manual_seed(0), **options)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"guidance_interval": (300, 1000)}, {"height": 48, "sampler": "heun"}])
 def test_it_draws_what_torch_draws(installed, options):
     """Of batches and sizes that change within a run or differ from the model's; and it comes out without a trace."""
@@ -51,7 +50,6 @@ def test_it_draws_what_torch_draws(installed, options):
     assert torch.equal(drawn(model, **options), alone)
 
 
-@pytest.mark.slow
 def test_bfloat16_stays_as_near_to_float32_as_torch_does(installed):
     model = minti.StableDiffusion.from_pretrained()
     exact, low = drawn(model), minti.StableDiffusion.from_pretrained(dtype=torch.bfloat16)
@@ -76,7 +74,6 @@ def test_a_gradient_is_refused(installed, tmp_path):
     assert done.stderr == "error: OpenVINO gives no gradient; leave out what guides by one, or --engine openvino\n"
 
 
-@pytest.mark.slow
 def test_the_script_draws_the_same_pictures(installed, tmp_path):
     for engine in ("torch", "openvino"):
         options = ("--num-images", 2, "--steps", 5, "--sampler", "ddim", "--output", tmp_path / engine)
@@ -85,7 +82,6 @@ def test_the_script_draws_the_same_pictures(installed, tmp_path):
     assert max(high for _, high in ImageChops.difference(*pictures).getextrema()) <= 1  # of 255
 
 
-@pytest.mark.slow
 def test_the_benchmark_times_it(installed, tmp_path):
     cases = ("--libraries", "minti", "openvino", "--only", "denoising", "short", "lean", "--output", tmp_path)
     done = script("benchmark.py", "--toybox", "--repeats", 1, *cases)

@@ -63,7 +63,6 @@ def learn(visitor, word="<concept>", steps=2, source=BUNDLED, files=None):
     return visitor.predict(source, CONCEPT, files, word, "toy", steps, *TOY, api_name="/learn")
 
 
-@pytest.mark.slow
 def test_a_word_is_learned_drawn_and_saved(visitor):
     curve, picture, _, said = learn(visitor, "<mine>")
     assert "learned `<mine>`: 2 steps" in said
@@ -245,7 +244,6 @@ def draw_two_steps(page):
     return drawn(page)
 
 
-@pytest.mark.slow
 def test_in_a_browser(page):
     """Draws, where one sees it, learns twenty steps, uses the word."""
     press(page, "Draw")
@@ -265,7 +263,6 @@ def test_in_a_browser(page):
     page.get_by_text("<concept>", exact=True).first.wait_for()  # beneath the word's map
 
 
-@pytest.mark.slow
 def test_a_lora_a_judge_and_an_outline_in_a_browser(wide, toybox, tmp_path):
     config = minti.DreamBoothConfig(learns="lora", steps=3, learning_rate=1e-2, prior_weight=0)
     booth = minti.DreamBooth(toybox, config)

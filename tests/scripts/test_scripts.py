@@ -21,11 +21,6 @@ ROOT = Path(__file__).parents[2]
 CONCEPT = next((ROOT / "examples" / "concepts").iterdir())
 
 
-INSIDE_AND_ALONE = pytest.mark.parametrize(
-    "run", [script_inside, pytest.param(script, marks=pytest.mark.slow)], ids=["inside", "alone"]
-)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The main job, on a few steps."""
@@ -34,7 +29,6 @@ def trained(tmp_path_factory):
     return folder, done
 
 
-@pytest.mark.slow
 def test_the_main_job_writes_everything(trained):
     folder, done = trained
     assert {p.name for p in folder.iterdir()} == {
@@ -55,8 +49,7 @@ def test_the_main_job_writes_everything(trained):
     assert "\r" not in done.stderr  # no progress bar where there is no terminal
 
 
-@pytest.mark.slow
-@INSIDE_AND_ALONE
+@pytest.mark.parametrize("run", [script_inside, script], ids=["inside", "alone"])
 def test_a_learned_word_is_drawn(trained, tmp_path, run):
     folder, _ = trained
     prompts = ("a sketch of a <concept>", "a red star")
@@ -71,8 +64,7 @@ def test_a_learned_word_is_drawn(trained, tmp_path, run):
         assert difference <= 1  # rounding of the kernels, then of the 8 bits
 
 
-@INSIDE_AND_ALONE
-def test_a_picture_is_changed_where_the_mask_says(tmp_path, run):
+def test_a_picture_is_changed_where_the_mask_says(tmp_path):
     """The kept half is the picture's own, pixel for pixel."""
     picture = Image.open(sorted(CONCEPT.glob("*.png"))[0]).convert("RGB")
     mask = Image.new("L", picture.size, 0)
@@ -80,12 +72,12 @@ def test_a_picture_is_changed_where_the_mask_says(tmp_path, run):
     picture.save(tmp_path / "picture.png")
     mask.save(tmp_path / "mask.png")
     options = ("--init-image", tmp_path / "picture.png", "--num-images", 1, "--steps", 4, "--output", tmp_path / "out")
-    run("sample.py", "a red star", *options, "--mask", tmp_path / "mask.png", "--sampler", "dpm-solver++")
+    script_inside("sample.py", "a red star", *options, "--mask", tmp_path / "mask.png", "--sampler", "dpm-solver++")
     drawn = Image.open(tmp_path / "out/00-00.png")
     right, left = (32, 0, 64, 64), (0, 0, 32, 64)
     assert drawn.crop(right).tobytes() == picture.crop(right).tobytes()
     assert drawn.crop(left).tobytes() != picture.crop(left).tobytes()
-    run("sample.py", "a red star", *options, "--strength", 0.3)
+    script_inside("sample.py", "a red star", *options, "--strength", 0.3)
     assert Image.open(tmp_path / "out/00-00.png").tobytes() != drawn.tobytes()
 
 
@@ -163,17 +155,15 @@ def test_bad_input_gets_one_line(tmp_path, name, args, message):
     assert done.stderr.count("\n") == 1
 
 
-@INSIDE_AND_ALONE
-def test_pictures_that_are_not_there_get_one_line(tmp_path, run):
-    done = run("train.py", "--images", "nowhere", "--output", tmp_path, check=False)
+def test_pictures_that_are_not_there_get_one_line(tmp_path):
+    done = script_inside("train.py", "--images", "nowhere", "--output", tmp_path, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: nowhere: no such folder; expected a folder with a few pictures\n"
 
 
-@INSIDE_AND_ALONE
 @pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py", "toybox/evaluate_toybox.py", "benchmark.py"])
-def test_help(run, name):
-    usage = run(name, "--help").stdout
+def test_help(name):
+    usage = script_inside(name, "--help").stdout
     for option in ("--model", "--output", "--seed", "--device", "--dtype"):
         assert option in usage
 
@@ -192,7 +182,6 @@ print(faults[-1] - faults[5])
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_freed_memory_is_kept():
     """After a few rounds, the same tensors again take hardly a page from the system."""
@@ -204,7 +193,6 @@ def test_freed_memory_is_kept():
     assert faults("keep") < faults("give back") / 10
 
 
-@pytest.mark.slow
 def test_the_benchmark_compares_both_libraries(tmp_path):
     """One case of each kind: a table line with both, and a line of JSON."""
     done = script("benchmark.py", "--toybox", "--quick", "--only", "training", "import", "--output", tmp_path)

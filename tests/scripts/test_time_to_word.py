@@ -47,7 +47,6 @@ def test_a_word_that_never_comes_takes_for_ever():
     assert (row["steps in all"], row["right"]) == (50, 13)
 
 
-@pytest.mark.slow
 def test_the_clock_stands_still_while_the_judge_looks_on():
     def slow(model):
         time.sleep(0.5)
@@ -69,7 +68,6 @@ def test_the_median_counts_what_never_came():
     assert summary("a way", [never, never, came]) == "| a way | 1 of 3 | inf | inf | 100 | 5.0 | 1 of 3 | 67 |"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", [by_minti, by_recipe])
 def test_the_judge_sees_the_word_as_it_is_now_and_nothing_else_has_changed(way):
     args = argparse.Namespace(model=str(minti.TOYBOX), device="cpu", dtype="float32", quiet=True, guidance_scale=5.0)

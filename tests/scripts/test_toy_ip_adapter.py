@@ -76,7 +76,6 @@ def test_an_interrupted_training_goes_on_to_the_same_end(few, tmp_path):
         training.go_on(loop(), tmp_path / "checkpoint.pt", vars(args) | {"steps": 5})
 
 
-@pytest.mark.slow
 def test_one_picture_draws_a_toy_that_was_never_seen():
     """In photos and in another style; without the picture hardly ever. Measured: see examples/ip_adapter.md."""
     model, judge = minti.StableDiffusion.from_pretrained(), load_judge(minti.TOYBOX)
@@ -102,7 +101,6 @@ def test_one_picture_draws_a_toy_that_was_never_seen():
     assert right[1.0, "a photo"] >= 0.5 and right[1.0, "a cartoon"] >= 0.3, right
 
 
-@pytest.mark.slow
 def test_the_scripts_run(tmp_path):
     """The bundled adapter by sample.py, and the table."""
     concept = concept_name(world.TEST_TOYS[0])

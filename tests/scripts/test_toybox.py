@@ -39,7 +39,6 @@ def to_pixels(arrays):
 # --- the world --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_held_out_toys_are_never_drawn_and_never_named():
     assert len(set(world.HELD_OUT)) == 12
     assert not set(world.HELD_OUT) & set(world.NAMED.values())
@@ -62,7 +61,6 @@ def test_pictures_are_reproducible_and_captions_are_true():
             assert world.NAMED[name] in scene.toys
 
 
-@pytest.mark.slow
 def test_a_near_miss_shares_most_and_is_never_the_same():
     rng = np.random.default_rng(0)
     for _ in range(500):
@@ -184,7 +182,6 @@ def pipe() -> diffusers.StableDiffusionPipeline:
     return opened
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sampler", CLASSES)
 def test_diffusers_opens_the_toybox_and_draws_the_same(toybox, pipe, sampler):
     """Byte for byte, with every sampler, guidance and velocity prediction."""
@@ -199,7 +196,6 @@ def test_diffusers_opens_the_toybox_and_draws_the_same(toybox, pipe, sampler):
         assert np.asarray(got).std() > 20
 
 
-@pytest.mark.slow
 def test_it_draws_the_same_on_a_cpu_without_avx512():
     """Where other kernels add in another order; in a process of its own, since torch chooses them at its import."""
     code = "import sys, pytest, torch; print(torch.backends.cpu.get_cpu_capability()); exit(pytest.main(sys.argv[1:]))"
@@ -212,7 +208,6 @@ def test_it_draws_the_same_on_a_cpu_without_avx512():
     assert f"{len(SAMPLERS)} passed" in ended.stdout
 
 
-@pytest.mark.slow
 @torch.no_grad()
 def test_reconstructions_show_the_true_attributes(toybox):
     judge = measure.load_judge(minti.TOYBOX)
@@ -227,7 +222,6 @@ def test_reconstructions_show_the_true_attributes(toybox):
     assert all(rates[name] >= 0.93 for name in measure.TOY), rates  # 98 % on average; 60 scenes
 
 
-@pytest.mark.slow
 def test_prompts_get_what_they_name(toybox):
     judge = measure.load_judge(minti.TOYBOX)
     toys = [world.Toy("heart", "stripe", "red", "white"), world.Toy("square", "spot", "green", "yellow")]
@@ -240,7 +234,6 @@ def test_prompts_get_what_they_name(toybox):
     assert all(rates[name] >= 0.75 for name in (*measure.TOY, "background")), rates
 
 
-@pytest.mark.slow
 def test_a_held_out_toy_is_learned_with_the_default_settings():
     """The main claim, end to end: five pictures, default settings, and the judge recognises what is drawn."""
     model, toy = minti.StableDiffusion.from_pretrained(), world.TEST_TOYS[1]  # [0] loses its pattern at times

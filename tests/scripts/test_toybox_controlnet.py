@@ -53,7 +53,6 @@ def test_the_bundled_one_is_small_and_fits():
     assert json.loads((CONTROLNET / "config.json").read_text())["_class_name"] == "ControlNetModel"
 
 
-@pytest.mark.slow
 def test_it_draws_where_the_outline_is():
     """What `examples/controlnet.md` says of 48 pictures, on twelve: one of each held-out toy, with the same noise."""
     model = minti.StableDiffusion.from_pretrained()
@@ -67,7 +66,6 @@ def test_it_draws_where_the_outline_is():
     assert unsaid["shape"] >= 8 / 12  # one of eight would be chance
 
 
-@pytest.mark.slow
 def test_diffusers_draws_the_same_with_it():
     """Byte for byte, in float32."""
     network = diffusers.ControlNetModel.from_pretrained(CONTROLNET, torch_dtype=torch.float32)
@@ -88,7 +86,6 @@ def test_diffusers_draws_the_same_with_it():
     assert all(got.tobytes() == picture.tobytes() for got, picture in zip(drawn, expected, strict=True))
 
 
-@pytest.mark.slow
 def test_the_scripts(tmp_path):
     """Training writes a ControlNet and its progress, the evaluation a table, a page and its numbers."""
     args = ("--steps", 2, "--pictures", 20, "--look-every", 2, "--look-at", 2, "--quiet")

@@ -1,11 +1,9 @@
 """How a picture comes about, as the scripts show it."""
 
-import pytest
 from PIL import Image, ImageSequence
 from running import script_inside
 
 
-@pytest.mark.slow
 def test_the_strip_and_the_animation_end_with_the_picture(tmp_path):
     """Of each prompt's first picture, in a batch with others: a strip of at most ten steps, a GIF of at most 25."""
     script_inside(
@@ -36,7 +34,6 @@ def test_the_strip_and_the_animation_end_with_the_picture(tmp_path):
     assert sum(abs(a - b) for a, b in zip(first.tobytes(), drawn.tobytes())) / len(difference) > 30  # noise
 
 
-@pytest.mark.slow
 def test_a_random_initializer_and_the_nearest_words(tmp_path):
     options = ("--initializer", "random", "--steps", 12, "--sample-steps", 2, "--columns", 2, "--vectors", 2)
     printed = script_inside("train.py", *options, "--output", tmp_path).stdout

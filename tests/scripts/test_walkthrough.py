@@ -6,7 +6,6 @@ from pathlib import Path
 
 import nbclient
 import nbformat
-import pytest
 
 NOTEBOOK = Path(__file__).parents[2] / "examples/walkthrough.ipynb"
 FASTER = """
@@ -44,7 +43,6 @@ def test_the_stored_notebook_is_whole():
     assert "site-packages" not in stored
 
 
-@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom():
     """Every cell as it stands, the pictures in fewer steps."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
