@@ -26,13 +26,12 @@ from PIL import Image
 from torch import Tensor
 
 import minti
-from guide import by_noisy_judge
 from minti.diffusion.steps import SampleStep
 from minti.evaluation.attention_maps import AttentionMaps
 from minti.images import to_pil
 from minti.parts.controlnet import ControlNet
 from minti.parts.part import Part
-from noisy_judge import load_noisy_judge
+from noisy_judge import by_noisy_judge, load_noisy_judge
 
 Step = TypeVar("Step")
 Shown = tuple[Image.Image, Image.Image]  # the latents, decoded, and the clean picture predicted

@@ -24,13 +24,13 @@ from PIL import Image
 from torch import Tensor
 
 import minti
-from guide import HEADS, SAID, by_noisy_judge, head_of
+from guide import SAID
 from measure import load_judge, verdicts
 from minti.diffusion.gradients import universal_guidance
 from minti.editing import inverted_noise
 from minti.images import to_pil
 from networks import Judge
-from noisy_judge import load_noisy_judge
+from noisy_judge import HEADS, by_noisy_judge, head_of, load_noisy_judge
 from recolouring import LONG, task
 from toy_clip import load_toy_clip
 

@@ -32,13 +32,13 @@ from torch import Tensor
 import minti
 from compare_sets import compare
 from measure import load_judge, verdicts
-from minti.diffusion.gradients import Guidance, Recurrent, classifier_guidance, universal_guidance
+from minti.diffusion.gradients import Guidance, Recurrent, universal_guidance
 from minti.diffusion.guidance import unguided, within
 from minti.diffusion.steps import Predict
 from minti.evaluation.clip_scores import Clip
 from minti.images import to_pixels
 from networks import Judge
-from noisy_judge import NoisyJudge, denoised, load_noisy_judge
+from noisy_judge import HEADS, by_noisy_judge, head_of, load_noisy_judge
 from painting import draw as paint
 from toy_clip import load_toy_clip
 from world import COLOURS, RESOLUTION, SHAPES, random_scene
@@ -49,13 +49,7 @@ import matplotlib.pyplot as plt
 Way = tuple[str, str, float, int, Guidance]  # its name, the prompt, its guidance scale, how often a step is taken
 
 PROMPT = "a photo of a toy"
-HEADS = {"main_0": tuple(COLOURS), "shape_0": SHAPES}
 SAID = {"main_0": "a photo of a {} toy", "shape_0": "a photo of a {}"}  # what the toybox's CLIP is asked
-
-
-def head_of(wish: str) -> str:
-    """The judge's head that knows the answer."""
-    return next(head for head, answers in HEADS.items() if wish in answers)
 
 
 def judge_loss(model: minti.StableDiffusion, judge: Judge, wish: str) -> Callable[[Tensor], Tensor]:
@@ -67,22 +61,6 @@ def judge_loss(model: minti.StableDiffusion, judge: Judge, wish: str) -> Callabl
         return -logits.log_softmax(dim=1)[:, HEADS[head].index(wish)]
 
     return loss
-
-
-def by_noisy_judge(
-    model: minti.StableDiffusion, judge: NoisyJudge, wish: str, scale: float, below: int, through_unet: bool = False
-) -> Guidance:
-    """Classifier guidance in the timesteps below a limit: where there is only noise, the judge can but guess.
-
-    Through the UNet it is asked about x_0(x_t): a classifier of noisy latents all the same. The Jacobian in between is
-    sqrt(alpha-bar) / (1 - alpha-bar) cov(x_0 | x_t), which bends the gradient to where pictures do differ."""
-    clean = denoised(model) if through_unet else lambda latents, t: latents
-
-    def log_probability(latents: Tensor, t: int) -> Tensor:
-        return judge.log_probability(clean(latents, t), t, {head_of(wish): wish})
-
-    guidance = classifier_guidance(model.scheduler, log_probability, scale)
-    return lambda predict: within((0, below - 1), guidance(predict), predict)
 
 
 def painted(wish: str, count: int, seed: int) -> list[Image.Image]:

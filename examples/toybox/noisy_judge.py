@@ -15,11 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import minti
-from minti.diffusion.guidance import unguided
+from minti.diffusion.gradients import Guidance, classifier_guidance
+from minti.diffusion.guidance import unguided, within
 from minti.networks.layers import timestep_embedding
 from networks import Judge
+from world import COLOURS, SHAPES
 
 FILE = Path("evaluation") / "noisy_judge.safetensors"
+HEADS = {"main_0": tuple(COLOURS), "shape_0": SHAPES}
 
 
 class NoisyJudge(nn.Module):
@@ -66,6 +69,27 @@ def denoised(model: minti.StableDiffusion) -> Callable[[Tensor, int], Tensor]:
         return model.scheduler.clean_and_noise(output, latents, t)[0]
 
     return clean
+
+
+def head_of(wish: str) -> str:
+    """The judge's head that knows the answer."""
+    return next(head for head, answers in HEADS.items() if wish in answers)
+
+
+def by_noisy_judge(
+    model: minti.StableDiffusion, judge: NoisyJudge, wish: str, scale: float, below: int, through_unet: bool = False
+) -> Guidance:
+    """Classifier guidance in the timesteps below a limit: where there is only noise, the judge can but guess.
+
+    Through the UNet it is asked about x_0(x_t): a classifier of noisy latents all the same. The Jacobian in between is
+    sqrt(alpha-bar) / (1 - alpha-bar) cov(x_0 | x_t), which bends the gradient to where pictures do differ."""
+    clean = denoised(model) if through_unet else lambda latents, t: latents
+
+    def log_probability(latents: Tensor, t: int) -> Tensor:
+        return judge.log_probability(clean(latents, t), t, {head_of(wish): wish})
+
+    guidance = classifier_guidance(model.scheduler, log_probability, scale)
+    return lambda predict: within((0, below - 1), guidance(predict), predict)
 
 
 def load_noisy_judge(model_folder: str | Path) -> NoisyJudge:

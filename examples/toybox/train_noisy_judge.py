@@ -23,13 +23,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 import minti
-from guide import PROMPT, SAID, by_noisy_judge, head_of
+from guide import PROMPT, SAID
 from loop import batches, train_stage
 from measure import table
 from minti.diffusion.guidance import unguided
 from minti.images import from_bytes
 from networks import Judge
-from noisy_judge import NoisyJudge, load_noisy_judge
+from noisy_judge import NoisyJudge, by_noisy_judge, head_of, load_noisy_judge
 from painting import draw
 from world import random_scene
 

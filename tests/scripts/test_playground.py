@@ -21,10 +21,9 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import minti
-from guide import by_noisy_judge
 from minti.images import open_folder
 from minti.words.files import read_embeddings
-from noisy_judge import load_noisy_judge
+from noisy_judge import by_noisy_judge, load_noisy_judge
 from playground import BUNDLED, CONCEPTS, OWN, playground
 
 CONCEPT = "red-diamond-pink-belt"
