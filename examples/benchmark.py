@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 import minti
-from minti.machine.files import replacing
+from minti.utils import replacing
 
 LIBRARIES = ("minti", "diffusers", "openvino")
 HERE = Path(__file__).resolve().parent
@@ -52,9 +52,9 @@ def write_full_size_model(folder: Path, seed: int) -> Path:
     from safetensors.torch import save_file
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from minti.checkpoints.text_encoder import TextConfig
-    from minti.networks.unet import UNet, UNetConfig
-    from minti.networks.vae import VAE, VAEConfig
+    from minti.configs import TextConfig
+    from minti.unet import UNet, UNetConfig
+    from minti.vae import VAE, VAEConfig
 
     shutil.copytree(minti.TOYBOX, folder, ignore=shutil.ignore_patterns("*.safetensors", "evaluation"))
     torch.manual_seed(seed)

@@ -22,9 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minti.networks.controlnet import ControlNetConfig, ControlNetwork
-from minti.networks.unet import UNet, UNetConfig
-from minti.parts.controlnet import ControlNet
+from minti.adapters.controlnet import ControlNet, ControlNetConfig, ControlNetwork
+from minti.unet import UNet, UNetConfig
 
 
 def twins() -> tuple[UNet, ControlNet, diffusers.UNet2DConditionModel, diffusers.ControlNetModel]:
@@ -67,7 +66,7 @@ def main() -> None:
         return F.mse_loss(answer.sample, noise)
 
     def mine() -> Tensor:
-        with part.inside(SimpleNamespace(unet=ours)):
+        with part.attached(SimpleNamespace(unet=ours)):
             return F.mse_loss(ours(latents, t, context), noise)
 
     both = {"minti": (mine, list(part.parameters())), "diffusers": (theirs, list(control.parameters()))}

@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minti.diffusion.scheduler import NoiseScheduler
-from minti.learning.loop import Loop
-from minti.learning.textual_inversion import diffusion_loss
-from minti.networks.unet import UNet, UNetConfig
-from minti.parts.ip_adapter import IPAdapter
+from minti.adapters.ip_adapter import IPAdapter
+from minti.scheduler import NoiseScheduler
+from minti.textual_inversion import diffusion_loss
+from minti.training import Trainer
+from minti.unet import UNet, UNetConfig
 
 CLIP_DIM = 1024  # of h94/IP-Adapter's picture tower
 
@@ -37,8 +37,8 @@ class Ours:
         self.device, self.dtype, self.batch = torch.device("cpu"), batch["latents"].dtype, batch
         self.tokenizer = SimpleNamespace(model_max_length=batch["context"].shape[1])
         self.adapter = IPAdapter.beside(self, CLIP_DIM, torch.Generator().manual_seed(0)).to(self.dtype)
-        optimizer = torch.optim.AdamW(self.adapter.trained(), lr=1e-4)
-        loop = Loop(self, self.adapter, lambda _: batch, self.loss, optimizer, 10**6, torch.Generator())
+        optimizer = torch.optim.AdamW(self.adapter.trainable(), lr=1e-4)
+        loop = Trainer(self, self.adapter, lambda _: batch, self.loss, optimizer, 10**6, torch.Generator())
         self.steps = iter(loop)
 
     def loss(self, model: object, batch: dict[str, Tensor]) -> Tensor:

@@ -21,8 +21,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from minti.networks.unet import UNet, UNetConfig
-from minti.parts.deep_cache import DeepCache
+from minti.speed.deep_cache import DeepCache
+from minti.unet import UNet, UNetConfig
 
 LEAN = {"steps": 15, "low": 250}
 WAYS: list[tuple[str, dict[str, int]]] = [
@@ -57,7 +57,7 @@ def timed(unet: UNet, dtype: torch.dtype, rounds: int) -> Times:
         times.setdefault((way, len(example[0])), []).append(time.process_time() - begin)
         return answer
 
-    with engine.inside(model):
+    with engine.attached(model):
         compiled = unet.forward  # it remembers what it has compiled
     for turn in range(1 + rounds):
         for batch in (2, 1):
@@ -66,7 +66,7 @@ def timed(unet: UNet, dtype: torch.dtype, rounds: int) -> Times:
             unet.forward = compiled
             theirs = add("OpenVINO", example)
             del unet.forward
-            with DeepCache(3).inside(model):
+            with DeepCache(3).attached(model):
                 unet(*example)  # keeps
                 add("short", example)
                 add("short", example)

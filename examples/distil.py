@@ -19,8 +19,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import minti
+from minti.distillation.score_distillation import Drawing, score_distillation
 from minti.images import to_pil
-from minti.learning.score_distillation import Drawing, score_distillation
 
 
 class Ellipses(Drawing):

@@ -20,13 +20,12 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
-from minti.diffusion.steps import SampleStep
-from minti.editing import inverted_noise
-from minti.evaluation.attention_maps import AttentionMaps
-from minti.images import open_image, save_png
-from minti.local_blend import local_blend
-from minti.machine.noise import randn
-from minti.parts.prompt_to_prompt import PromptToPrompt
+from minti.denoising import SampleStep
+from minti.editing.attention_maps import AttentionMaps
+from minti.editing.inversion import inverted_noise
+from minti.editing.prompt_to_prompt import PromptToPrompt, local_blend
+from minti.formats.image_files import open_image, save_png
+from minti.utils import randn
 
 
 def share(text: str) -> float:
@@ -89,7 +88,7 @@ def main() -> None:
         noise = inverted_noise(model, picture_latents(model, given, side, side), args.source, args.steps)
         rows["given"] = [given]
     with ExitStack() as stack:
-        stack.enter_context(part.inside(model))
+        stack.enter_context(part.attached(model))
         bar = stack.enter_context(tqdm(total=args.steps, desc="drawing", disable=True if args.quiet else None))
         if blend:
             stack.enter_context(maps)

@@ -21,11 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 import minti
-from minti.diffusion.guidance import unguided
-from minti.diffusion.scheduler import NoiseScheduler
 from minti.images import to_pil
-from minti.machine.files import replacing
-from minti.machine.noise import Generators, randn
+from minti.sampling import conditional
+from minti.scheduler import NoiseScheduler
+from minti.utils import Generators, randn, replacing
 
 Score = Callable[[Tensor], Tensor]  # (b, c, h, w) -> (b, c, h, w)
 
@@ -41,7 +40,7 @@ def model_score(model: minti.StableDiffusion, prompt: str, t: int) -> Score:
     context = model.encode_prompt(prompt)
 
     def score(x: Tensor) -> Tensor:
-        output = unguided(model.unet, context.expand(len(x), -1, -1))(x, t)
+        output = conditional(model.unet, context.expand(len(x), -1, -1))(x, t)
         _, noise = model.scheduler.clean_and_noise(output, x, t)
         return model.scheduler.score_from_noise(noise, t)
 

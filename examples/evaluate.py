@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import minti
-from minti.diffusion.samplers import SAMPLERS
+from minti.denoising import SAMPLERS
 from minti.evaluation.clip_scores import CLIP_SOURCE, Clip, load_clip
 
 EXAMPLES = Path(__file__).resolve().parent

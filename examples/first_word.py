@@ -6,7 +6,8 @@ python examples/first_word.py        (writes to outputs/first_word/)
 import torch
 
 import minti
-from minti.images import grid, open_folder, save_png
+from minti.evaluation.grids import grid
+from minti.formats.image_files import open_folder, save_png
 
 # 1. Set up: a model, five pictures of a thing that it has never seen, and a word that it does not know.
 model = minti.StableDiffusion.from_pretrained()  # the bundled toybox; or the folder of SD v1.4
@@ -34,8 +35,8 @@ before = draw("toy")
 #    The loss on fixed pictures, timesteps and noise falls while the word gets better, and when it no longer falls,
 #    training stops.
 for state in minti.textual_inversion(wrapper, pictures):
-    if state.fixed_loss is not None:
-        print(f"step {state.step}: {state.fixed_loss:.4f}, where 'toy' has {state.initializer_loss:.4f}")
+    if state.validation_loss is not None:
+        print(f"step {state.step}: {state.validation_loss:.4f}, where 'toy' has {state.initializer_loss:.4f}")
 minti.save_embeddings(wrapper, "outputs/first_word/gem.safetensors")
 
 # 3. Draw again: it is a word like any other now.

@@ -12,16 +12,18 @@ from support.pages import page
 import torch
 
 import minti
-from minti.diffusion.guidance import Pull, guided
-from minti.diffusion.illusions import VIEWS, anagram, blurred, hybrid
-from minti.diffusion.samplers import SAMPLERS
-from minti.diffusion.steps import Predict
-from minti.images import save_png, to_pil
+from minti.denoising import SAMPLERS, Predict
+from minti.formats.image_files import save_png
+from minti.guidance.conditions import Condition, composed_guidance
+from minti.guidance.illusions import VIEWS, anagram, blurred, hybrid
+from minti.images import to_pil
 
 
 def second(model: minti.StableDiffusion, prompt: str, count: int, scale: float) -> Predict:
-    """The guided prediction by another prompt than the run's own, for so many pictures."""
-    return guided(model.unet, [Pull(model.encode_prompt([prompt] * count), scale)], model.encode_prompt([""] * count))
+    """The composed_guidance prediction by another prompt than the run's own, for so many pictures."""
+    return composed_guidance(
+        model.unet, [Condition(model.encode_prompt([prompt] * count), scale)], model.encode_prompt([""] * count)
+    )
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import minti
-from minti.machine.noise import randn
+from minti.utils import randn
 
 
 def lerp(a: Tensor, b: Tensor, share: float) -> Tensor:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
-from minti.images import open_image, save_png
+from minti.formats.image_files import open_image, save_png
 
 LARGEST = 4  # times the model's own size: beyond it no feature map sees more than a part of the canvas
 

@@ -27,8 +27,9 @@ from PIL import Image, ImageOps
 
 import minti
 from draw_concepts import CONCEPTS, concept_pictures
-from minti.diffusion.samplers import SAMPLERS
-from minti.images import grid, open_folder, open_image
+from minti.denoising import SAMPLERS
+from minti.evaluation.grids import grid
+from minti.formats.image_files import open_folder, open_image
 from noisy_judge import FILE as JUDGE
 from world import COLOURS, PATTERNS, SHAPES, Toy
 

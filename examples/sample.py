@@ -36,12 +36,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 import minti
-from minti.diffusion.samplers import SAMPLERS
-from minti.diffusion.scheduler import VARIANCES
-from minti.diffusion.steps import Predict, SampleStep
-from minti.images import grid, save_png
-from minti.machine import processes
-from minti.machine.files import replacing
+from minti.denoising import SAMPLERS, Predict, SampleStep
+from minti.evaluation.grids import grid
+from minti.formats.image_files import save_png
+from minti.runs import distributed
+from minti.scheduler import VARIANCES
+from minti.utils import replacing
 
 OPTIONS = {field.name: name for name, sampler in SAMPLERS.items() for field in fields(sampler)}  # eta: "ddim", ...
 
@@ -183,17 +183,17 @@ def main() -> None:
     for given in args.embedding:
         path, name = (given, None) if Path(given).exists() or "=" not in given else given.rsplit("=", 1)
         words = minti.load_embeddings(model, path, name)
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             print(f"{path}: {', '.join(words)}")
 
     # Every prompt gets the same noises, so that the columns of the grid can be compared.
     prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would draw the same pictures again
     jobs = [(prompt, i) for prompt in prompts for i in range(args.num_images)]
-    share = -(-len(jobs) // processes.world_size())
-    mine, towards = jobs[processes.rank() * share :][:share], towards_text(args, model)
+    share = -(-len(jobs) // distributed.world_size())
+    mine, towards = jobs[distributed.rank() * share :][:share], towards_text(args, model)
     with added(args, model) as said, bent(args, model) as guidance, engine(args, model):
-        pictures = processes.gather(draw(args, model, said, mine, lambda predict: towards(guidance(predict))))
-    if processes.rank() > 0:
+        pictures = distributed.gather(draw(args, model, said, mine, lambda predict: towards(guidance(predict))))
+    if distributed.rank() > 0:
         return
     for (prompt, i), picture in zip(jobs, pictures):
         save_png(picture, folder / f"{prompts.index(prompt):02}-{i:02}.png")

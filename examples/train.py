@@ -3,7 +3,7 @@
     python examples/train.py                                           # a bundled toy, on the bundled toybox model
     python examples/train.py --images my-cat --initializer cat --model path/to/stable-diffusion-v1-4
     python examples/train.py --learn word+lora                         # or lora, or dreambooth: the whole network
-    torchrun --nproc-per-node 2 examples/train.py                      # on two GPUs, or in two processes
+    torchrun --nproc-per-node 2 examples/train.py                      # on two GPUs, or in two distributed
 
 Writes to outputs/NAME/: learned_embeds.safetensors (the word), lora.safetensors or model/ (what else was learned),
 page.png (what it can do), curves.png and losses.csv; and checkpoints/, from which --resume goes on after an
@@ -29,14 +29,16 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
-from minti.diffusion.samplers import SAMPLERS
+from minti.denoising import SAMPLERS
+from minti.evaluation.grids import grid
 from minti.evaluation.neighbours import learned_rows
-from minti.images import grid, open_captions, open_folder, save_png
-from minti.learning.choosing import choose_initializer
-from minti.learning.dreambooth import DreamBooth
-from minti.learning.growing import Growing
-from minti.learning.settings import LR_SCHEDULES, ROW_UPDATES, DreamBoothConfig
-from minti.machine import processes
+from minti.formats.image_files import open_folder, save_png
+from minti.personalization.augmented_images import open_captions
+from minti.personalization.dreambooth import DreamBooth, DreamBoothConfig
+from minti.personalization.initializer_search import choose_initializer
+from minti.personalization.num_vectors_search import NumVectorsSearch
+from minti.runs import distributed
+from minti.runs.checks import LR_SCHEDULES, ROW_UPDATES
 from minti.templates import TEMPLATES
 
 CONCEPTS = Path(__file__).parent / "concepts"
@@ -190,7 +192,7 @@ def learn_word(
         learning.run(pictures)
         learning.save()
         return learning, {}
-    word, runs = Growing(model, config, pictures), []
+    word, runs = NumVectorsSearch(model, config, pictures), []
     for wrapper in word:
         rows = wrapper.config.num_vectors
         runs.append(Learning(args, wrapper, folder, validate, f"-{rows}-rows" if rows > 1 else ""))
@@ -200,7 +202,7 @@ def learn_word(
     for decision in word.decisions:
         say(str(decision))
     (learning,) = (run for run in runs if run.wrapper is word.best)
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         minti.save_embeddings(word.best, folder / "learned_embeds.safetensors")
     labels = ["1 row", *(f"{rows} rows" for rows in range(2, len(runs) + 1))]
     return learning, {label: run.states for label, run in zip(labels, runs) if run is not learning and run.states}
@@ -217,7 +219,7 @@ def learn_more(
     """A LoRA, alone or along with a word that is learned first, or the network."""
     word = None
     if args.with_word:
-        if not args.resume and processes.rank() == 0:  # or the second stage would go on with what is there
+        if not args.resume and distributed.rank() == 0:  # or the second stage would go on with what is there
             put_aside(folder / "checkpoints")
         wrapper = minti.TrainingWrapper(model, word_first(args, captions))
         learning = Learning(args, wrapper, folder, validate, "-word")
@@ -266,7 +268,7 @@ def main() -> None:
         learning, others = learn_word(args, model, config, pictures, folder, validate)
     else:
         learning, others = learn_more(args, model, pictures, folder, validate, captions), {}
-    if processes.rank() > 0:
+    if distributed.rank() > 0:
         return
     if learning.states:
         plot(folder / "curves.png", learning.states, getattr(learning.wrapper, "vocabulary_norm", None), others)
@@ -275,7 +277,7 @@ def main() -> None:
         for row in learned_rows(model, args.placeholder_token):
             nearest = ", ".join(f"{word} ({similarity:.2f})" for word, similarity in row.nearest)
             print(f"nearest to {row.token}, by cosine similarity: {nearest}")
-    with learning.inside():
+    with learning.attached():
         save_png(draw_page(args, model, subject, pictures), folder / "page.png")
     print(f"wrote {folder}/page.png, curves.png, losses.csv, {', '.join(learning.results)}")
 

@@ -1,9 +1,4 @@
-"""Training prompts: the lists of "An Image is Worth One Word" (arXiv 2208.01618) and its authors' code."""
-
-from collections.abc import Sequence
-
-from minti.machine.messages import quoted
-from minti.text import check_text
+"""Prompt templates for training, as in "An Image is Worth One Word" (arXiv 2208.01618) and its authors' code."""
 
 
 def _templates(listed: str) -> tuple[str, ...]:
@@ -27,27 +22,3 @@ STYLE_TEMPLATES = _templates("""
     painting in the style of {}; a weird painting in the style of {}; a large painting in the style of {}
 """)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
-
-
-def check_templates(templates: str | Sequence[str]) -> None:
-    """Raises ValueError: an unknown name of `TEMPLATES`; of prompts there is none, or one without `{}`; names it."""
-    if isinstance(templates, str):
-        if templates not in TEMPLATES:
-            raise ValueError(f"unknown templates {quoted(templates)}; expected one of {', '.join(TEMPLATES)}")
-        return
-    if not templates:
-        raise ValueError("templates is empty; give at least one, such as 'a photo of a {}'")
-    for template in templates:
-        check_text(template, "template")
-        if "{}" not in template:
-            raise ValueError(f"template {quoted(template)} has no {{}}; write {{}} where the new word goes")
-
-
-class Captions(list[str]):
-    """Prompts of which each belongs to a picture of its own, where others go with any; and to that picture's mirror
-    image, which is numbered behind all pictures."""
-
-
-def said_of(numbers: Sequence[int], prompts: Sequence[str], chosen: Sequence[int]) -> list[str]:
-    """What to say of the pictures of these numbers: each its caption, or of other prompts the chosen ones."""
-    return [prompts[i % len(prompts)] for i in (numbers if isinstance(prompts, Captions) else chosen)]

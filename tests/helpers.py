@@ -176,8 +176,8 @@ class NarrowScaler(torch.amp.GradScaler):
 
 def write(word: minti.TrainingWrapper, values: torch.Tensor) -> None:
     """Sets the rows of a word that learns to (k, d)."""
-    word.rows.load_state_dict({"values": values})
-    word.rows.settle(word.model)
+    word.embedding.load_state_dict({"values": values})
+    word.embedding.after_step(word.model)
 
 
 def own_tokenizer(folder: Path) -> CLIPTokenizer:

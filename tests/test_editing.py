@@ -6,11 +6,10 @@ import torch
 from helpers import PROMPTS, SCHEDULER, seeded
 
 import minti
-from minti.checkpoints.configs import parse_config
-from minti.diffusion.samplers import DDIM, SAMPLERS
-from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
-from minti.diffusion.steps import Run
-from minti.editing import invert_ddim, inverted_noise
+from minti.configs import parse_config
+from minti.denoising import DDIM, SAMPLERS, Run
+from minti.editing.inversion import invert_ddim, inverted_noise
+from minti.scheduler import NoiseScheduler, SchedulerConfig
 
 
 @pytest.mark.slow

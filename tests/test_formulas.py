@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minti.diffusion.guidance import Pull, guided
-from minti.diffusion.scheduler import NoiseScheduler
-from minti.networks.layers import Attention, TimestepEmbedding, timestep_embedding
+from minti.guidance.conditions import Condition, composed_guidance
+from minti.layers import Attention, TimestepEmbedding, timestep_embedding
+from minti.scheduler import NoiseScheduler
 
 ROOT = Path(__file__).parent.parent
 MAP = (ROOT / "examples/formulas.md").read_text()
@@ -99,7 +99,7 @@ def test_both_ways_to_write_guidance(s):
     network = lambda x, t, c: torch.tanh(x * c.mean(dim=(1, 2))[:, None, None, None]) + t[0] / 1000  # noqa: E731
     x, t = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(1)), torch.full((3,), 700)
     cond, uncond = network(x, t, context), network(x, t, empty)
-    got = guided(network, [Pull(context, s)], empty)(x, 700)
+    got = composed_guidance(network, [Condition(context, s)], empty)(x, 700)
     torch.testing.assert_close(got, uncond + s * (cond - uncond))
     torch.testing.assert_close(got, s * cond - (s - 1) * uncond, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(cond, uncond)

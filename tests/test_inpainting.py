@@ -8,7 +8,7 @@ import torch
 from helpers import CLASSES, PROMPTS, SCHEDULER, SKIP, THEIR_KEYS, seeded
 
 import minti
-from minti.diffusion.samplers import SAMPLERS
+from minti.denoising import SAMPLERS
 
 KARRAS = "dpm-solver++ karras"
 

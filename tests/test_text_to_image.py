@@ -9,10 +9,10 @@ import torch
 from helpers import CLASSES, PROMPTS, SCHEDULER, SKIP, THEIR_KEYS, seeded
 
 import minti
-from minti.checkpoints.configs import parse_config
-from minti.diffusion.guidance import Pull, guided
-from minti.diffusion.samplers import SAMPLERS
-from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
+from minti.configs import parse_config
+from minti.denoising import SAMPLERS
+from minti.guidance.conditions import Condition, composed_guidance
+from minti.scheduler import NoiseScheduler, SchedulerConfig
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_guidance_of_one_s_own_is_applied_last(tiny):
     """A function from predict to predict: it sees what the prompts made of the prediction, and has the last word."""
     options = {"num_inference_steps": 3, "sampler": "ddim", "output": "latents", "latents": torch.randn(1, 4, 8, 8)}
     dog = minti.sample(tiny, "the dog", **options)
-    other = guided(tiny.unet, [Pull(tiny.encode_prompt("the dog"), 7.5)], tiny.encode_prompt(""))
+    other = composed_guidance(tiny.unet, [Condition(tiny.encode_prompt("the dog"), 7.5)], tiny.encode_prompt(""))
     assert torch.equal(minti.sample(tiny, "a red cat", guidance=lambda predict: other, **options), dog)
     seen = []
     watching = lambda predict: lambda x, t: seen.append(predict(x, t)) or seen[-1]  # noqa: E731

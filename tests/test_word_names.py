@@ -6,8 +6,8 @@ from helpers import pictures, seeded, wrapper
 from safetensors.torch import save_file
 
 import minti
+from minti.embeddings import write_embeddings
 from minti.text import token_ids
-from minti.words.files import write_embeddings
 
 
 def add(model, word, vectors=1):

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from minti.words import files as words
 from safetensors.torch import save_file
 
 import minti
-from minti.words import files as words
-from minti.words.files import write_embeddings
+from minti.embeddings import write_embeddings
 
 
 @pytest.mark.parametrize("vectors", [1, 3])

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 import minti
-from minti.images import open_image
-from minti.machine import processes
-from minti.parts.controlnet import ControlNet
-from minti.parts.deep_cache import DeepCache
-from minti.parts.ip_adapter import IPAdapter, load_ip_adapter
+from minti.adapters.controlnet import ControlNet
+from minti.adapters.ip_adapter import IPAdapter, load_ip_adapter
+from minti.formats.image_files import open_image
+from minti.runs import distributed
+from minti.speed.deep_cache import DeepCache
 
 # Prompts, and whether the picture belongs to them, to what `minti.sample` takes.
 Said = Callable[[Sequence[str], bool], Sequence[str] | Tensor]
@@ -74,19 +74,19 @@ def added(args: argparse.Namespace, model: minti.StableDiffusion) -> Iterator[Sa
             if files.count(path.resolve()) > 1:
                 raise ValueError(f"--lora {path} is given {files.count(path.resolve())} times; say once how strongly")
             lora = minti.load_lora(model, path, weight)
-            stack.enter_context(lora.inside(model))
-            if processes.rank() == 0:
+            stack.enter_context(lora.attached(model))
+            if distributed.rank() == 0:
                 print(f"{path}: a LoRA of {len(lora.pairs)} layers, weight {weight:g}")
         if args.hint or args.controlnet:
             control, path = controlnet(args, model)
-            stack.enter_context(control.inside(model))
-            if processes.rank() == 0:
+            stack.enter_context(control.attached(model))
+            if distributed.rank() == 0:
                 print(f"{path}: a ControlNet, scale {control.scale:g}, and {args.hint}")
         if args.ip_adapter is not None:
             adapter, picture = ip_adapter(args, model)
-            stack.enter_context(adapter.inside(model))
+            stack.enter_context(adapter.attached(model))
         if args.keep_deep > 1:
-            stack.enter_context(DeepCache(args.keep_deep).inside(model))
+            stack.enter_context(DeepCache(args.keep_deep).attached(model))
         yield said
 
 
@@ -121,6 +121,6 @@ def ip_adapter(args: argparse.Namespace, model: minti.StableDiffusion) -> tuple[
             f"{args.ip_adapter} wants {expected} numbers of a picture, its CLIP gives {picture.shape[1]}; "
             "give the --ip-encoder that it was trained with"
         )
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         print(f"{args.ip_adapter}: an IP-Adapter, sees {args.ip_picture}, scale {args.ip_scale:g}")
     return adapter, picture

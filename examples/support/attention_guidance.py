@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import minti
-from minti.diffusion.steps import Predict
-from minti.parts.perturbed_attention import PerturbedAttention
-from minti.parts.self_attention_guidance import SelfAttentionGuidance
+from minti.denoising import Predict
+from minti.guidance.perturbed_attention import PerturbedAttention
+from minti.guidance.self_attention_guidance import SelfAttentionGuidance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,5 +37,5 @@ def bent(args: argparse.Namespace, model: minti.StableDiffusion) -> Iterator[Cal
 
     with ExitStack() as stack:
         for part in parts:
-            stack.enter_context(part.inside(model))
+            stack.enter_context(part.attached(model))
         yield guidance

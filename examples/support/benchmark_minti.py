@@ -15,10 +15,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 import minti
-from minti.learning.loop import Loop
-from minti.learning.pictures import Concept
-from minti.learning.textual_inversion import word_loss
-from minti.parts.deep_cache import DeepCache
+from minti.speed.deep_cache import DeepCache
+from minti.textual_inversion import TrainingImages, batch_loss
+from minti.training import Trainer
 
 # What saves time, together; compare_samplers.py asks the judge what it costs.
 LEAN_EVERY = 3  # DeepCache
@@ -51,11 +50,11 @@ class Minti:
     def prepare_lora(self, pictures: torch.Tensor) -> None:
         """A LoRA on the attention instead of a word."""
         self.model.freeze()
-        lora, concept = minti.LoRA(self.model), Concept(self.model, pictures)
-        optimizer = torch.optim.AdamW(lora.trained(), lr=1e-4)
+        lora, concept = minti.LoRA(self.model), TrainingImages(self.model, pictures)
+        optimizer = torch.optim.AdamW(lora.trainable(), lr=1e-4)
         draw = lambda generator: concept.batch(self.batch, [PROMPT], generator)  # noqa: E731
         generator = torch.Generator().manual_seed(0)
-        self.steps = iter(Loop(self.model, lora, draw, word_loss, optimizer, 10**6, generator))
+        self.steps = iter(Trainer(self.model, lora, draw, batch_loss, optimizer, 10**6, generator))
 
     def train_step(self) -> None:
         """One step."""
@@ -73,13 +72,13 @@ class Minti:
 
     def lean_picture(self) -> None:
         """A picture with all that saves time."""
-        with DeepCache(LEAN_EVERY).inside(self.model):
+        with DeepCache(LEAN_EVERY).attached(self.model):
             self.denoise(0, True, **LEAN)
 
     def short_step(self) -> None:
         """A guided step in which deep features are kept; the first keeps them."""
         if self.begun is None:
-            self.inside.enter_context(DeepCache(500).inside(self.model))
+            self.inside.enter_context(DeepCache(500).attached(self.model))
             self.begun = minti.sample_steps(self.model, [TOY] * self.batch, num_inference_steps=500)
         next(self.begun)
 
@@ -90,7 +89,7 @@ class MintiByOpenVINO(Minti):
     def __init__(self, *args: Any):
         super().__init__(*args)
         self.engine = OpenVINO()
-        self.inside.enter_context(self.engine.inside(self.model))
+        self.inside.enter_context(self.engine.attached(self.model))
 
     def lean_picture(self) -> None:
         """The same steps, guided in the same ones, but all whole: what is compiled cannot keep features."""

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import minti
-from minti.diffusion.gradients import Guidance, universal_guidance
 from minti.evaluation.clip_scores import CLIP_SOURCE, load_clip
+from minti.guidance.gradients import Guidance, universal_guidance
 
 TOYBOX = Path(__file__).resolve().parents[1] / "toybox"
 SCALE = 100.0  # of diffusers' CLIPGuidedStableDiffusion

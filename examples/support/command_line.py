@@ -27,9 +27,9 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 import minti
-from minti.checkpoints.folder import load_defaults
-from minti.machine import processes
-from minti.machine.messages import one_line, quoted, shortened
+from minti.loading import load_defaults
+from minti.runs import distributed
+from minti.utils import one_line, short_repr, shortened
 
 LONGEST = 1000  # characters of a message
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -82,7 +82,7 @@ def whole(least: int, most: int = 2**31) -> Callable[[str], int]:
         try:
             number = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{quoted(text)} is not a whole number") from None
+            raise argparse.ArgumentTypeError(f"{short_repr(text)} is not a whole number") from None
         if not least <= number <= most:
             raise argparse.ArgumentTypeError(f"{shortened(text)} is not from {least} to {most}")
         return number
@@ -100,7 +100,7 @@ def finite(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number") from None
+        raise argparse.ArgumentTypeError(f"{short_repr(text)} is not a number") from None
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{shortened(text)} is not a finite number")
     return number
@@ -122,13 +122,13 @@ def run(main: Callable[[], None]) -> None:
         if "memory" in str(error):
             hint = "try --dtype bfloat16, a smaller --batch-size, or for training --gradient-checkpointing"
             sys.exit(f"error: there is not enough memory ({str(error).splitlines()[0]}); {hint}")
-        if processes.world_size() == 1:
+        if distributed.world_size() == 1:
             raise
-        sys.exit(f"error: rank {processes.rank()} stops: {str(error).splitlines()[0]}")
+        sys.exit(f"error: rank {distributed.rank()} stops: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        processes.stop()
+        distributed.stop()
         while locked:
             os.close(locked.pop())
 
@@ -137,8 +137,8 @@ def load(args: argparse.Namespace) -> minti.StableDiffusion:
     """The model that the arguments name; fills in the guidance scale that suits it."""
     keep_freed_memory()
     check_device(args.device)
-    args.device = processes.start(args.device)
-    args.quiet = args.quiet or processes.rank() > 0
+    args.device = distributed.start(args.device)
+    args.quiet = args.quiet or distributed.rank() > 0
     dtype = DTYPES[args.dtype]
     if dtype is None:
         half = load_defaults(Path(args.model)).half_precision

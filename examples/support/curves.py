@@ -12,9 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import minti
-from minti.learning.run_state import RunState
-from minti.machine.files import replacing
-from minti.machine.messages import one_line
+from minti.runs.checkpoints import Checkpoint
+from minti.utils import one_line, replacing
 
 COLUMNS = ("step", "loss", "fixed_loss", "learning_rate", "gradient_norm", "row_norm")
 
@@ -28,7 +27,7 @@ def write_losses(path: Path, states: list[minti.TrainingState]) -> None:
             writer.writerow("" if (value := getattr(state, name)) is None else value for name in COLUMNS)
 
 
-def read_losses(path: Path, checkpoint: RunState) -> list[minti.TrainingState]:
+def read_losses(path: Path, checkpoint: Checkpoint) -> list[minti.TrainingState]:
     """The steps up to a checkpoint, of an interrupted run's table; none, with a warning, where it is damaged."""
     states = []
     try:
@@ -66,8 +65,8 @@ def plot(
     for label, run in ((others or {}) | {"what is learned": states}).items():
         steps = [state.step for state in run]
         left.plot(steps, [state.loss for state in run], linewidth=0.6)
-        evaluated = [state for state in run if state.fixed_loss is not None]
-        losses = [run[0].initializer_loss, *(state.fixed_loss for state in evaluated)]
+        evaluated = [state for state in run if state.validation_loss is not None]
+        losses = [run[0].initializer_loss, *(state.validation_loss for state in evaluated)]
         middle.plot([0, *(state.step for state in evaluated)], losses, marker=".", label=label)
         for right in further:
             right.plot(steps, [state.row_norm for state in run], label=label)

@@ -13,8 +13,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 import minti
-from minti.editing import inverted_noise
-from minti.images import open_image, to_pixels
+from minti.editing.inversion import inverted_noise
+from minti.formats.image_files import open_image
+from minti.images import to_pixels
 
 HALVES = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 1, 1), "top": (0, 0, 1, 0.5), "bottom": (0, 0.5, 1, 1)}
 

@@ -8,7 +8,7 @@ from types import FrameType
 
 import torch
 
-from minti.machine import processes
+from minti.runs import distributed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -38,11 +38,11 @@ class Interruption:
         print("\nstopping after this step; once more to stop at once", file=sys.stderr)
 
     def asked(self, device: torch.device) -> bool:
-        """Whether to stop now; several processes agree on it.
+        """Whether to stop now; several distributed agree on it.
 
         Args:
             device: where they exchange what they know.
         """
-        asked = processes.add_up(torch.tensor(self.number, device=device)).item()
+        asked = distributed.add_up(torch.tensor(self.number, device=device)).item()
         self.number = self.number or asked  # of another process
         return bool(asked)

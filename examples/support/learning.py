@@ -18,8 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import minti
-from minti.machine import processes
-from minti.machine.files import remove_leftovers
+from minti.runs import distributed
+from minti.runs.checkpoints import remove_leftovers
 
 
 class Learning:
@@ -50,7 +50,7 @@ class Learning:
     ):
         self.args, self.wrapper, self.folder, self.validate, self.stage = args, wrapper, folder, validate, stage
         self.checkpoints, self.losses = folder / f"checkpoints{stage}", folder / f"losses{stage}.csv"
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             make_writable(self.checkpoints)  # if that fails, then now
             for each in (folder, self.checkpoints):
                 remove_leftovers(each)
@@ -60,7 +60,7 @@ class Learning:
             self.states = read_losses(self.losses, self.checkpoint)
         elif args.resume:
             say(f"there is nothing to resume in {self.checkpoints}; beginning anew")
-        if self.checkpoint is None and processes.rank() == 0:
+        if self.checkpoint is None and distributed.rank() == 0:
             put_aside(self.checkpoints)
 
     def run(self, pictures: list[Image.Image]) -> None:
@@ -105,19 +105,19 @@ class Learning:
     def look(self, state: minti.TrainingState, bar: tqdm) -> None:
         """After each step: what is due of bar, checkpoint and validation pictures."""
         bar.update()
-        if state.fixed_loss is not None:
-            bar.set_postfix(fixed_loss=f"{state.fixed_loss:.4f}", initializer=f"{state.initializer_loss:.4f}")
+        if state.validation_loss is not None:
+            bar.set_postfix(fixed_loss=f"{state.validation_loss:.4f}", initializer=f"{state.initializer_loss:.4f}")
         every = self.args.checkpoint_every
-        if state.finished or (state.step % every == 0 if every else state.fixed_loss is not None):
+        if state.finished or (state.step % every == 0 if every else state.validation_loss is not None):
             self.save_state()
         every = self.args.validate_every
-        if every and processes.rank() == 0 and state.step % every == 0:
-            with self.inside():
+        if every and distributed.rank() == 0 and state.step % every == 0:
+            with self.attached():
                 self.validate(self.folder / f"validation{self.stage}-{state.step:05}.png")
 
     def save_state(self) -> None:
-        """What `--resume` needs; of several processes, which all have the same, the first writes."""
-        if processes.rank() == 0:
+        """What `--resume` needs; of several distributed, which all have the same, the first writes."""
+        if distributed.rank() == 0:
             write_losses(self.losses, self.states)
             minti.save_checkpoint(self.wrapper, self.checkpoints, self.keep)
 
@@ -129,13 +129,13 @@ class Learning:
 
     def save(self) -> None:
         """The best rows so far, if they are better than what they began with."""
-        if processes.rank() == 0 and self.improved:
+        if distributed.rank() == 0 and self.improved:
             minti.save_embeddings(self.wrapper, self.folder / "learned_embeds.safetensors")
 
     def summary(self) -> str:
         """What was learned, in a sentence."""
         run, config = self.wrapper.run, self.wrapper.config
-        length = self.wrapper.rows.values.norm(dim=1).mean().item()
+        length = self.wrapper.embedding.values.norm(dim=1).mean().item()
         return (
             f"learned {config.placeholder_token} in {run.number} steps; fixed loss "
             f"{min(run.losses):.4f} at step {run.best_step} (initializer {run.losses[0]:.4f}, empty "
@@ -164,6 +164,6 @@ def put_aside(folder: Path, what: str = "checkpoints", why: str = " (--resume wo
 
 
 def say(text: str) -> None:
-    """Prints, once for all processes."""
-    if processes.rank() == 0:
+    """Prints, once for all distributed."""
+    if distributed.rank() == 0:
         print(text)

@@ -30,7 +30,7 @@ class Lesson:
 
     def losses(self) -> list[tuple[int, float]]:
         """(step, fixed loss) wherever it was evaluated, before the first step too."""
-        seen = [(state.step, state.fixed_loss) for state in self.states if state.fixed_loss is not None]
+        seen = [(state.step, state.validation_loss) for state in self.states if state.validation_loss is not None]
         return [(0, self.states[0].initializer_loss), *seen]
 
     def curve(self) -> str:

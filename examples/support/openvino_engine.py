@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import minti
-from minti.networks.layers import Attention, timestep_embedding
-from minti.networks.unet import UNet
-from minti.parts.part import Part
+from minti.adapter import Adapter
+from minti.layers import Attention, timestep_embedding
+from minti.unet import UNet
 
 
 class AfterSines(nn.Module):
@@ -32,7 +32,7 @@ class AfterSines(nn.Module):
         return self.unet.right(x, skips, time_emb, context)
 
 
-class OpenVINO(Part):
+class OpenVINO(Adapter):
     """Computes a UNet as it is when the part goes inside: what changes in it later is not seen, nor has it a gradient.
 
     A bfloat16 UNet is compiled with bfloat16 as its precision, one of float32 with float32; threads are torch's.
@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def engine(args: argparse.Namespace, model: minti.StableDiffusion) -> AbstractContextManager[None]:
     """A context in which the model's UNet is computed by what the command line names."""
-    return OpenVINO().inside(model) if args.engine == "openvino" else nullcontext()
+    return OpenVINO().attached(model) if args.engine == "openvino" else nullcontext()
 
 
 def changed(unet: UNet) -> bool:

@@ -26,11 +26,11 @@ from PIL import Image
 from torch import Tensor
 
 import minti
-from minti.diffusion.steps import SampleStep
-from minti.evaluation.attention_maps import AttentionMaps
+from minti.adapter import Adapter
+from minti.adapters.controlnet import ControlNet
+from minti.denoising import SampleStep
+from minti.editing.attention_maps import AttentionMaps
 from minti.images import to_pil
-from minti.parts.controlnet import ControlNet
-from minti.parts.part import Part
 from noisy_judge import by_noisy_judge, load_noisy_judge
 
 Step = TypeVar("Step")
@@ -68,7 +68,7 @@ class Session:
         """Ends the run that is going on, after the step that it is in."""
         self._run = None
 
-    def taking(self, steps: Iterable[Step], parts: Sequence[Part] = ()) -> Iterator[Step]:
+    def taking(self, steps: Iterable[Step], parts: Sequence[Adapter] = ()) -> Iterator[Step]:
         """The steps of a run, until it ends or another of this session begins."""
         self._run = run = object()
         for step in inside(steps, lambda: self.turn, *(partial(part.inside, self.model) for part in parts)):
@@ -76,9 +76,9 @@ class Session:
                 return
             yield step
 
-    def added(self, sketch: dict[str, Any] | None, strength: float, lora: str | None, weight: float) -> list[Part]:
+    def added(self, sketch: dict[str, Any] | None, strength: float, lora: str | None, weight: float) -> list[Adapter]:
         """What is to be inside while it draws: a ControlNet with an outline drawn by hand, a LoRA's file."""
-        parts: list[Part] = []
+        parts: list[Adapter] = []
         if (hint := drawn_line(sketch, self.model.resolution)) is not None:
             control = ControlNet.from_pretrained(self.source / "controlnet", self.model)
             control.hint, control.scale = hint, strength
@@ -103,7 +103,7 @@ class Session:
         self,
         asked: Sequence[tuple[str, float | None]],
         seed: int,
-        parts: Sequence[Part] = (),
+        parts: Sequence[Adapter] = (),
         steered: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ) -> Iterator[tuple[int, list[Shown], list[tuple[Image.Image, str]]]]:
@@ -156,7 +156,7 @@ class Session:
         for state in self.taking(lesson.steps):
             self.lesson = lesson
             lesson.states.append(state)
-            if state.fixed_loss is not None and not state.finished:
+            if state.validation_loss is not None and not state.finished:
                 yield lesson, self.portrait(lesson)
         if lesson.states:  # none: another run has begun before the first step
             lesson.state = "learned" if lesson.states[-1].finished else "stopped"

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from minti.diffusion.guidance import Counted
 from torch import Tensor
 
 import minti
-from minti.diffusion.guidance import Counted, Network, Pull, guided, unguided
-from minti.diffusion.samplers import named
-from minti.diffusion.steps import Predict, Run, Sampler, SampleStep
-from minti.editing import from_picture
-from minti.machine.noise import Generators
+from minti.denoising import Predict, Run, Sampler, SampleStep, make_sampler
+from minti.editing.image_to_image import ImageToImage
+from minti.guidance.conditions import Condition, composed_guidance
+from minti.sampling import Network, conditional
+from minti.utils import Generators
 
 Way = Callable[[Network, Tensor, Tensor, float], Predict]  # network, context, negative context (b, n, d), scale
 
@@ -41,7 +42,7 @@ def first_step_shared(network: Network, context: Tensor, negative_context: Tenso
         outputs = network(latents[rows], timesteps[rows], context[rows])
         return outputs[[rows.index(i) for i in [*first, *range(b, 2 * b)]]]
 
-    return guided(once, [Pull(context, scale)], negative_context)
+    return composed_guidance(once, [Condition(context, scale)], negative_context)
 
 
 def unconditional_shared(
@@ -61,7 +62,7 @@ def unconditional_shared(
     """
     if not (negative_context == negative_context[:1]).all():
         raise ValueError("one unconditional trajectory needs one negative prompt for all pictures")
-    evaluate = unguided(network, torch.cat([context, negative_context[:1]]))
+    evaluate = conditional(network, torch.cat([context, negative_context[:1]]))
 
     def predict(latents: Tensor, t: int) -> Tensor:
         output = evaluate(latents, t)  # b + 1
@@ -93,7 +94,7 @@ def shared_steps(
     Raises:
         ValueError: the pictures have different noise, of which one unconditional trajectory cannot be shared.
     """
-    b, sampler, network = len(prompts), named(sampler), Counted(model.unet)
+    b, sampler, network = len(prompts), make_sampler(sampler), Counted(model.unet)
     negative_context = model.encode_prompt(negative_prompts or [""] * b)
     predict = way(network, model.encode_prompt(prompts), negative_context, guidance_scale)
     if way is not first_step_shared:
@@ -102,5 +103,5 @@ def shared_steps(
         noise = torch.cat([noise, noise[:1]])
         generator = [*generator, generator[0].clone_state()] if isinstance(generator, list) else generator
     run = Run(noise, model.scheduler, sampler.stops(model.scheduler, num_inference_steps), generator)
-    for step in sampler(predict, from_picture(run, **picture)):
+    for step in sampler(predict, ImageToImage(run, **picture)):
         yield SampleStep(step.timestep, step.latents[:b], step.clean[:b], network.evaluations)

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 import minti
-from minti.diffusion.steps import SampleStep
-from minti.images import grid, to_pil
+from minti.denoising import SampleStep
+from minti.evaluation.grids import grid
+from minti.images import to_pil
 
 
 class Trajectory:

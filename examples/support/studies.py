@@ -23,15 +23,14 @@ from PIL import Image
 from torch import Tensor
 
 import minti
+from minti.editing.attention_maps import AttentionMaps
 from minti.evaluation import clip_scores
-from minti.evaluation.attention_maps import AttentionMaps
 from minti.evaluation.clip_scores import Clip
-from minti.evaluation.losses import loss_over_timesteps
 from minti.evaluation.neighbours import learned_rows
+from minti.evaluation.timestep_losses import loss_over_timesteps
 from minti.images import to_pixels
-from minti.machine.files import replacing
-from minti.machine.noise import randn
-from minti.words.known import known_words
+from minti.personalization.vocabulary import known_words
+from minti.utils import randn, replacing
 
 SCALES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0)
 

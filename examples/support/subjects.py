@@ -14,9 +14,10 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
-from minti.images import grid, open_folder
-from minti.words.files import read_embeddings
-from minti.words.known import known_ids
+from minti.embeddings import read_embeddings
+from minti.evaluation.grids import grid
+from minti.formats.image_files import open_folder
+from minti.personalization.vocabulary import known_ids
 
 NAMED = re.compile(r"(.*)=(<[^<>=]+>)")
 
@@ -115,7 +116,7 @@ def learn(args: argparse.Namespace, artist: Artist, subject: Subject, folder: Pa
     folder.mkdir(exist_ok=True)
     minti.save_embeddings(wrapper, folder / "learned_embeds.safetensors")
     write_losses(folder / "losses.csv", states)
-    best = min((state.fixed_loss for state in states if state.fixed_loss is not None), default=None)
+    best = min((state.validation_loss for state in states if state.validation_loss is not None), default=None)
     subject.summary = f"{subject.word} was learned from {len(subject.pictures)} pictures in {state.step} steps" + (
         f"; loss on the fixed set {best:.4f}, with '{subject.initializer}' {states[0].initializer_loss:.4f}."
         if best is not None

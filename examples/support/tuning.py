@@ -15,11 +15,11 @@ from PIL import Image
 from tqdm import tqdm
 
 import minti
-from minti.images import open_folder
-from minti.learning.dreambooth import DreamBooth, class_pictures, dreambooth
-from minti.machine import processes
-from minti.machine.messages import one_line
-from minti.parts.lora import LAYERS
+from minti.adapters.lora import LAYERS
+from minti.formats.image_files import open_folder
+from minti.personalization.dreambooth import DreamBooth, class_pictures, dreambooth
+from minti.runs import distributed
+from minti.utils import one_line
 
 LEARN = ("word", "lora", "word+lora", "dreambooth")
 MEANT_FOR = {  # options by the name of their setting -> the ways of learning that they are for
@@ -86,7 +86,7 @@ class Tuning(Learning):
     @contextmanager
     def inside(self) -> Iterator[None]:
         """The model with the LoRA."""
-        with self.wrapper.part.inside(self.wrapper.model):
+        with self.wrapper.part.attached(self.wrapper.model):
             yield
 
     @property
@@ -103,7 +103,7 @@ class Tuning(Learning):
 
     def save(self) -> None:
         """The LoRA and the word that goes with it, or the model as a folder; an older folder is put aside."""
-        if processes.rank() > 0 or not self.improved:
+        if distributed.rank() > 0 or not self.improved:
             return
         if self.wrapper.lora is None:
             put_aside(self.folder / "model", "model", "")
@@ -116,7 +116,7 @@ class Tuning(Learning):
     def summary(self) -> str:
         """What was learned, in a sentence."""
         run = self.wrapper.run
-        numbers = sum(weight.numel() for weight in self.wrapper.part.trained())
+        numbers = sum(weight.numel() for weight in self.wrapper.part.trainable())
         return (
             f"learned {self.wrapper.subject} in {run.number} steps of {numbers:,} numbers; fixed loss "
             f"{run.losses[-1]:.4f} (before {run.losses[0]:.4f}, empty prompt {run.empty_loss:.4f})"

@@ -17,9 +17,9 @@ from torch import Tensor
 import minti
 import painting
 import world
-from minti.evaluation.attention_maps import AttentionMaps
+from minti.editing.attention_maps import AttentionMaps
 from minti.images import from_bytes
-from minti.machine.noise import randn
+from minti.utils import randn
 
 TIMESTEPS = (100, 300, 500, 700)
 

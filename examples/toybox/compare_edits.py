@@ -31,11 +31,10 @@ from tqdm import tqdm
 import minti
 from counterfactuals import counterfactual
 from measure import load_judge, verdicts
-from minti.editing import inverted_noise
-from minti.evaluation.attention_maps import AttentionMaps
+from minti.editing.attention_maps import AttentionMaps
+from minti.editing.inversion import inverted_noise
+from minti.editing.prompt_to_prompt import PromptToPrompt, local_blend
 from minti.images import to_pil
-from minti.local_blend import local_blend
-from minti.parts.prompt_to_prompt import PromptToPrompt
 from networks import Judge
 from recolouring import LONG, SHORT, Task, task
 
@@ -63,7 +62,7 @@ def side_by_side(
         noise = inverted_noise(model, task.latents, sources, options["num_inference_steps"])
     part = PromptToPrompt(model, sources, edits, cross, own)
     with ExitStack() as stack:
-        stack.enter_context(part.inside(model))
+        stack.enter_context(part.attached(model))
         if blend:
             maps = stack.enter_context(AttentionMaps(model, [*sources, *edits]))
             words = [scene.toys[0].shape for scene in task.scenes]

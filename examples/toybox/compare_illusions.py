@@ -23,8 +23,9 @@ import minti
 import world
 from illusions import second
 from measure import load_judge, verdicts
-from minti.diffusion.illusions import VIEWS, anagram
-from minti.images import save_png, to_pil
+from minti.formats.image_files import save_png
+from minti.guidance.illusions import VIEWS, anagram
+from minti.images import to_pil
 from networks import Judge
 
 PAIRS = [  # how to turn, and what is then to be seen of "a photo of a ..."

@@ -33,10 +33,10 @@ import world
 from attributes import tally
 from held_out import pixels_of, wrappers_to_train
 from measure import load_judge
+from minti.embeddings import read_embeddings
 from minti.evaluation.clip_scores import among_themselves, mean_similarity
 from minti.images import to_pil
-from minti.machine.files import replacing
-from minti.words.files import read_embeddings
+from minti.utils import replacing
 from toy_clip import load_toy_clip
 
 WORD, CLASS = "<concept>", "toy"
@@ -76,10 +76,10 @@ class Comparison:
             word, known = wrappers_to_train(model, WORD, pictures, seed=seed)[0], self.path("word", toy, seed)
             if settings and known.is_file():  # this very word has been learned already
                 minti.prepare_for_textual_inversion(word)
-                word.leave()
+                word.detach()
                 rows = read_embeddings(known.with_suffix(".safetensors"))[WORD]
-                word.rows.load_state_dict({"values": rows})
-                word.rows.settle(model)
+                word.embedding.load_state_dict({"values": rows})
+                word.embedding.after_step(model)
             else:
                 for _ in minti.textual_inversion(word, pictures):
                     yield WORD, nullcontext
@@ -158,7 +158,7 @@ class Comparison:
                 minti.load_embeddings(model, self.path(way, i, seed, ".safetensors"), name)
                 if "LoRA" in way:
                     lora = minti.load_lora(model, self.path(way, i, seed, "-lora.safetensors"), self.args.lora_weight)
-                    stack.enter_context(lora.inside(model))
+                    stack.enter_context(lora.attached(model))
             prompt = PAIR.format("<first>", "<second>")
             each = [tally(self.judge, [picture], PAIR, toys)[1:] for picture in self.draw(model, prompt, 4, 20)]
         both = statistics.mean(first["all"] and second["all"] for first, second in each)

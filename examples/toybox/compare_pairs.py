@@ -29,7 +29,7 @@ import minti
 import world
 from attributes import tally
 from measure import load_judge
-from minti.words.files import read_embeddings
+from minti.embeddings import read_embeddings
 
 PLAIN, FIRST, SECOND = "a photo of a {} next to a {}", "a photo of a {} next to a toy", "a photo of a toy next to a {1}"
 

@@ -29,19 +29,17 @@ from contextlib import nullcontext
 import matplotlib
 import numpy as np
 import torch
+from minti.diffusion.ode import beginning
 from torch import Tensor
 from tqdm import tqdm
 
 import minti
 import world
 from measure import load_judge, recognised, verdicts
-from minti.diffusion.betas import SchedulerConfig
-from minti.diffusion.ode import beginning
-from minti.diffusion.samplers import DDIM, SAMPLERS
-from minti.diffusion.scheduler import NoiseScheduler
-from minti.diffusion.steps import Run, Sampler
+from minti.denoising import DDIM, SAMPLERS, Run, Sampler
 from minti.images import to_pil
-from minti.parts.deep_cache import DeepCache
+from minti.scheduler import NoiseScheduler, SchedulerConfig
+from minti.speed.deep_cache import DeepCache
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -101,7 +99,7 @@ class Drawer:
         """The share of right toys, its standard error, and seconds for a picture."""
         args, seen, begin = self.args, [], time.perf_counter()
         prompts = [f"a photo of a {toy.main} {toy.shape} with a {toy.second} {toy.pattern}" for toy in self.toys]
-        with DeepCache(every, branch).inside(self.model) if every > 1 else nullcontext():
+        with DeepCache(every, branch).attached(self.model) if every > 1 else nullcontext():
             for start in range(0, args.count, args.batch_size):
                 part = prompts[start : start + args.batch_size]
                 pixels = minti.sample(

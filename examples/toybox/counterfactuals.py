@@ -26,8 +26,8 @@ from torch import Tensor
 import minti
 from guide import SAID
 from measure import load_judge, verdicts
-from minti.diffusion.gradients import universal_guidance
-from minti.editing import inverted_noise
+from minti.editing.inversion import inverted_noise
+from minti.guidance.gradients import universal_guidance
 from minti.images import to_pil
 from networks import Judge
 from noisy_judge import HEADS, by_noisy_judge, head_of, load_noisy_judge

@@ -29,9 +29,11 @@ import painting
 import world
 from held_out import to_pixels
 from measure import TOY, load_judge, table, toy_truth, verdicts
-from minti.images import grid, save_png, to_pil
-from minti.machine.files import replacing
-from minti.parts.controlnet import ControlNet
+from minti.adapters.controlnet import ControlNet
+from minti.evaluation.grids import grid
+from minti.formats.image_files import save_png
+from minti.images import to_pil
+from minti.utils import replacing
 from networks import Judge
 from outlines import drawn_masks, hints, masks, overlap
 
@@ -75,7 +77,7 @@ class Trials:
             if control is not None:
                 control.hint = hints(self.wanted[some])
             noise = generators(self.seed + start, len(prompts[some]))
-            with control.inside(model) if control else nullcontext():
+            with control.attached(model) if control else nullcontext():
                 parts.append(minti.sample(model, prompts[some], generator=noise, output="pixels", **options))
         return torch.cat(parts)
 

@@ -31,8 +31,10 @@ from attributes import tally
 from draw_concepts import concept_name
 from held_out import TOYS, pixels_of, wrappers_to_train
 from measure import TOY, load_judge
-from minti.images import grid, save_png, to_pil
-from minti.parts.ip_adapter import load_ip_adapter
+from minti.adapters.ip_adapter import load_ip_adapter
+from minti.evaluation.grids import grid
+from minti.formats.image_files import save_png
+from minti.images import to_pil
 from toy_clip import load_toy_clip
 
 WORD = "<concept>"
@@ -81,7 +83,7 @@ class Ways:
     @contextmanager
     def showing(self, seen: Tensor) -> Iterator[None]:
         """A context in which prompts have a picture."""
-        with self.adapter.inside(self.model):
+        with self.adapter.attached(self.model):
             self.seen = seen
             yield
         self.seen = None

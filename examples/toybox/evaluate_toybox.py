@@ -29,9 +29,9 @@ import painting
 import world
 from held_out import TOYS, pixels_of, to_pixels, wrappers_to_train
 from measure import TOY, load_judge, rates, recognised, table, toy_truth, verdicts
-from minti.diffusion.samplers import SAMPLERS
-from minti.learning.growing import Growing
-from minti.machine.files import replacing
+from minti.denoising import SAMPLERS
+from minti.personalization.num_vectors_search import NumVectorsSearch
+from minti.utils import replacing
 from networks import Judge
 
 SCENE = ("size", "place", "background", "style")
@@ -123,7 +123,7 @@ class Evaluation:
                 model, name, pixels_of(toy), self.args.vectors, self.args.initializer, self.args.seed
             )
             steps.append(sum(1 for wrapper in wrappers for _ in minti.textual_inversion(wrapper, pixels_of(toy))))
-            wrapper = wrappers.best if isinstance(wrappers, Growing) else wrappers[0]
+            wrapper = wrappers.best if isinstance(wrappers, NumVectorsSearch) else wrappers[0]
             seconds.append(time.perf_counter() - begin)
             minti.save_embeddings(wrapper, folder / f"{name[1:-1]}.safetensors")
             seen = self.draw(model, [f"a photo of a {name}"] * per_prompt)

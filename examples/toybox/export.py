@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from minti.checkpoints.export import INDEX
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from data import CONTEXT_LENGTH, build_tokenizer, write_json
-from minti.checkpoints.export import INDEX
-from minti.networks.unet import UNet
-from minti.networks.vae import VAE
+from minti.unet import UNet
+from minti.vae import VAE
 from networks import Judge, ToyCLIP
 
 VAE_CONFIG = {

@@ -32,11 +32,12 @@ from torch import Tensor
 import minti
 from compare_sets import compare
 from measure import load_judge, verdicts
-from minti.diffusion.gradients import Guidance, Recurrent, universal_guidance
-from minti.diffusion.guidance import unguided, within
-from minti.diffusion.steps import Predict
+from minti.denoising import Predict
 from minti.evaluation.clip_scores import Clip
+from minti.guidance.conditions import in_interval
+from minti.guidance.gradients import Guidance, Recurrent, universal_guidance
 from minti.images import to_pixels
+from minti.sampling import conditional
 from networks import Judge
 from noisy_judge import HEADS, by_noisy_judge, head_of, load_noisy_judge
 from painting import draw as paint
@@ -127,8 +128,8 @@ def ways(args: argparse.Namespace, model: minti.StableDiffusion, judge: Judge, w
     for t in args.said_above:
 
         def above(predict: Predict, t: int = t) -> Predict:
-            told = lambda x, at: unguided(model.unet, said.expand(len(x), -1, -1))(x, at)  # noqa: E731
-            return within((t, 1000), told, predict)
+            told = lambda x, at: conditional(model.unet, said.expand(len(x), -1, -1))(x, at)  # noqa: E731
+            return in_interval((t, 1000), told, predict)
 
         yield f"said from {t} up, then not", PROMPT, plain, 1, above
     for scale in args.said_scales:

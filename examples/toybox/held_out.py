@@ -12,8 +12,8 @@ import minti
 import world
 from draw_concepts import concept_pictures
 from minti.images import from_bytes
-from minti.learning.choosing import choose_initializer
-from minti.learning.growing import Growing
+from minti.personalization.initializer_search import choose_initializer
+from minti.personalization.num_vectors_search import NumVectorsSearch
 
 TOYS = {"test": world.TEST_TOYS, "tuning": world.TUNING_TOYS, "all": world.HELD_OUT}
 
@@ -35,10 +35,10 @@ def wrappers_to_train(
     vectors: int | str = 1,
     initializer: str = "toy",
     seed: int = 0,
-) -> Growing | list[minti.TrainingWrapper]:
+) -> NumVectorsSearch | list[minti.TrainingWrapper]:
     """One, or with `vectors` "auto" one after another; `initializer` may be "auto", too."""
     grow = vectors == "auto"
     config = minti.TextualInversionConfig(name, initializer, 1 if grow else vectors, seed=seed)
     if initializer == "auto":
         config = replace(config, initializer_token=choose_initializer(model, config, pictures)[0][0])
-    return Growing(model, config, pictures) if grow else [minti.TrainingWrapper(model, config)]
+    return NumVectorsSearch(model, config, pictures) if grow else [minti.TrainingWrapper(model, config)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minti.machine.files import replacing
+from minti.utils import replacing
 
 
 def train_stage(

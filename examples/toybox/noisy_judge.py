@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import minti
-from minti.diffusion.gradients import Guidance, classifier_guidance
-from minti.diffusion.guidance import unguided, within
-from minti.networks.layers import timestep_embedding
+from minti.guidance.conditions import in_interval
+from minti.guidance.gradients import Guidance, classifier_guidance
+from minti.layers import timestep_embedding
+from minti.sampling import conditional
 from networks import Judge
 from world import COLOURS, SHAPES
 
@@ -65,7 +66,7 @@ def denoised(model: minti.StableDiffusion) -> Callable[[Tensor, int], Tensor]:
     context = model.encode_prompt("")
 
     def clean(latents: Tensor, t: int) -> Tensor:
-        output = unguided(model.unet, context.expand(len(latents), -1, -1))(latents, t)
+        output = conditional(model.unet, context.expand(len(latents), -1, -1))(latents, t)
         return model.scheduler.clean_and_noise(output, latents, t)[0]
 
     return clean
@@ -89,7 +90,7 @@ def by_noisy_judge(
         return judge.log_probability(clean(latents, t), t, {head_of(wish): wish})
 
     guidance = classifier_guidance(model.scheduler, log_probability, scale)
-    return lambda predict: within((0, below - 1), guidance(predict), predict)
+    return lambda predict: in_interval((0, below - 1), guidance(predict), predict)
 
 
 def load_noisy_judge(model_folder: str | Path) -> NoisyJudge:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import minti
 import world
-from minti.machine.noise import randn
+from minti.utils import randn
 from painting import draw
 
 SHORT = "a photo of a {0.main} {0.shape} with a {0.second} {0.pattern}"

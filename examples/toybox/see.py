@@ -35,10 +35,11 @@ import painting
 import world
 from held_out import to_pixels
 from measure import load_judge, verdicts
-from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
-from minti.images import save_png, to_pil
-from minti.networks.layers import timestep_embedding
-from minti.networks.unet import UNet
+from minti.formats.image_files import save_png
+from minti.images import to_pil
+from minti.layers import timestep_embedding
+from minti.scheduler import NoiseScheduler, SchedulerConfig
+from minti.unet import UNet
 from toy_clip import load_toy_clip
 
 

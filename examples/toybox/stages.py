@@ -17,11 +17,13 @@ import minti
 from data import build_tokenizer, draw_captions, draw_near_misses, scene_of, tokenize
 from export import SCHEDULER_CONFIG, TEXT_CONFIG, UNET_CONFIG, VAE_CONFIG, special_ids
 from loop import batches, save_atomically, train_stage
-from minti.checkpoints.configs import parse_config
-from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
-from minti.images import from_bytes, grid, save_png, to_pil
-from minti.networks.unet import UNet, UNetConfig
-from minti.networks.vae import VAE, VAEConfig
+from minti.configs import parse_config
+from minti.evaluation.grids import grid
+from minti.formats.image_files import save_png
+from minti.images import from_bytes, to_pil
+from minti.scheduler import NoiseScheduler, SchedulerConfig
+from minti.unet import UNet, UNetConfig
+from minti.vae import VAE, VAEConfig
 from networks import Judge, ToyCLIP
 
 LOOK = (

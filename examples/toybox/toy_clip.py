@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import minti
-from minti.evaluation.clip_scores import Clip, fitted
+from minti.evaluation.clip_scores import Clip, cropped
 from minti.images import to_pixels
 from networks import ToyCLIP
 from world import RESOLUTION
@@ -37,7 +37,7 @@ def load_toy_clip(model: minti.StableDiffusion, model_folder: str | Path) -> Cli
     clip.to(model.device).eval().requires_grad_(False)
 
     def pixels(pictures: Tensor) -> Tensor:
-        return clip.encode_image(fitted(pictures.float(), RESOLUTION))
+        return clip.encode_image(cropped(pictures.float(), RESOLUTION))
 
     @torch.no_grad()
     def images(pictures: Sequence[Image.Image]) -> Tensor:

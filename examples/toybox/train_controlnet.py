@@ -26,11 +26,13 @@ import minti
 from data import draw_captions, draw_pictures, scene_of
 from evaluate_controlnet import Trials
 from measure import load_judge
-from minti.images import from_bytes, grid, save_png, to_pil
-from minti.learning.loop import Loop
-from minti.learning.textual_inversion import diffusion_loss
-from minti.networks.vae import DiagonalGaussian
-from minti.parts.controlnet import ControlNet
+from minti.adapters.controlnet import ControlNet
+from minti.evaluation.grids import grid
+from minti.formats.image_files import save_png
+from minti.images import from_bytes, to_pil
+from minti.textual_inversion import diffusion_loss
+from minti.training import Trainer
+from minti.vae import DiagonalGaussian
 from outlines import hints, masks
 
 DROP = 0.5  # of the prompts: then only the hint says what it shows (arXiv 2302.05543, 3.3)
@@ -86,7 +88,7 @@ def main() -> None:
     data = Outlined(model, args.pictures, args.batch_size, True if args.quiet else None)
     generator = torch.Generator().manual_seed(args.seed)
     control = ControlNet.beside(model, generator)
-    optimizer = torch.optim.AdamW(control.trained(), lr=args.learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(control.trainable(), lr=args.learning_rate, weight_decay=0.01)
 
     def loss(model: minti.StableDiffusion, batch: Batch) -> Tensor:
         control.hint = batch.hints
@@ -97,7 +99,7 @@ def main() -> None:
     def rate(taken: int) -> float:  # warms up, then falls to zero on a cosine
         return min(1.0, (taken + 1) / 100) * 0.5 * (1 + math.cos(math.pi * taken / args.steps))
 
-    loop = Loop(model, control, data.draw, loss, optimizer, args.steps, generator, rate, max_norm=1.0)
+    loop = Trainer(model, control, data.draw, loss, optimizer, args.steps, generator, rate, max_norm=1.0)
     trials, judge, losses, rows = Trials(args.look_at), load_judge(args.model), [], []
     for step in tqdm(loop, total=args.steps, mininterval=10, disable=True if args.quiet else None):
         losses.append(step.loss)

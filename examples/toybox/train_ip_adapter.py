@@ -30,11 +30,11 @@ import minti
 import world
 from held_out import to_pixels
 from loop import save_atomically
+from minti.adapters.ip_adapter import IPAdapter, save_ip_adapter
 from minti.images import to_pil
-from minti.learning.loop import Loop
-from minti.machine.noise import randn
-from minti.networks.vae import DiagonalGaussian
-from minti.parts.ip_adapter import IPAdapter, save_ip_adapter
+from minti.training import Trainer
+from minti.utils import randn
+from minti.vae import DiagonalGaussian
 from painting import draw
 from toy_clip import load_toy_clip
 
@@ -102,7 +102,7 @@ class Pictures:
         return Batch(latents, noise, timesteps, prompts, seen)
 
 
-def loop_of(model: minti.StableDiffusion, adapter: IPAdapter, pictures: Pictures, args: argparse.Namespace) -> Loop:
+def loop_of(model: minti.StableDiffusion, adapter: IPAdapter, pictures: Pictures, args: argparse.Namespace) -> Trainer:
     """The same loop as a word's: a part, a draw, a loss."""
 
     def loss(model: minti.StableDiffusion, batch: Batch) -> Tensor:
@@ -117,19 +117,19 @@ def loop_of(model: minti.StableDiffusion, adapter: IPAdapter, pictures: Pictures
         return min(1.0, (taken + 1) / (0.02 * args.steps)) * 0.5 * (1 + math.cos(math.pi * taken / args.steps))
 
     model.freeze()
-    optimizer = torch.optim.AdamW(adapter.trained(), lr=args.learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(adapter.trainable(), lr=args.learning_rate, weight_decay=0.01)
     generator = torch.Generator().manual_seed(args.seed)
     draw = lambda generator: pictures.batch(args.batch_size, generator)  # noqa: E731
-    return Loop(model, adapter, draw, loss, optimizer, args.steps, generator, rate, max_norm=1.0)
+    return Trainer(model, adapter, draw, loss, optimizer, args.steps, generator, rate, max_norm=1.0)
 
 
-def keep(loop: Loop, path: Path, run: dict[str, float]) -> None:
+def keep(loop: Trainer, path: Path, run: dict[str, float]) -> None:
     """Writes what an interrupted run goes on from."""
     state = {"part": loop.part.state_dict(), "optimizer": loop.optimizer.state_dict(), "number": loop.number}
     save_atomically(state | {"generator": loop.generator.get_state(), "run": run}, path)
 
 
-def go_on(loop: Loop, path: Path, run: dict[str, float]) -> None:
+def go_on(loop: Trainer, path: Path, run: dict[str, float]) -> None:
     """Takes up a run where it was kept. Raises ValueError: it is another run's."""
     saved = torch.load(path, weights_only=True)
     if saved["run"] != run:

@@ -26,8 +26,8 @@ import minti
 from guide import PROMPT, SAID
 from loop import batches, train_stage
 from measure import table
-from minti.diffusion.guidance import unguided
 from minti.images import from_bytes
+from minti.sampling import conditional
 from networks import Judge
 from noisy_judge import NoisyJudge, by_noisy_judge, head_of, load_noisy_judge
 from painting import draw
@@ -74,7 +74,7 @@ def nearness(
     latents = model.scheduler.add_noise(clean, noise, t)
 
     def predicted(prompt: str) -> Tensor:
-        predict = unguided(model.unet, model.encode_prompt(prompt).expand(len(latents), -1, -1))
+        predict = conditional(model.unet, model.encode_prompt(prompt).expand(len(latents), -1, -1))
         with torch.no_grad():
             return predict(latents, t)
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from minti.checkpoints.tokenizer import check_files
+from minti.formats.strict import check_tokenizer_files
 from minti.images import to_pixels
 
 CLIP_SOURCE = "openai/clip-vit-base-patch32"  # the one that the paper measures with
@@ -41,7 +41,7 @@ class Clip(NamedTuple):
         return lambda pictures: 1 - self.pixels(pictures) @ wanted.to(pictures.device)
 
 
-def fitted(pictures: Tensor, size: int) -> Tensor:
+def cropped(pictures: Tensor, size: int) -> Tensor:
     """`to_pixels` of pictures that are tensors, with a gradient: the middle, (n, 3, h, w) to (n, 3, size, size)."""
     height, width = pictures.shape[-2:]
     side = min(height, width)
@@ -70,7 +70,7 @@ def load_clip(source: str = CLIP_SOURCE, device: str | torch.device = "cpu") -> 
     from transformers import CLIPModel, CLIPTokenizer
 
     try:
-        check_files(Path(source))
+        check_tokenizer_files(Path(source))
         model = CLIPModel.from_pretrained(source, use_safetensors=True, attn_implementation="sdpa").to(device).eval()
         tokenizer = CLIPTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -81,7 +81,7 @@ def load_clip(source: str = CLIP_SOURCE, device: str | torch.device = "cpu") -> 
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
 
     def pixels(pictures: Tensor) -> Tensor:
-        normalized = (fitted(pictures.float(), size) * 0.5 + 0.5 - mean) / std
+        normalized = (cropped(pictures.float(), size) * 0.5 + 0.5 - mean) / std
         return F.normalize(model.visual_projection(model.vision_model(normalized).pooler_output), dim=-1)
 
     @torch.no_grad()

@@ -1,12 +1,12 @@
-"""What a learned word is, as rows of numbers: the known words that it lies nearest to, and its length beside theirs."""
+"""Nearest neighbours of learned embedding vectors in the vocabulary, by cosine similarity, and their lengths."""
 
 from typing import NamedTuple
 
 import torch
 
 from minti.model import StableDiffusion
+from minti.personalization.vocabulary import known_words
 from minti.text import token_ids
-from minti.words.known import known_words
 
 
 class LearnedRow(NamedTuple):

@@ -8,7 +8,7 @@ from helpers import assert_same
 from huggingface_hub import errors
 
 import minti
-from minti.checkpoints import hub
+from minti.formats import hub
 
 NETWORK = "diffusion_pytorch_model"
 

@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import diffusers
+import minti.checkpoints.single_file
 import pytest
 import torch
 from helpers import assert_same
@@ -15,11 +16,10 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig
 
 import minti
-import minti.checkpoints.single_file
-from minti.checkpoints.configs import parse_config
-from minti.checkpoints.single_file import load_single_file, text_name, unet_name, vae_name
-from minti.networks.unet import UNet, UNetConfig
-from minti.networks.vae import VAE, VAEConfig
+from minti.configs import parse_config
+from minti.formats.single_file import load_single_file, text_name, unet_name, vae_name
+from minti.unet import UNet, UNetConfig
+from minti.vae import VAE, VAEConfig
 
 NETWORK = "diffusion_pytorch_model"
 

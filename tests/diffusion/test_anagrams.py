@@ -7,9 +7,9 @@ from helpers import PROMPTS, seeded
 from PIL import Image, ImageOps
 
 import minti
-from minti.diffusion.guidance import Pull, guided
-from minti.diffusion.illusions import VIEWS, View, anagram, blurred, hybrid
-from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
+from minti.guidance.conditions import Condition, composed_guidance
+from minti.guidance.illusions import VIEWS, View, anagram, blurred, hybrid
+from minti.scheduler import NoiseScheduler, SchedulerConfig
 
 SAME = View(lambda x: x, lambda x: x)
 PIL = {
@@ -87,14 +87,16 @@ def drawn(model, guidance):
 
 @pytest.mark.parametrize("make", [lambda other: anagram(other, SAME), lambda other: hybrid(other, 1.5)])
 def test_the_same_prompt_twice_is_the_plain_picture_bit_for_bit(tiny, make):
-    other = guided(tiny.unet, [Pull(tiny.encode_prompt(PROMPTS), 4.0)], tiny.encode_prompt(["", ""]))
+    other = composed_guidance(tiny.unet, [Condition(tiny.encode_prompt(PROMPTS), 4.0)], tiny.encode_prompt(["", ""]))
     plain = drawn(tiny, lambda predict: predict)
     assert torch.equal(drawn(tiny, make(other)), plain)
     assert not torch.equal(drawn(tiny, anagram(other, VIEWS["half"])), plain)
 
 
 def test_without_a_turn_it_is_two_prompts_at_half_their_weights(tiny):
-    other = guided(tiny.unet, [Pull(tiny.encode_prompt(["a toy", "a cat"]), 4.0)], tiny.encode_prompt(["", ""]))
+    other = composed_guidance(
+        tiny.unet, [Condition(tiny.encode_prompt(["a toy", "a cat"]), 4.0)], tiny.encode_prompt(["", ""])
+    )
     halves = {"guidance_scale": 2.0, "also": [(["a toy", "a cat"], 2.0)]}
     options = {"num_inference_steps": 4, "sampler": "ddim", "output": "latents"}
     expected = minti.sample(tiny, PROMPTS, generator=seeded(), **options, **halves)

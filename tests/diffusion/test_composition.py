@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from minti.diffusion.guidance import Counted
 
 import minti
-from minti.diffusion.guidance import Counted, Pull, guided, refreshed, unguided, within
-from minti.diffusion.scheduler import NoiseScheduler
+from minti.guidance.conditions import Condition, cached_unconditional, composed_guidance, in_interval
+from minti.sampling import conditional
+from minti.scheduler import NoiseScheduler
 
 PROMPTS = ["a red cat", "the dog"]
 
@@ -54,7 +56,7 @@ def test_gaussians_give_the_exact_score_of_their_product():
         return torch.full((2, 1, 1), float(k))
 
     counted = Counted(network)
-    prediction = guided(counted, [Pull(context(i), weights[i - 1]) for i in (1, 2, 3)], context(0))
+    prediction = composed_guidance(counted, [Condition(context(i), weights[i - 1]) for i in (1, 2, 3)], context(0))
     precision, moment = parts[0][1].clone(), parts[0][2].clone()
     for weight, (_, part_precision, part_moment) in zip(weights, parts[1:]):
         precision += weight * (part_precision - parts[0][1])
@@ -88,8 +90,12 @@ def test_several_prompts_can_save_what_one_can():
     network = lambda x, t, context: t[:, None, None, None] + context[..., None] * x  # noqa: E731
     contexts = [torch.full((2, 1, 1), number) for number in (2.0, 3.0, 5.0)]
     counted = Counted(network)
-    pulls = [Pull(contexts[1], 2.0), Pull(contexts[2], -0.5)]
-    predict = within((200, 800), guided(refreshed(counted, 2, 2), pulls, contexts[0]), unguided(counted, contexts[1]))
+    pulls = [Condition(contexts[1], 2.0), Condition(contexts[2], -0.5)]
+    predict = in_interval(
+        (200, 800),
+        composed_guidance(cached_unconditional(counted, 2, 2), pulls, contexts[0]),
+        conditional(counted, contexts[1]),
+    )
     x = torch.tensor([1.0, 10.0]).view(2, 1, 1, 1)
     for t, kept in ((900, None), (800, 800), (500, 800), (200, 200), (100, None)):
         uncond, first, second = (None if kept is None else kept + 2 * x), t + 3 * x, t + 5 * x

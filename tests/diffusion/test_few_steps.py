@@ -6,10 +6,9 @@ import pytest
 import torch
 from helpers import seeded
 
-from minti.checkpoints.configs import parse_config
-from minti.diffusion.samplers import DDIM, DDPM
-from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
-from minti.diffusion.steps import Run
+from minti.configs import parse_config
+from minti.denoising import DDIM, DDPM, Run
+from minti.scheduler import NoiseScheduler, SchedulerConfig
 
 
 def test_trailing_timesteps_of_every_number_of_steps():

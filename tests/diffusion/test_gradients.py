@@ -7,10 +7,9 @@ import pytest
 import torch
 from helpers import seeded
 
-from minti.diffusion.gradients import Recurrent, classifier_guidance, universal_guidance
-from minti.diffusion.samplers import DDIM, DDPM
-from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
-from minti.diffusion.steps import Run
+from minti.denoising import DDIM, DDPM, Run
+from minti.guidance.gradients import Recurrent, classifier_guidance, universal_guidance
+from minti.scheduler import NoiseScheduler, SchedulerConfig
 
 TYPES = ("epsilon", "v_prediction", "sample")
 

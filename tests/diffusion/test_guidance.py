@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from helpers import PROMPTS, seeded
+from minti.diffusion.guidance import Counted
 
 import minti
-from minti.diffusion.guidance import Counted, Pull, guided, refreshed
-from minti.diffusion.samplers import DDIM
-from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
-from minti.diffusion.steps import Run
+from minti.denoising import DDIM, Run
+from minti.guidance.conditions import Condition, cached_unconditional, composed_guidance
+from minti.scheduler import NoiseScheduler, SchedulerConfig
 
 
 def test_evaluations_are_counted(tiny):
@@ -37,9 +37,9 @@ def test_pndm_evaluates_once_more(tiny):
 
 def test_weights_go_up_to_a_million():
     for weight in (1e6, -1e6):
-        Pull(torch.zeros(1, 1, 1), weight)
+        Condition(torch.zeros(1, 1, 1), weight)
         with pytest.raises(ValueError, match=r"weight = -?1000000\.0000000001; expected a number"):
-            Pull(torch.zeros(1, 1, 1), math.nextafter(weight, 2 * weight))
+            Condition(torch.zeros(1, 1, 1), math.nextafter(weight, 2 * weight))
 
 
 def test_refreshing_every_k_steps(tiny):
@@ -69,7 +69,7 @@ def test_what_is_kept_is_the_unconditional_prediction():
     """uncond of the last refresh + s (cond - that), with a network whose answers can be told apart."""
     negative, prompt = torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 5.0)
     counted = Counted(lambda x, t, context: t[:, None, None, None] + context[..., None] * x)
-    predict = guided(refreshed(counted, 3, pictures=1), [Pull(prompt, 2.0)], negative)
+    predict = composed_guidance(cached_unconditional(counted, 3, pictures=1), [Condition(prompt, 2.0)], negative)
     x = torch.tensor([1.0, 10.0]).view(1, 1, 1, 2)
     for i, t in enumerate((900, 700, 500, 300, 100)):
         last = (900, 300)[i // 3]

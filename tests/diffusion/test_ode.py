@@ -7,10 +7,9 @@ from helpers import seeded
 from test_samplers import gaussian_world
 
 import minti
-from minti.diffusion.ode import Euler, Heun
-from minti.diffusion.samplers import DDIM
-from minti.diffusion.scheduler import Level, NoiseScheduler, SchedulerConfig
-from minti.diffusion.steps import Run, Stop
+from minti.denoising import DDIM, Run, Stop
+from minti.samplers.ode import Euler, Heun
+from minti.scheduler import Level, NoiseScheduler, SchedulerConfig
 
 MEAN, STD = 1.5, 0.4
 

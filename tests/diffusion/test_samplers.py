@@ -5,10 +5,9 @@ import pytest
 import torch
 from helpers import CLASSES, SCHEDULER, SKIP, THEIR_KEYS, seeded
 
-from minti.checkpoints.configs import parse_config
-from minti.diffusion.samplers import DDIM, DDPM, SAMPLERS
-from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
-from minti.diffusion.steps import Run
+from minti.configs import parse_config
+from minti.denoising import DDIM, DDPM, SAMPLERS, Run
+from minti.scheduler import NoiseScheduler, SchedulerConfig
 
 
 @pytest.mark.parametrize("spacing", [None, "leading", "linspace", "trailing"])

@@ -4,10 +4,10 @@ import diffusers
 import pytest
 import torch
 
-from minti.checkpoints.configs import parse_config
-from minti.diffusion.betas import make_betas
-from minti.diffusion.samplers import DDPM
-from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
+from minti.configs import parse_config
+from minti.denoising import DDPM
+from minti.samplers.schedules import make_betas
+from minti.scheduler import NoiseScheduler, SchedulerConfig
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 

@@ -8,9 +8,9 @@ from diffusers.models.attention_processor import AttnProcessor
 
 import minti
 from attention_inside import share_inside
-from minti.evaluation.attention_maps import AttentionMaps, feature_size
-from minti.networks.kernels import attention
-from minti.networks.layers import attention_weights
+from minti.editing.attention_maps import AttentionMaps, feature_size
+from minti.layers import attention_weights
+from minti.speed.bfloat16 import attention
 
 PROMPTS = ["a red cat", "the dog in a red style"]
 OPTIONS = {"num_inference_steps": 2, "sampler": "ddim", "output": "latents", "guidance_scale": 3.0}

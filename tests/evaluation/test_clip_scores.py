@@ -13,7 +13,7 @@ from minti.evaluation.clip_scores import (
     STD,
     Score,
     among_themselves,
-    fitted,
+    cropped,
     likeness,
     load_clip,
     mean_similarity,
@@ -45,7 +45,7 @@ def test_pictures_as_tensors_are_what_the_processor_makes_of_them(clip_folder, w
     expected = processor([Image.fromarray(array) for array in arrays], return_tensors="pt").pixel_values
     pixels = torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays]) / 127.5 - 1
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    found = (fitted(pixels, 32) * 0.5 + 0.5 - mean) / std
+    found = (cropped(pixels, 32) * 0.5 + 0.5 - mean) / std
     if width == 48:
         torch.testing.assert_close(found, expected, rtol=0, atol=1.01 / 255 / min(STD))
     model, clip = CLIPModel.from_pretrained(clip_folder), load_clip(str(clip_folder))

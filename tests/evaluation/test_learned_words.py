@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 import minti
-from minti.evaluation.losses import loss_over_timesteps
 from minti.evaluation.neighbours import learned_rows
+from minti.evaluation.timestep_losses import loss_over_timesteps
+from minti.personalization.vocabulary import known_words
 from minti.text import single_token_id
-from minti.words.known import known_words
 
 
 def test_a_row_made_of_a_known_one_finds_it(tiny):

@@ -8,15 +8,15 @@ from pathlib import Path
 import diffusers
 import torch
 from helpers import PRINTABLE, WORDS, write_tokenizer
+from minti.checkpoints.weights import ModelCheckpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import minti
-from minti.checkpoints import hub
-from minti.checkpoints.single_file import SCHEDULER_CONFIG
-from minti.checkpoints.text_encoder import TextConfig
-from minti.checkpoints.weights import ModelCheckpoint
-from minti.networks.unet import UNetConfig
-from minti.networks.vae import VAEConfig
+from minti.configs import TextConfig
+from minti.formats import hub
+from minti.formats.single_file import SCHEDULER_CONFIG
+from minti.unet import UNetConfig
+from minti.vae import VAEConfig
 
 NETWORK = "diffusion_pytorch_model.safetensors"
 # Bytes of the real files.

@@ -10,9 +10,9 @@ import torch
 
 import minti
 from full_size.release import SIZES
-from minti.checkpoints.single_file import load_single_file, text_name, unet_name, vae_name
-from minti.networks.unet import UNetConfig
-from minti.networks.vae import VAEConfig
+from minti.formats.single_file import load_single_file, text_name, unet_name, vae_name
+from minti.unet import UNetConfig
+from minti.vae import VAEConfig
 
 
 def test_the_files_have_the_bytes_of_the_release(release):

@@ -6,7 +6,7 @@ import torch
 from helpers import seeded
 from torch import nn
 
-from minti.parts.controlnet import ControlNet
+from minti.adapters.controlnet import ControlNet
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,6 @@ def test_controlnet(ours, theirs, control, size):
     assert len(our_down) == len(down) == 12
     assert torch.equal(our_mid, mid) and all(torch.equal(*pair) for pair in zip(our_down, down))
     alone = ours.unet(latents, t, context)
-    with part.inside(ours):
+    with part.attached(ours):
         assert torch.equal(ours.unet(latents, t, context), expected)
     assert not torch.allclose(expected, alone, atol=1e-3 * alone.std().item())

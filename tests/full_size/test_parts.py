@@ -85,7 +85,7 @@ def test_lora(ours, theirs, tmp_path):
     theirs.load_lora_weights(tmp_path, weight_name="lora.safetensors")
     try:
         expected, _ = theirs.encode_prompt(prompts, torch.device("cpu"), 1, False)
-        with lora.inside(ours):
+        with lora.attached(ours):
             context = ours.encode_prompt(prompts)
             assert torch.equal(context, expected)
             assert torch.equal(ours.unet(latents, t, context), theirs.unet(latents, t, expected).sample)

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import sample
 import train
-from minti.learning.settings import DreamBoothConfig, TextualInversionConfig
+from minti.personalization.dreambooth import DreamBoothConfig
+from minti.textual_inversion import TextualInversionConfig
 
 NAMES = """
     seed vectors steps max-steps batch-size gradient-accumulation warmup-steps checkpoint-every columns sample-steps

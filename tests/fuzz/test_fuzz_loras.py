@@ -43,7 +43,7 @@ def check_load(model: minti.StableDiffusion, path: Path) -> None:
         lora = minti.load_lora(model, path)
         assert all(parameter.isfinite().all() for parameter in lora.parameters())
         assert all(math.isfinite(lora.scale(pair)) for pair in lora.pairs.values())
-        with lora.inside(model):
+        with lora.attached(model):
             pass
 
 

@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import minti
-from minti.learning.run_state import RunState, write_run_state
+from minti.runs.checkpoints import Checkpoint, write_run_state
 
 CONFIG = minti.TextualInversionConfig(
     steps=4, initializer_token="cat", batch_size=1, lr_schedule="cosine", warmup_steps=1
@@ -39,7 +39,7 @@ def check_resume(model, folder) -> None:
         wrapper = minti.TrainingWrapper(model, CONFIG)
         for state in minti.textual_inversion(wrapper, pictures(), checkpoint=checkpoint):
             assert torch.isfinite(torch.tensor([state.loss, state.row_norm, state.learning_rate])).all()
-        assert wrapper.rows.values.isfinite().all()
+        assert wrapper.embedding.values.isfinite().all()
 
 
 @inputs(4)
@@ -124,7 +124,7 @@ def test_a_made_up_state_goes_on_or_is_refused(fresh, interrupted, tmp_path_fact
             inner = inner[key] if isinstance(inner.get(key), dict) else {}
         inner[last] = value
     kept = {name: tensor for name, tensor in (state.tensors | tensors).items() if tensor is not None}
-    write_run_state(folder, RunState(state.step, kept, changed))
+    write_run_state(folder, Checkpoint(state.step, kept, changed))
     check_resume(fresh(), folder)
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 import minti
-from minti.checkpoints.weights import read_tensors
-from minti.words.files import read_embeddings
+from minti.embeddings import read_embeddings
+from minti.loading import read_tensors
 
 RAW = st.one_of(HEADERS, st.binary(max_size=60))
 ROWS = {"dtype": "F32", "shape": [1, 48], "data_offsets": [0, 192]}

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import minti
-from minti.diffusion.samplers import DDIM
+from minti.denoising import DDIM
 
 STEPS = st.one_of(st.integers(-2, 5), st.sampled_from([1001, 2**63, -(2**63), 10**400]))
 OPTIONS = st.fixed_dictionaries(

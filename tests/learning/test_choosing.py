@@ -10,13 +10,12 @@ from helpers import pictures, seeded
 
 import minti
 import world
-from minti.images import open_folder
-from minti.learning.choosing import choose_initializer, first_order_changes
-from minti.learning.pictures import Concept
-from minti.learning.textual_inversion import word_loss
-from minti.learning.watching import FixedSet
-from minti.words.files import write_embeddings
-from minti.words.known import known_words
+from minti.embeddings import write_embeddings
+from minti.formats.image_files import open_folder
+from minti.personalization.initializer_search import choose_initializer, first_order_changes
+from minti.personalization.vocabulary import known_words
+from minti.runs.monitor import ValidationSet
+from minti.textual_inversion import TrainingImages, batch_loss
 
 CONCEPT = Path(__file__).parents[2] / "examples/concepts/red-diamond-pink-belt"
 CONFIG = minti.TextualInversionConfig(templates=("a photo of a {}",), batch_size=4)
@@ -24,11 +23,11 @@ CONFIG = minti.TextualInversionConfig(templates=("a photo of a {}",), batch_size
 
 def fixed_set(model, images, size=4):
     model.freeze()
-    return FixedSet(Concept(model, images), size, seeded())
+    return ValidationSet(TrainingImages(model, images), size, seeded())
 
 
 def loss_of(model, fixed, prompts):
-    return fixed.mean(partial(word_loss, model), prompts, 4)
+    return fixed.mean(partial(batch_loss, model), prompts, 4)
 
 
 @pytest.mark.parametrize("start", [None, "toy"])
@@ -66,7 +65,7 @@ def test_the_losses_are_those_of_the_words_and_the_best_comes_first(tiny):
     found = choose_initializer(tiny, CONFIG, pictures(), tried=3, rounds=2)
     assert 3 <= len(found) <= 6
     assert [loss for _, loss in found] == sorted(loss for _, loss in found)
-    fixed = FixedSet(Concept(tiny, pictures()), 16, seeded(CONFIG.seed))
+    fixed = ValidationSet(TrainingImages(tiny, pictures()), 16, seeded(CONFIG.seed))
     for word, loss in found:
         assert loss_of(tiny, fixed, [f"a photo of a {word}"]) == pytest.approx(loss, rel=1e-5)
 
@@ -82,7 +81,7 @@ def test_a_toy_without_a_name_gets_a_word_that_is_true_of_it():
         assert len(set(vars(world.NAMED[word]).values()) & set(looks)) >= 3
     else:
         assert word in looks
-    fixed = FixedSet(Concept(model, images), 16, seeded(0))
+    fixed = ValidationSet(TrainingImages(model, images), 16, seeded(0))
     assert loss < loss_of(model, fixed, ["a photo of a toy", "a toy", "toy"])
 
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from helpers import pictures, seeded, wrapper
 
 import minti
-from minti.learning.dreambooth import DreamBooth, class_pictures, dreambooth
-from minti.learning.settings import DreamBoothConfig
+from minti.personalization.dreambooth import DreamBooth, DreamBoothConfig, class_pictures, dreambooth
 
 TEMPLATES = ("a photo of a {}", "the {}")
 SETTINGS = {"templates": TEMPLATES, "batch_size": 2, "steps": 20, "class_pictures": 3, "initializer_token": "dog"}
@@ -118,7 +117,7 @@ def test_the_network_alone_learns(tiny, text_encoder):
 @pytest.mark.slow
 def test_a_lora_and_a_word_learn_together_at_two_rates(tiny):
     word = learned_word(tiny)
-    before, rows = weights(tiny), word.rows.values.detach().clone()
+    before, rows = weights(tiny), word.embedding.values.detach().clone()
     run = training(tiny, word, learns="lora", steps=3, learning_rate=1e-3, word_learning_rate=1e-4, weight_decay=0.0)
     states = list(dreambooth(run, pictures(), class_images()))
     changed = [key for key, value in weights(tiny).items() if not torch.equal(value, before[key])]
@@ -127,13 +126,13 @@ def test_a_lora_and_a_word_learn_together_at_two_rates(tiny):
     ]
     matrix = tiny.text_encoder.get_input_embeddings().weight
     assert torch.equal(matrix[: word.placeholder_ids[0]], before[changed[0]][: word.placeholder_ids[0]])
-    assert torch.equal(matrix[word.placeholder_ids], word.rows.values)
+    assert torch.equal(matrix[word.placeholder_ids], word.embedding.values)
     # Adam's steps are at most as long as the rate; in the first they are that long.
-    assert 1e-4 < (word.rows.values - rows).abs().max() < 3.1e-4
+    assert 1e-4 < (word.embedding.values - rows).abs().max() < 3.1e-4
     ups = torch.cat([pair.up.flatten() for pair in run.lora.pairs.values()])
     assert 1e-3 < ups.abs().max() < 3.1e-3
     assert run.subject == "<concept>"
-    assert [state.row_norm for state in states][-1] == pytest.approx(word.rows.values.norm(dim=1).mean().item())
+    assert [state.row_norm for state in states][-1] == pytest.approx(word.embedding.values.norm(dim=1).mean().item())
 
 
 def test_the_class_pulls_by_its_weight(tiny):
@@ -144,7 +143,7 @@ def test_the_class_pulls_by_its_weight(tiny):
     for weight, batches in ((2.0, pair), (1.0, pair._replace(prior=None)), (1.0, pair._replace(instance=pair.prior))):
         batches = batches if weight == 2.0 or batches.prior is None else batches._replace(prior=None)
         run.lora.zero_grad()
-        with run.part.inside(tiny):
+        with run.part.attached(tiny):
             minti.learning.dreambooth.dreambooth_loss(tiny, batches, weight).backward()
         gradients.append(torch.cat([p.up.grad.flatten() for p in run.lora.pairs.values()]))
     together, instance, prior = gradients

@@ -8,10 +8,9 @@ import torch
 from helpers import pictures, seeded, write
 
 import minti
-from minti.learning.growing import Growing, losses_of, paired
-from minti.learning.pictures import Concept
-from minti.learning.textual_inversion import word_loss
-from minti.learning.watching import FixedSet
+from minti.personalization.num_vectors_search import NumVectorsSearch, losses_of, paired
+from minti.runs.monitor import ValidationSet
+from minti.textual_inversion import TrainingImages, batch_loss
 
 CONFIG = {"placeholder_token": "<cat>", "initializer_token": "toy", "learning_rate": 0.1, "steps": 12, "batch_size": 4}
 
@@ -24,12 +23,14 @@ def learn(word):
 def spoil(wrapper):
     """Rows that no training would end with."""
     minti.prepare_for_textual_inversion(wrapper)
-    write(wrapper, 50 * torch.randn(wrapper.rows.values.shape, generator=seeded(3)))
-    wrapper.leave()
+    write(wrapper, 50 * torch.randn(wrapper.embedding.values.shape, generator=seeded(3)))
+    wrapper.detach()
 
 
 def grown(model, *trainings, **options):
-    word = Growing(model, minti.TextualInversionConfig(**CONFIG | options), pictures(), most=len(trainings), size=16)
+    word = NumVectorsSearch(
+        model, minti.TextualInversionConfig(**CONFIG | options), pictures(), most=len(trainings), size=16
+    )
     for wrapper, training in zip(word, trainings, strict=True):
         training(wrapper)
     return word
@@ -46,17 +47,17 @@ def test_a_difference_of_pairs_and_its_standard_error():
 def test_the_losses_of_the_pictures_have_the_loss_of_the_set_for_their_mean(tiny):
     wrapper = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(**CONFIG | {"steps": 1}))
     learn(wrapper)
-    fixed = FixedSet(Concept(tiny, pictures()), 7, seeded())
+    fixed = ValidationSet(TrainingImages(tiny, pictures()), 7, seeded())
     losses = losses_of(tiny, fixed, wrapper.prompts)
     assert losses.shape == (7,)
     assert len(set(losses.tolist())) == 7
-    assert losses.mean().item() == pytest.approx(fixed.mean(partial(word_loss, tiny), wrapper.prompts, 2), rel=1e-5)
+    assert losses.mean().item() == pytest.approx(fixed.mean(partial(batch_loss, tiny), wrapper.prompts, 2), rel=1e-5)
 
 
 def test_a_row_that_pays_is_kept(tiny):
     word = grown(tiny, spoil, learn)
     first, second = word.decisions
-    assert (first.rows, first.kept, second.rows, second.kept) == (1, True, 2, True)
+    assert (first.embedding, first.kept, second.embedding, second.kept) == (1, True, 2, True)
     assert second.gain > 2 * second.error > 0
     assert second.gain == pytest.approx(first.loss - second.loss, rel=1e-4)
     assert word.best.config.num_vectors == 2
@@ -95,12 +96,12 @@ def test_every_run_is_that_of_a_word_with_so_many_rows(tiny, tiny_folder):
         minti.StableDiffusion.from_pretrained(tiny_folder), minti.TextualInversionConfig(**CONFIG, num_vectors=2)
     )
     learn(alone)
-    assert torch.equal(word.best.rows.values, alone.rows.values)
+    assert torch.equal(word.best.embedding.values, alone.rows.values)
 
 
 def test_no_other_word_meanwhile(tiny, tmp_path):
     minti.words.files.write_embeddings(tmp_path / "dog.safetensors", {"<dog>": torch.randn(1, 48)})
-    word = iter(Growing(tiny, minti.TextualInversionConfig(**CONFIG | {"steps": 1}), pictures(), size=2))
+    word = iter(NumVectorsSearch(tiny, minti.TextualInversionConfig(**CONFIG | {"steps": 1}), pictures(), size=2))
     learn(next(word))
     minti.load_embeddings(tiny, tmp_path / "dog.safetensors")
     with pytest.raises(ValueError, match="no word can be added while <cat> grows"):
@@ -109,4 +110,4 @@ def test_no_other_word_meanwhile(tiny, tmp_path):
 
 def test_fewer_at_most_than_to_begin_with(tiny):
     with pytest.raises(ValueError, match="begins with 3 rows, and 2 are the most"):
-        Growing(tiny, minti.TextualInversionConfig(**CONFIG, num_vectors=3), pictures(), most=2)
+        NumVectorsSearch(tiny, minti.TextualInversionConfig(**CONFIG, num_vectors=3), pictures(), most=2)

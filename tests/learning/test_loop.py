@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import pictures, train, wrapper
+from minti.learning import textual_inversion
 
 import minti
 from minti import text
-from minti.learning import textual_inversion
 
 FORMS = ("new_rows", "restore")
 SEVERAL = {"num_vectors": 3, "gradient_accumulation": 2, "max_gradient_norm": 0.01}
@@ -28,7 +28,7 @@ def test_only_the_new_rows_change(tiny, form):
                 value = value[:-2]
             assert torch.equal(value, old[key]), key
     initial = tiny.text_encoder.get_input_embeddings().weight[text.single_token_id(tiny.tokenizer, "toy")]
-    assert (w.rows.values - initial).abs().min() > 0
+    assert (w.embedding.values - initial).abs().min() > 0
 
 
 @pytest.mark.slow
@@ -40,7 +40,9 @@ def test_both_forms_learn_the_same_vector(tiny_folder, options):
     for form in FORMS:
         model = minti.StableDiffusion.from_pretrained(tiny_folder)
         w, states = train(model, row_update=form, steps=20, **options)
-        learned.append((w.rows.values.detach(), [state.loss for state in states], model.encode_prompt("a <concept>")))
+        learned.append(
+            (w.embedding.values.detach(), [state.loss for state in states], model.encode_prompt("a <concept>"))
+        )
     torch.testing.assert_close(learned[0][0], learned[1][0], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(learned[0][1], learned[1][1], rtol=1e-6)
     torch.testing.assert_close(learned[0][2], learned[1][2], rtol=1e-5, atol=1e-6)
@@ -52,7 +54,7 @@ def test_one_step_is_adamw_on_the_rows_gradient(tiny):
     start = tiny.text_encoder.get_input_embeddings().weight[text.single_token_id(tiny.tokenizer, "toy")].clone()
     for state in minti.textual_inversion(w, pictures()):
         assert state.learning_rate == 0.01
-    moved = w.rows.values.detach()[0] - start * (1 - 0.01 * 0.1)
+    moved = w.embedding.values.detach()[0] - start * (1 - 0.01 * 0.1)
     # |g| / (|g| + 1e-8) is 1 wherever the gradient is not tiny
     assert moved.abs().max() == pytest.approx(0.01, rel=1e-3)
     assert moved.abs().median() == pytest.approx(0.01, rel=1e-2)
@@ -77,7 +79,7 @@ def test_same_seed_same_word(tiny_folder):
     learned = []
     for seed in (0, 0, 1):
         w, _ = train(minti.StableDiffusion.from_pretrained(tiny_folder), steps=5, seed=seed)
-        learned.append(w.rows.values.detach())
+        learned.append(w.embedding.values.detach())
     assert torch.equal(learned[0], learned[1])
     assert not torch.equal(learned[0], learned[2])
 
@@ -89,7 +91,7 @@ def test_the_model_samples_with_the_learned_rows_at_every_yield_and_after_a_brea
     for state in minti.textual_inversion(w, pictures()):
         contexts.append(tiny.encode_prompt("a <concept>").detach())
         weight = tiny.text_encoder.get_input_embeddings().weight
-        assert torch.equal(weight[w.placeholder_ids], w.rows.values)
+        assert torch.equal(weight[w.placeholder_ids], w.embedding.values)
         if state.step == 4:
             break
     assert not torch.equal(contexts[0], contexts[1])
@@ -114,4 +116,4 @@ def test_the_length_of_the_rows_can_be_limited(tiny):
 def test_a_fixed_number_of_steps_is_kept(tiny):
     _, states = train(tiny, steps=37)
     assert [state.step for state in states] == list(range(1, 38))
-    assert states[-1].fixed_loss is not None
+    assert states[-1].validation_loss is not None

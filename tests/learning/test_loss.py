@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from helpers import pictures, wrapper
 
 import minti
-from minti.learning.pictures import Concept
-from minti.learning.textual_inversion import word_loss
-from minti.learning.watching import FixedSet
+from minti.runs.monitor import ValidationSet
+from minti.textual_inversion import TrainingImages, batch_loss
 
 
 def test_loss_and_its_gradient_equal_diffusers(tiny, pipeline):
@@ -55,12 +54,12 @@ def test_accumulating_is_a_larger_batch(tiny_folder):
     latents, noise = torch.randn(2, 2, 4, 8, 8, generator=g)
     t, prompts = torch.tensor([100, 900]), ["a photo of a <concept>", "the <concept>"]
     minti.diffusion_loss(w, latents, t, model.encode_prompt(prompts), noise).backward()
-    together = w.rows.values.grad.clone()
-    w.rows.values.grad = None
+    together = w.embedding.values.grad.clone()
+    w.embedding.values.grad = None
     for i in range(2):
         part = slice(i, i + 1)
         (minti.diffusion_loss(w, latents[part], t[part], model.encode_prompt(prompts[i]), noise[part]) / 2).backward()
-    torch.testing.assert_close(w.rows.values.grad, together, rtol=1e-4, atol=1e-6 * together.abs().max().item())
+    torch.testing.assert_close(w.embedding.values.grad, together, rtol=1e-4, atol=1e-6 * together.abs().max().item())
 
 
 def test_checkpointing_gives_the_same_gradient_for_less_memory(tiny):
@@ -72,7 +71,7 @@ def test_checkpointing_gives_the_same_gradient_for_less_memory(tiny):
     t, context = torch.tensor([100, 900]), tiny.encode_prompt(["a photo of a <concept>", "the <concept>"])
     gradients, kept = [], []
     for on in (False, True):
-        tiny.unet.set_checkpointing(on)
+        tiny.unet.gradient_checkpointing(on)
         storages = {}
 
         def remember(tensor, storages=storages):
@@ -91,7 +90,7 @@ def test_checkpointing_gives_the_same_gradient_for_less_memory(tiny):
 def test_the_fixed_loss_is_the_mean_over_its_set(tiny):
     w = wrapper(tiny)
     minti.prepare_for_textual_inversion(w)
-    fixed = FixedSet(Concept(tiny, pictures()), 6, torch.Generator().manual_seed(0))
+    fixed = ValidationSet(TrainingImages(tiny, pictures()), 6, torch.Generator().manual_seed(0))
     prompts = ["a photo of a <concept>", "the <concept>"]
     with torch.no_grad():
         each = [
@@ -104,6 +103,6 @@ def test_the_fixed_loss_is_the_mean_over_its_set(tiny):
             ).item()
             for i in range(6)
         ]
-    first, again = (fixed.mean(partial(word_loss, tiny), prompts, 2) for _ in range(2))
+    first, again = (fixed.mean(partial(batch_loss, tiny), prompts, 2) for _ in range(2))
     assert first == again == pytest.approx(np.mean(each), rel=1e-5)
     assert fixed.timesteps.tolist() == [83, 250, 416, 583, 750, 916]

@@ -9,12 +9,12 @@ from helpers import pictures, seeded, train, wrapper
 from PIL import Image
 
 import minti
-from minti.diffusion.scheduler import NoiseScheduler, SchedulerConfig
-from minti.images import open_captions, open_folder
-from minti.learning.losses import Measure
-from minti.learning.pictures import Concept
-from minti.learning.watching import FixedSet
-from minti.templates import Captions
+from minti.formats.image_files import open_folder
+from minti.personalization.augmented_images import Captions, open_captions
+from minti.personalization.losses import DiffusionLoss
+from minti.runs.monitor import ValidationSet
+from minti.scheduler import NoiseScheduler, SchedulerConfig
+from minti.textual_inversion import TrainingImages
 
 TIMESTEPS = torch.tensor([3, 200, 600, 999])
 
@@ -33,7 +33,7 @@ def test_min_snr_is_that_of_diffusers_scripts(kind):
     weights = weights / (snr + 1 if kind == "v_prediction" else snr)
     prediction, target = answers()
     losses = F.mse_loss(prediction, target, reduction="none").mean(dim=(1, 2, 3))
-    ours = Measure(min_snr=5.0)(prediction, target, scheduler, TIMESTEPS, None)
+    ours = DiffusionLoss(min_snr=5.0)(prediction, target, scheduler, TIMESTEPS, None)
     torch.testing.assert_close(ours, (losses * weights).mean(), rtol=1e-5, atol=0)
 
 
@@ -49,14 +49,14 @@ def test_min_snr_weighs_the_error_of_the_clean_latents(kind):
     alpha_bar = scheduler.alphas_cumprod.double()[TIMESTEPS]
     weights = (alpha_bar / (1 - alpha_bar)).clamp(max=5)
     expected = (weights * error.square().mean(dim=(1, 2, 3))).mean()
-    ours = Measure(min_snr=5.0)(prediction, target, scheduler, TIMESTEPS, None)
+    ours = DiffusionLoss(min_snr=5.0)(prediction, target, scheduler, TIMESTEPS, None)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=0)
 
 
 def test_huber_in_closed_form():
     """e^2 up to the size, then 2 d |e| - d^2: value and slope go on at the border."""
     errors = torch.tensor([0.0, 0.3, 0.5, 0.500001, 2.0]).requires_grad_(True)
-    measure = Measure(huber=0.5)
+    measure = DiffusionLoss(huber=0.5)
     losses = torch.stack([measure(e.view(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), None, None, None) for e in errors])
     assert losses.tolist() == pytest.approx([0, 0.09, 0.25, 0.25, 2 * 0.5 * 2.0 - 0.25], abs=1e-5)
     losses.sum().backward()
@@ -65,7 +65,9 @@ def test_huber_in_closed_form():
 
 def test_a_huge_size_is_the_mean_of_squares():
     prediction, target = answers()
-    torch.testing.assert_close(Measure(huber=1e6)(prediction, target, None, None, None), F.mse_loss(prediction, target))
+    torch.testing.assert_close(
+        DiffusionLoss(huber=1e6)(prediction, target, None, None, None), F.mse_loss(prediction, target)
+    )
 
 
 def test_a_mask_is_where_an_error_counts():
@@ -74,7 +76,7 @@ def test_a_mask_is_where_an_error_counts():
     masks[:, :, 2:5, 1:7] = 1.0
     inside = F.mse_loss(prediction[:, :, 2:5, 1:7], target[:, :, 2:5, 1:7])
     prediction.requires_grad_(True)
-    loss = Measure()(prediction, target, None, None, masks)
+    loss = DiffusionLoss()(prediction, target, None, None, masks)
     torch.testing.assert_close(loss, inside)
     loss.backward()
     assert not prediction.grad[(masks == 0).expand_as(prediction)].any()
@@ -92,13 +94,13 @@ def cut_out(left=4, size=16):
 
 
 def test_masks_come_from_the_alpha_channel(tiny):
-    concept = Concept(tiny, [cut_out(), cut_out(8)], flip=True, masked=True)
+    concept = TrainingImages(tiny, [cut_out(), cut_out(8)], flip=True, masked=True)
     columns = [[0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1]]  # of latents, two pixels wide
     columns += [row[::-1] for row in columns]
     assert torch.equal(concept.masks, torch.tensor(columns).float()[:, None, None, :].expand(-1, 1, 8, -1))
     batch = concept.batch(4, ["a cat"], seeded())
     assert torch.equal(batch.masks, concept.masks[batch.numbers])
-    for place, some in FixedSet(concept, 6, seeded()).batches(["a cat"], 4):
+    for place, some in ValidationSet(concept, 6, seeded()).batches(["a cat"], 4):
         assert torch.equal(some.masks, concept.masks[some.numbers]), place
 
 
@@ -112,7 +114,7 @@ def test_what_is_transparent_does_not_teach(tiny_folder):
             pixels[:, :8, :3] = shade
             model = minti.StableDiffusion.from_pretrained(tiny_folder)
             word, _ = train(model, [Image.fromarray(pixels, "RGBA")], steps=2, masked=masked, max_gradient_norm=None)
-            learned.append(word.rows.values.detach())
+            learned.append(word.embedding.values.detach())
     assert not torch.equal(learned[0], learned[1])
     assert torch.equal(learned[0], learned[2])  # laid on white all the same: what is transparent has no colour
     with pytest.raises(ValueError, match="picture 1 has no alpha channel"):
@@ -125,11 +127,11 @@ def test_each_picture_has_its_caption(tiny):
     w = wrapper(tiny, captions=("a {} in red", "the dog", "a cat"))
     assert isinstance(w.prompts, Captions)
     assert w.prompts == ["a <concept> in red", "the dog", "a cat"]
-    concept = Concept(tiny, pictures(3), flip=True)
+    concept = TrainingImages(tiny, pictures(3), flip=True)
     batch = concept.batch(32, w.prompts, seeded())
     assert {(number % 3, said) for number, said in zip(batch.numbers, batch.prompts)} == set(enumerate(w.prompts))
     assert len(set(batch.numbers)) == 6
-    for _, some in FixedSet(concept, 8, seeded()).batches(w.prompts, 8):
+    for _, some in ValidationSet(concept, 8, seeded()).batches(w.prompts, 8):
         assert [w.prompts[number % 3] for number in some.numbers] == some.prompts
 
 

@@ -6,7 +6,7 @@ from helpers import pictures, wrapper, write
 
 import minti
 from minti import text
-from minti.learning.pictures import Concept
+from minti.textual_inversion import TrainingImages
 
 FORMS = ("new_rows", "restore")
 
@@ -42,13 +42,13 @@ def test_torch_schedulers_accept_the_patched_step(tiny, form):
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, 1.0, 4)
     old = tiny.text_encoder.get_input_embeddings().weight.detach().clone()
     for _ in range(4):
-        for parameter in w.rows.trained():
+        for parameter in w.embedding.trainable():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
         schedule.step()
     new = tiny.text_encoder.get_input_embeddings().weight
-    assert torch.equal(new[: w.rows.first], old[: w.rows.first])
-    assert not torch.equal(new[w.rows.first :], old[w.rows.first :])
+    assert torch.equal(new[: w.embedding.first], old[: w.embedding.first])
+    assert not torch.equal(new[w.embedding.first :], old[w.embedding.first :])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -56,7 +56,7 @@ def test_clipping_looks_at_the_new_rows_alone(tiny, form):
     w = wrapper(tiny, row_update=form, max_gradient_norm=None)
     optimizer = minti.prepare_for_textual_inversion(w)
     norms = []
-    optimizer.register_step_pre_hook(lambda *_: norms.append(w.rows.gradients()[0].norm().item()))
+    optimizer.register_step_pre_hook(lambda *_: norms.append(w.embedding.gradients()[0].norm().item()))
     state = next(minti.textual_inversion(w, pictures(), optimizer))
     assert state.gradient_norm == pytest.approx(norms[0])
     if form == "restore":  # the template's words and the padding have gradients of their own
@@ -69,7 +69,7 @@ def test_default_learning_rate_is_relative_to_the_vocabulary(tiny):
 
 
 def test_flipping_adds_mirror_images(tiny):
-    concept = Concept(tiny, pictures(), flip=True)
+    concept = TrainingImages(tiny, pictures(), flip=True)
     assert len(concept) == 6
     with torch.no_grad():
         mirrored = tiny.encode(pictures()[1:2].flip(-1))
@@ -95,9 +95,9 @@ def test_each_row_is_kept_below_the_limit_by_itself(tiny, form):
     limit = 2.0 * w.vocabulary_norm
     write(w, rows * limit * torch.tensor([[3.0], [0.5]]))
     assert optimizer.step(lambda: 7.0) == 7.0
-    torch.testing.assert_close(w.rows.values.detach(), rows * limit * torch.tensor([[1.0], [0.5]]))
+    torch.testing.assert_close(w.embedding.values.detach(), rows * limit * torch.tensor([[1.0], [0.5]]))
     weight = tiny.text_encoder.get_input_embeddings().weight
-    assert torch.equal(weight[w.placeholder_ids], w.rows.values)
+    assert torch.equal(weight[w.placeholder_ids], w.embedding.values)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from helpers import pictures, train, wrapper
 
 import minti
-from minti.learning.watching import STEP_COST, evaluation_interval, has_levelled_off
+from minti.runs.monitor import STEP_COST, evaluation_interval, has_levelled_off
 
 
 @pytest.mark.slow
@@ -16,11 +16,11 @@ def test_the_best_rows_are_kept(tiny):
     rows, losses = {}, {}
     for state in minti.textual_inversion(w, pictures()):
         losses.setdefault(0, state.initializer_loss)
-        if state.fixed_loss is not None:
-            rows[state.step], losses[state.step] = w.rows.values.detach().clone(), state.fixed_loss
+        if state.validation_loss is not None:
+            rows[state.step], losses[state.step] = w.embedding.values.detach().clone(), state.validation_loss
     best = min(losses, key=losses.get)
     assert 0 < best < max(losses), "the test needs a run that gets better, then worse"
-    assert torch.equal(w.rows.values, rows[best])
+    assert torch.equal(w.embedding.values, rows[best])
     assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[w.placeholder_ids], rows[best])
 
 
@@ -30,20 +30,20 @@ def test_a_run_that_never_got_better_keeps_what_it_began_with(tiny):
     optimizer = minti.prepare_for_textual_inversion(w)
     optimizer.param_groups[0]["maximize"] = True
     *_, last = minti.textual_inversion(w, pictures(), optimizer)
-    assert last.fixed_loss > last.initializer_loss
+    assert last.validation_loss > last.initializer_loss
     assert w.run.best_step == 0
     toy = tiny.tokenizer.convert_tokens_to_ids("toy</w>")
-    assert torch.equal(w.rows.values[0], tiny.text_encoder.get_input_embeddings().weight[toy])
+    assert torch.equal(w.embedding.values[0], tiny.text_encoder.get_input_embeddings().weight[toy])
 
 
 def test_a_run_that_is_left_before_it_was_judged_keeps_its_last_rows(tiny):
     w = wrapper(tiny, steps=50)
     for state in minti.textual_inversion(w, pictures()):
-        last = w.rows.values.detach().clone()
+        last = w.embedding.values.detach().clone()
         if state.step == 2:
             break
-    assert state.fixed_loss is None
-    assert torch.equal(w.rows.values, last)
+    assert state.validation_loss is None
+    assert torch.equal(w.embedding.values, last)
     assert not torch.equal(last, w.run.best["values"])
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from helpers import seeded
 
-from minti.diffusion.scheduler import NoiseScheduler
-from minti.learning.score_distillation import Draw, Drawing, distillation_loss, score_distillation
+from minti.distillation.score_distillation import Draw, Drawing, distillation_loss, score_distillation
+from minti.scheduler import NoiseScheduler
 
 MEAN, STD = 0.7, 0.4
 

@@ -7,8 +7,8 @@ import torch
 from helpers import pictures, seeded, wrapper
 
 import minti
-from minti.learning.pictures import Concept
-from minti.learning.watching import FixedSet
+from minti.runs.monitor import ValidationSet
+from minti.textual_inversion import TrainingImages
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_cosine_ends_at_zero(tiny):
 def gradients(w, optimizer):
     """The new rows' gradient as the optimizer gets it, and the state of that step."""
     seen = []
-    optimizer.register_step_pre_hook(lambda *_: seen.append(w.rows.gradients()[0].detach().clone()))
+    optimizer.register_step_pre_hook(lambda *_: seen.append(w.embedding.gradients()[0].detach().clone()))
     state = next(minti.textual_inversion(w, pictures(), optimizer))
     return seen[0], state
 
@@ -82,10 +82,10 @@ def test_the_fixed_set_is_spread_over_all_pictures(tiny, count, flip):
     """Each of them as often as any other, or one more; of too many, one in every so many, mirror images included."""
     grey = torch.linspace(-1, 1, count)[:, None, None, None].expand(count, 3, 16, 16).clone()
     grey[..., :8] += 0.5  # so that the mirror image is another
-    concept = Concept(tiny, grey, flip)
+    concept = TrainingImages(tiny, grey, flip)
     concept.logvar.fill_(-30)  # every draw is the mean
     size, total = 16, len(concept)
-    fixed = FixedSet(concept, size, seeded())
+    fixed = ValidationSet(concept, size, seeded())
     distances = (fixed.latents[:, None] - tiny.scale(concept.mean)[None]).flatten(2).norm(dim=2)  # size total
     numbers = sorted(distances.argmin(dim=1).tolist())
     if total > size:

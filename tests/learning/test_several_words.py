@@ -7,7 +7,7 @@ import torch
 from helpers import pictures, seeded, train, wrapper, write
 
 import minti
-from minti.words.files import read_embeddings, write_embeddings
+from minti.embeddings import read_embeddings, write_embeddings
 
 FORMS = ("new_rows", "restore")
 
@@ -87,8 +87,8 @@ def test_loading_inside_the_loop(tiny, tiny_folder, tmp_path, form):
     for path in (*paths, tmp_path / "learned.safetensors"):
         assert_word(tiny, path, tiny_folder)
     alone, _ = train(minti.StableDiffusion.from_pretrained(tiny_folder), row_update=form, steps=3)
-    assert w.rows.values.shape == (1, 48)
-    assert torch.equal(w.rows.values, alone.rows.values)
+    assert w.embedding.values.shape == (1, 48)
+    assert torch.equal(w.embedding.values, alone.rows.values)
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_two_words_in_turns(tiny, tiny_folder, forms):
     for w, each in zip(both, options):
         model, prompt = minti.StableDiffusion.from_pretrained(tiny_folder), f"a {each['placeholder_token']}"
         alone, _ = train(model, **each)
-        assert torch.equal(w.rows.values, alone.rows.values)
+        assert torch.equal(w.embedding.values, alone.rows.values)
         assert torch.equal(tiny.encode_prompt(prompt), model.encode_prompt(prompt))
 
 
@@ -127,12 +127,12 @@ def test_the_model_is_detached_however_the_loop_ends(tiny, form, end):
             if state.step == 2 and end == "exception":
                 raise KeyError
             if state.step == 2 and end == "training error":
-                write(w, torch.full_like(w.rows.values, torch.nan))
+                write(w, torch.full_like(w.embedding.values, torch.nan))
     except (KeyError, minti.TrainingError):
         assert end in ("exception", "training error")
     assert_detached(tiny)
-    assert w.rows.values.isfinite().all()
-    assert torch.equal(embedding(tiny).weight[w.placeholder_ids], w.rows.values)
+    assert w.embedding.values.isfinite().all()
+    assert torch.equal(embedding(tiny).weight[w.placeholder_ids], w.embedding.values)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -166,12 +166,12 @@ def test_a_loop_of_the_same_word_that_is_left_alone(tiny, form):
     optimizer = minti.prepare_for_textual_inversion(w)
     first = minti.textual_inversion(w, pictures(), optimizer)
     next(first)
-    before = w.rows.values.detach().clone()
+    before = w.embedding.values.detach().clone()
     for _ in minti.textual_inversion(w, pictures(seed=1), optimizer):
         pass
-    newer = w.rows.values.detach().clone()
+    newer = w.embedding.values.detach().clone()
     assert not torch.equal(newer, before)
     first.close()
-    assert torch.equal(w.rows.values, newer)
+    assert torch.equal(w.embedding.values, newer)
     assert torch.equal(embedding(tiny).weight[w.placeholder_ids], newer)
     assert_detached(tiny)

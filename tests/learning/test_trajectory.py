@@ -85,7 +85,7 @@ def test_a_hundred_steps_equal_the_loop_of_diffusers(tiny, recipe, form):
     )
     optimizer = minti.prepare_for_textual_inversion(w)
     gradients = []
-    optimizer.register_step_pre_hook(lambda *_: gradients.append(w.rows.gradients()[0].clone()))
+    optimizer.register_step_pre_hook(lambda *_: gradients.append(w.embedding.gradients()[0].clone()))
     steps = zip(minti.textual_inversion(w, pictures(), optimizer), expected, strict=True)
     first = None
     for state, (rows, gradient) in steps:
@@ -93,8 +93,8 @@ def test_a_hundred_steps_equal_the_loop_of_diffusers(tiny, recipe, form):
         if form == "restore":
             assert torch.equal(gradients[-1], gradient), state.step
             if state.step < STEPS:  # at the last, minti goes back to the best rows
-                assert torch.equal(w.rows.values, rows), (state.step, (w.rows.values - rows).abs().max())
+                assert torch.equal(w.embedding.values, rows), (state.step, (w.embedding.values - rows).abs().max())
         else:
             size = rows.abs().max().item()
-            torch.testing.assert_close(w.rows.values.detach(), rows, rtol=0, atol=1e-4 * size)
+            torch.testing.assert_close(w.embedding.values.detach(), rows, rtol=0, atol=1e-4 * size)
     assert (rows - first).abs().max() > 0.1

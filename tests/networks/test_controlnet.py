@@ -6,9 +6,9 @@ import torch
 from helpers import UNET as SMALL
 from helpers import random_controlnet
 
-from minti.checkpoints.configs import parse_config
-from minti.networks.controlnet import ControlNetConfig, ControlNetwork, copied
-from minti.networks.unet import UNet, UNetConfig
+from minti.adapters.controlnet import ControlNetConfig, ControlNetwork, copied
+from minti.configs import parse_config
+from minti.unet import UNet, UNetConfig
 
 NETWORKS = {
     "as SD": (SMALL, (16, 32, 96, 256)),

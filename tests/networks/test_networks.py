@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from helpers import UNET as SMALL
 from helpers import VAE as SMALL_VAE
+from minti.networks.kernels import Convolution
 from torch import nn
 
-from minti.checkpoints.configs import parse_config
-from minti.networks.kernels import Convolution
-from minti.networks.layers import GEGLU, Attention, ResnetBlock, timestep_embedding
-from minti.networks.unet import UNet, UNetConfig
-from minti.networks.vae import VAE, VAEConfig
+from minti.configs import parse_config
+from minti.layers import GEGLU, Attention, ResnetBlock, timestep_embedding
+from minti.unet import UNet, UNetConfig
+from minti.vae import VAE, VAEConfig
 
 UNETS = {
     "as SD": SMALL,

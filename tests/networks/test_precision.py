@@ -9,11 +9,12 @@ from helpers import NarrowScaler, pictures, seeded, train, wrapper
 from torch import nn
 
 import minti
-from minti.learning.loop import Loop
-from minti.learning.settings import TextualInversionConfig, TrainingWrapper
-from minti.networks import kernels
-from minti.networks.layers import Attention
-from minti.words.files import write_embeddings
+from minti.embeddings import write_embeddings
+from minti.layers import Attention
+from minti.speed import bfloat16
+from minti.textual_inversion import TextualInversionConfig
+from minti.training import Trainer
+from minti.training_config import TrainingWrapper
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -72,7 +73,7 @@ def test_attention_as_products(spread):
         return out.detach(), *torch.autograd.grad(out, inputs, d_out.to(dtype))
 
     fused = F.scaled_dot_product_attention
-    exact, kernel, products = run(fused, torch.float32), run(fused), run(kernels.attention_products)
+    exact, kernel, products = run(fused, torch.float32), run(fused), run(bfloat16.attention_products)
     for limit, true, reference, got in zip((2.5, 2, 2, 2), exact, kernel, products):
         assert got.shape == true.shape
         assert 0 < relative_error(got, true) <= limit * relative_error(reference, true)
@@ -83,7 +84,7 @@ def test_attention_as_products_finds_a_needle():
     q, k = torch.zeros(1, 1, 4, 16), torch.zeros(1, 1, 2000, 16)
     q[..., 0], k[..., 1234, 0] = 4, 300  # a score of 300
     v = torch.randn(1, 1, 2000, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
-    got = kernels.attention_products(q.bfloat16(), k.bfloat16(), v)
+    got = bfloat16.attention_products(q.bfloat16(), k.bfloat16(), v)
     assert torch.equal(got, v[:, :, 1234:1235].expand(-1, -1, 4, -1))
 
 
@@ -93,7 +94,7 @@ def test_convolution_as_product(stride, padding, size):
     torch.manual_seed(0)
     conv = nn.Conv2d(6, 10, kernel_size=3, stride=stride, padding=padding)
     x = torch.randn(2, 6, *size, requires_grad=True)
-    expected, got = conv(x), kernels.convolution_product(conv, x)
+    expected, got = conv(x), bfloat16.convolution_product(conv, x)
     assert torch.allclose(got, expected, atol=1e-6)
     d_out = torch.randn_like(expected)
     gradients = [torch.autograd.grad(out, (x, conv.weight), d_out) for out in (expected, got)]
@@ -104,10 +105,10 @@ def test_layers_in_bfloat16_choose_products_where_they_pay(monkeypatch):
     """Attention over 1,024 positions, and a convolution of 1,024 channels on few; small ones and float32 do not."""
     used = []
     for name in ("attention_products", "convolution_product"):
-        function = getattr(kernels, name)
-        monkeypatch.setattr(kernels, name, lambda *args, f=function, name=name: used.append(name) or f(*args))
+        function = getattr(bfloat16, name)
+        monkeypatch.setattr(bfloat16, name, lambda *args, f=function, name=name: used.append(name) or f(*args))
     attention = Attention(16, heads=2)
-    wide, narrow = (kernels.Convolution(8, channels, 3, padding=1) for channels in (1024, 16))
+    wide, narrow = (bfloat16.Convolution(8, channels, 3, padding=1) for channels in (1024, 16))
     chosen = (["attention_products"], ["convolution_product"], [])
     inputs = (torch.randn(1, 1024, 16), torch.randn(1, 8, 4, 4), torch.randn(1, 8, 4, 4))
     for layer, x, expected in zip((attention, wide, narrow), inputs, chosen):
@@ -147,10 +148,10 @@ def test_what_learns_is_float32(tiny_folder, dtype):
     model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=dtype)
     wrapper = TrainingWrapper(model, TextualInversionConfig(steps=12, templates=("a {}",), learning_rate=0.02))
     optimizer = minti.prepare_for_textual_inversion(wrapper)
-    assert wrapper.rows.values.dtype == torch.float32
+    assert wrapper.embedding.values.dtype == torch.float32
     states = list(minti.textual_inversion(wrapper, pictures(), optimizer))
-    assert all(value.dtype == torch.float32 for value in optimizer.state[wrapper.rows.values].values())
-    assert states[-1].fixed_loss < states[-1].initializer_loss
+    assert all(value.dtype == torch.float32 for value in optimizer.state[wrapper.embedding.values].values())
+    assert states[-1].validation_loss < states[-1].initializer_loss
     assert {parameter.dtype for parameter in model.unet.parameters()} == {dtype}
 
 
@@ -159,7 +160,7 @@ def test_words_of_float32_in_a_model_of_half_precision(tiny_folder, tmp_path):
     model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=torch.bfloat16)
     wrapper = TrainingWrapper(model, TextualInversionConfig(initializer_token=None, steps=1, templates=("a {}",)))
     next(minti.textual_inversion(wrapper, pictures()))
-    assert wrapper.rows.values.dtype == wrapper.run.best["values"].dtype == torch.float32
+    assert wrapper.embedding.values.dtype == wrapper.run.best["values"].dtype == torch.float32
     rows = torch.randn(2, 48, generator=torch.Generator().manual_seed(0))
     write_embeddings(tmp_path / "word.safetensors", {"<new>": rows})
     minti.load_embeddings(model, tmp_path / "word.safetensors")
@@ -174,11 +175,11 @@ def test_float16_finds_its_scale(tiny_folder, monkeypatch):
     model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=torch.float16)
     wrapper = TrainingWrapper(model, TextualInversionConfig(steps=16, templates=("a {}",), learning_rate=0.01))
     optimizer = minti.prepare_for_textual_inversion(wrapper)
-    former, moved, norms = wrapper.rows.values.detach().clone(), [], []
+    former, moved, norms = wrapper.embedding.values.detach().clone(), [], []
     for state in minti.textual_inversion(wrapper, pictures(), optimizer):
-        moved.append(not torch.equal(wrapper.rows.values, former))
+        moved.append(not torch.equal(wrapper.embedding.values, former))
         norms.append(state.gradient_norm)
-        former = wrapper.rows.values.detach().clone()
+        former = wrapper.embedding.values.detach().clone()
     assert not moved[0]
     assert moved[-2]  # the last yield may have gone back to the best rows
     assert [not math.isnan(norm) for norm in norms[:-1]] == moved[:-1]
@@ -210,15 +211,15 @@ def test_a_row_that_overflows_in_the_matrix(tiny, monkeypatch, row, lost):
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0, growth_interval=1))
     learned = wrapper(tiny, row_update="restore")
     optimizer = minti.prepare_for_textual_inversion(learned)
-    learned.leave()
-    (weight,) = learned.rows.trained()
+    learned.detach()
+    (weight,) = learned.rows.trainable()
 
     def loss(model, batch):
         if row is not None:
             weight.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([row % len(weight)]), math.inf))
         return weight.sum()
 
-    loop = Loop(tiny, learned.rows, lambda generator: None, loss, optimizer, 1, seeded(), max_norm=None)
+    loop = Trainer(tiny, learned.rows, lambda generator: None, loss, optimizer, 1, seeded(), max_norm=None)
     (step,) = loop
     assert math.isnan(step.gradient_norm) == lost
     assert loop.taken == (not lost)

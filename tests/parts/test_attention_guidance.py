@@ -9,15 +9,15 @@ from diffusers.pipelines.deprecated.stable_diffusion_sag import StableDiffusionS
 from helpers import PROMPTS, seeded
 
 import minti
-from minti.networks.layers import Attention
-from minti.parts.controlnet import ControlNet
-from minti.parts.perturbed_attention import PerturbedAttention
-from minti.parts.self_attention_guidance import SelfAttentionGuidance, attended, blurred_where
+from minti.adapters.controlnet import ControlNet
+from minti.guidance.perturbed_attention import PerturbedAttention
+from minti.guidance.self_attention_guidance import SelfAttentionGuidance, attended, blurred_where
+from minti.layers import Attention
 
 
 def drawn(model, part, **options):
     options = {"num_inference_steps": 5, "output": "latents", "generator": seeded()} | options
-    with part.inside(model):
+    with part.attached(model):
         return minti.sample(model, PROMPTS, guidance=part.guidance, **options)
 
 
@@ -63,8 +63,8 @@ def test_without_strength_and_outside_a_picture_is_as_before(tiny, part):
 
 def test_what_goes_round_the_same_attention_leaves_in_any_order(tiny):
     first, second = ExitStack(), ExitStack()
-    first.enter_context(PerturbedAttention(1.0, layers="").inside(tiny))
-    second.enter_context(SelfAttentionGuidance(1.0).inside(tiny))
+    first.enter_context(PerturbedAttention(1.0, layers="").attached(tiny))
+    second.enter_context(SelfAttentionGuidance(1.0).attached(tiny))
     first.close()
     layers = {name: layer for name, layer in tiny.unet.named_modules() if isinstance(layer, Attention)}
     assert [name for name, layer in layers.items() if layer.around] == [
@@ -79,7 +79,7 @@ def test_a_controlnet_may_be_inside_before(tiny, part):
     """A fresh ControlNet adds zeros: the pictures are those without it."""
     alone, control = drawn(tiny, part(1.0)), ControlNet.beside(tiny, seeded())
     control.hint = torch.rand(2, 3, 16, 16, generator=seeded())
-    with control.inside(tiny):
+    with control.attached(tiny):
         assert torch.equal(drawn(tiny, part(1.0)), alone)
 
 

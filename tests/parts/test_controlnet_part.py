@@ -13,14 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import minti
-from minti.checkpoints.configs import parse_config
-from minti.checkpoints.single_file import controlnet_name
-from minti.learning.loop import Loop
-from minti.learning.pictures import Concept
-from minti.learning.textual_inversion import word_loss
-from minti.networks.controlnet import ControlNetConfig, ControlNetwork
-from minti.parts.controlnet import ControlNet
-from minti.parts.ip_adapter import IPAdapter
+from minti.adapters.controlnet import ControlNet, ControlNetConfig, ControlNetwork, controlnet_name
+from minti.adapters.ip_adapter import IPAdapter
+from minti.configs import parse_config
+from minti.textual_inversion import TrainingImages, batch_loss
+from minti.training import Trainer
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -52,7 +49,7 @@ def draw(model, control=None, prompts=PROMPTS, **options):
     options = {"num_inference_steps": 3, "sampler": "ddim", "output": "latents"} | options
     if control is None:
         return minti.sample(model, prompts, generator=seeded(), **options)
-    with control.inside(model):
+    with control.attached(model):
         return minti.sample(model, prompts, generator=seeded(), **options)
 
 
@@ -102,11 +99,11 @@ def test_two_add_up_and_leave_in_any_order(tiny, theirs, saved):
     double.scale = 2.0
     x, t, context = torch.randn(1, 4, 8, 8, generator=seeded()), torch.tensor([500]), tiny.encode_prompt("a cat")
     alone = tiny.unet(x, t, context)
-    with double.inside(tiny):
+    with double.attached(tiny):
         expected = tiny.unet(x, timesteps=t, context=context)
-    with first.inside(tiny):
+    with first.attached(tiny):
         once = tiny.unet(x, t, context)
-    a, b = first.inside(tiny), second.inside(tiny)
+    a, b = first.attached(tiny), second.attached(tiny)
     a.__enter__(), b.__enter__()
     torch.testing.assert_close(tiny.unet(x, t, context), expected, rtol=1e-4, atol=1e-4)  # a + r + r beside a + 2 r
     a.__exit__(None, None, None)
@@ -136,7 +133,7 @@ def test_the_first_gradient_reaches_the_zero_convolutions_alone(tiny):
     tiny.freeze()
     control = ControlNet.beside(tiny, seeded())
     control.hint = hint()
-    with control.inside(tiny):
+    with control.attached(tiny):
         tiny.unet(
             torch.randn(1, 4, 8, 8, generator=seeded()), torch.tensor([500]), tiny.encode_prompt("a cat")
         ).mean().backward()
@@ -153,7 +150,7 @@ def test_beside_an_ip_adapter_it_reads_the_text_alone(tiny, saved):
     control.hint, seen = hint(), []
     control.network.register_forward_hook(lambda network, inputs, output: seen.append((inputs[2], output[0])))
     latents, timesteps, text = torch.randn(2, 4, 8, 8, generator=seeded()), torch.tensor([500, 30]), PROMPTS
-    with control.inside(tiny), adapter.inside(tiny):
+    with control.attached(tiny), adapter.attached(tiny):
         for picture in (None, torch.ones(1, 20)):
             tiny.unet(latents, timesteps, adapter.prompted(tiny.encode_prompt(text), picture))
         tiny.unet(latents, timesteps, tiny.encode_prompt(text))
@@ -164,12 +161,12 @@ def test_beside_an_ip_adapter_it_reads_the_text_alone(tiny, saved):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_loop_trains_the_copy_and_nothing_else(tiny, checkpointing):
     tiny.freeze(checkpointing)
-    control, concept = ControlNet.beside(tiny, seeded()), Concept(tiny, pictures())
-    control.network.set_checkpointing(checkpointing)
+    control, concept = ControlNet.beside(tiny, seeded()), TrainingImages(tiny, pictures())
+    control.network.gradient_checkpointing(checkpointing)
     control.hint = hint()
     before = [{k: v.clone() for k, v in part.state_dict().items()} for part in (tiny.unet, control.network)]
-    optimizer = torch.optim.AdamW(control.trained(), lr=0.01, weight_decay=0.0)
-    loop = Loop(tiny, control, lambda g: concept.batch(2, ["a cat"], g), word_loss, optimizer, 4, seeded())
+    optimizer = torch.optim.AdamW(control.trainable(), lr=0.01, weight_decay=0.0)
+    loop = Trainer(tiny, control, lambda g: concept.batch(2, ["a cat"], g), batch_loss, optimizer, 4, seeded())
     assert len(list(loop)) == 4
     assert all(torch.equal(value, before[0][key]) for key, value in tiny.unet.state_dict().items())
     assert not [key for key, value in control.network.state_dict().items() if torch.equal(value, before[1][key])]
@@ -183,7 +180,7 @@ def test_float32_beside_half_precision(tiny):
     context = tiny.encode_prompt("a cat").bfloat16()
     assert {parameter.dtype for parameter in control.parameters()} == {torch.float32}
     alone = tiny.unet(x, t, context)
-    with control.inside(tiny):
+    with control.attached(tiny):
         inside = tiny.unet(x, t, context)
     assert inside.dtype == torch.bfloat16 and torch.equal(inside, alone)
 

@@ -5,7 +5,7 @@ import torch
 from helpers import PROMPTS, seeded
 
 import minti
-from minti.parts.deep_cache import DeepCache
+from minti.speed.deep_cache import DeepCache
 
 N = 9  # connections of the small UNet: conv_in, then (resnet, resnet, downsample), twice, then two resnets
 RUN = {"num_inference_steps": 6, "sampler": "dpm-solver++", "output": "latents"}
@@ -51,7 +51,7 @@ def their_halves(unet, latents, t, context, deep=None, branch=2):
 def test_short_steps_are_the_upper_layers_of_diffusers(tiny, pipeline, branch):
     """All of the network is computed there, but for what comes up, which is the first step's: bit for bit."""
     context, theirs = tiny.encode_prompt(PROMPTS), pipeline.unet
-    with DeepCache(3, branch).inside(tiny):
+    with DeepCache(3, branch).attached(tiny):
         for i, t in enumerate((900, 700, 500, 300)):
             x, t = torch.randn(2, 4, 8, 8, generator=seeded(i)), torch.tensor([t])
             expected, up = their_halves(theirs, x, t, context, None if i in (0, 3) else deep, branch)  # noqa: F821
@@ -62,13 +62,13 @@ def test_short_steps_are_the_upper_layers_of_diffusers(tiny, pipeline, branch):
 @pytest.mark.parametrize("options", [{}, {"guidance_interval": (200, 700)}, {"sampler": "heun"}, {"height": 24}])
 def test_every_step_whole_is_the_model_alone(tiny, options):
     alone = drawn(tiny, **options)
-    with DeepCache(1).inside(tiny):
+    with DeepCache(1).attached(tiny):
         assert torch.equal(drawn(tiny, **options), alone)
 
 
 def test_it_comes_out_without_a_trace(tiny):
     alone, hooks = drawn(tiny), [len(module._forward_pre_hooks) for module in tiny.unet.modules()]
-    with DeepCache(3).inside(tiny):
+    with DeepCache(3).attached(tiny):
         assert not torch.equal(drawn(tiny), alone)
     assert torch.equal(drawn(tiny), alone)
     assert "forward" not in vars(tiny.unet)
@@ -80,9 +80,9 @@ def test_it_comes_out_without_a_trace(tiny):
 )
 def test_a_second_run_begins_afresh(tiny, second):
     """What was drawn before, broken off or not, is in none of it."""
-    with DeepCache(4).inside(tiny):
+    with DeepCache(4).attached(tiny):
         first = drawn(tiny, **second)
-    with DeepCache(4).inside(tiny):
+    with DeepCache(4).attached(tiny):
         drawn(tiny)
         next(minti.sample_steps(tiny, PROMPTS, num_inference_steps=1))
         assert torch.equal(drawn(tiny, **second), first)
@@ -99,7 +99,7 @@ def whole_steps(model, **options):
 
 @pytest.mark.parametrize(("every", "whole"), [(1, 10), (2, 5), (3, 4), (5, 2), (20, 1)])
 def test_so_many_steps_are_whole(tiny, every, whole):
-    with DeepCache(every).inside(tiny):
+    with DeepCache(every).attached(tiny):
         assert whole_steps(tiny, num_inference_steps=10, sampler="ddim") == (whole, 10)
         # One more where guidance begins, and where it ends: the batch is another.
         interval = {"guidance_interval": (350, 650)}
@@ -111,7 +111,7 @@ def test_where_a_gradient_flows_every_step_is_whole(tiny):
     latents = torch.randn(2, 4, 8, 8, generator=seeded()).requires_grad_()
     options = RUN | {"latents": latents, "gradient": True, "num_inference_steps": 2}
     alone = torch.autograd.grad(minti.sample(tiny, PROMPTS, **options).sum(), latents)
-    with DeepCache(2).inside(tiny):
+    with DeepCache(2).attached(tiny):
         got = torch.autograd.grad(minti.sample(tiny, PROMPTS, **options).sum(), latents)
     assert torch.equal(got[0], alone[0])
 
@@ -122,9 +122,9 @@ def test_what_cannot_be_kept_is_said(tiny):
     for branch in (-1, N):
         with (
             pytest.raises(ValueError, match=f"branch = {branch}; expected 0 to {N - 1}"),
-            DeepCache(2, branch).inside(tiny),
+            DeepCache(2, branch).attached(tiny),
         ):
             pass
-    with DeepCache(2).inside(tiny), pytest.raises(ValueError, match="keeps deep features already"):
+    with DeepCache(2).attached(tiny), pytest.raises(ValueError, match="keeps deep features already"):
         next(DeepCache(2).hooks(tiny))
     assert "forward" not in vars(tiny.unet)

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import minti
-from minti.evaluation.attention_maps import AttentionMaps
-from minti.learning.loop import Loop
-from minti.learning.pictures import Concept
-from minti.networks.layers import Attention
-from minti.networks.unet import UNet, UNetConfig
-from minti.parts.ip_adapter import IPAdapter, cross_attentions, load_ip_adapter, save_ip_adapter
+from minti.adapters.ip_adapter import IPAdapter, cross_attentions, load_ip_adapter, save_ip_adapter
+from minti.editing.attention_maps import AttentionMaps
+from minti.layers import Attention
+from minti.textual_inversion import TrainingImages
+from minti.training import Trainer
+from minti.unet import UNet, UNetConfig
 
 CLIP_DIM = 20
 
@@ -70,7 +70,7 @@ def test_the_unet_with_an_adapter_equals_diffusers(tiny, pipeline, tmp_path, row
     alone, adapter = answer(tiny, rows=rows), random_adapter(tiny)
     into(pipeline, tmp_path, adapter).set_ip_adapter_scale(scale)
     adapter.scale = scale
-    with adapter.inside(tiny):
+    with adapter.attached(tiny):
         got = answer(tiny, adapter, rows=rows, picture=seen(rows))
         assert torch.equal(answer(tiny, rows=rows), alone)  # prompts without a picture are as ever
     assert torch.equal(got, answer_of_diffusers(pipeline, tiny, seen(rows), rows))
@@ -85,7 +85,7 @@ def test_in_the_toybox_it_equals_diffusers_too(tmp_path):
     )  # fmt: skip
     adapter = random_adapter(model)
     into(pipeline, tmp_path, adapter)
-    with adapter.inside(model):
+    with adapter.attached(model):
         assert torch.equal(answer(model, adapter), answer_of_diffusers(pipeline, model, seen()))
 
 
@@ -99,7 +99,7 @@ def test_its_gradients_equal_those_of_diffusers(tiny, pipeline, tmp_path):
     theirs += unet.encoder_hid_proj.parameters()
     for weight in theirs:
         weight.requires_grad_(True)
-    with adapter.inside(tiny):
+    with adapter.attached(tiny):
         answer(tiny, adapter).square().sum().backward()
     answer_of_diffusers(pipeline, tiny, seen()).square().sum().backward()
     ours = [*adapter.ip_adapter.parameters(), *adapter.image_proj.parameters()]
@@ -123,7 +123,7 @@ def test_a_guided_picture_equals_the_pipeline_byte_for_byte(tiny, pipeline, tmp_
     expected = pipeline(prompts, ip_adapter_image_embeds=embeds, **how).images
     alone = minti.sample(tiny, prompts, **how | {"generator": seeded()})
     said = [adapter.prompted(tiny.encode_prompt(said), picture) for said, picture in ((prompts, seen()), ("", None))]
-    with adapter.inside(tiny):
+    with adapter.attached(tiny):
         got = minti.sample(tiny, *said, **how | {"generator": seeded()})
     assert [picture.tobytes() for picture in got] == [picture.tobytes() for picture in expected]
     assert got[0].tobytes() != alone[0].tobytes()
@@ -197,14 +197,14 @@ def test_a_second_attention_with_the_same_queries():
 
     both = attended(layer.to_k, layer.to_v, context) + 0.4 * attended(own["to_k_ip"], own["to_v_ip"], tokens)
     model = SimpleNamespace(unet=unet, tokenizer=SimpleNamespace(model_max_length=7))
-    with adapter.inside(model):
+    with adapter.attached(model):
         torch.testing.assert_close(layer(x, torch.cat([context, tokens], dim=1)), layer.to_out[0](both))
 
 
 @torch.no_grad()
 def test_each_drawing_has_a_picture_of_its_own(tiny):
     adapter = random_adapter(tiny)
-    with adapter.inside(tiny):
+    with adapter.attached(tiny):
         both = answer(tiny, adapter, picture=seen(2))
         for i in range(2):
             one = answer(tiny, adapter, picture=seen(2)[[i]])
@@ -218,7 +218,7 @@ def test_each_drawing_has_a_picture_of_its_own(tiny):
 def test_it_leaves_no_trace_in_any_order(tiny, first):
     """Two adapters add up; what looks at the text's attention sees the text's."""
     one, two, alone = random_adapter(tiny), random_adapter(tiny), answer(tiny)
-    contexts = [one.inside(tiny), two.inside(tiny)]
+    contexts = [one.attached(tiny), two.attached(tiny)]
     with AttentionMaps(tiny, PROMPTS) as maps:
         answer(tiny)
         without = maps.maps
@@ -243,14 +243,14 @@ def test_the_loop_trains_the_adapter_and_nothing_else(tiny):
         tiny.freeze(checkpointing)
         adapter = IPAdapter.beside(tiny, CLIP_DIM, seeded())
         first = {key: value.clone() for key, value in adapter.state_dict().items()}
-        optimizer = torch.optim.AdamW(adapter.trained(), lr=0.01)
-        concept = Concept(tiny, pictures())
+        optimizer = torch.optim.AdamW(adapter.trainable(), lr=0.01)
+        concept = TrainingImages(tiny, pictures())
 
         def loss(model, batch, adapter=adapter):
             prompts = adapter.prompted(model.encode_prompt(batch.prompts), seen(2))
             return minti.diffusion_loss(model, batch.latents, batch.timesteps, prompts, batch.noise)
 
-        loop = Loop(tiny, adapter, lambda g, c=concept: c.batch(2, PROMPTS, g), loss, optimizer, 3, seeded())
+        loop = Trainer(tiny, adapter, lambda g, c=concept: c.batch(2, PROMPTS, g), loss, optimizer, 3, seeded())
         losses = [step.loss for step in loop]
         assert not [key for key, value in adapter.state_dict().items() if torch.equal(value, first[key])]
         trained.append((losses, adapter.state_dict()))
@@ -272,11 +272,11 @@ def test_a_new_one_begins_with_the_text_s_keys_and_values(tiny):
 def test_beside_a_model_in_half_precision(tiny_folder, tmp_path):
     model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=torch.bfloat16)
     adapter = random_adapter(model)
-    with adapter.inside(model):
+    with adapter.attached(model):
         exact = answer(model, adapter)
     save_ip_adapter(adapter, tmp_path / "adapter.safetensors")
     loaded = load_ip_adapter(model, tmp_path / "adapter.safetensors")
-    with loaded.inside(model):
+    with loaded.attached(model):
         rounded = answer(model, loaded)
     assert next(adapter.parameters()).dtype == torch.float32
     assert next(loaded.parameters()).dtype == exact.dtype == torch.bfloat16

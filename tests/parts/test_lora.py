@@ -12,11 +12,10 @@ from diffusers.training_utils import cast_training_params
 from helpers import pictures, random_lora, seeded
 
 import minti
-from minti.learning.loop import Loop
-from minti.learning.pictures import Concept
-from minti.learning.textual_inversion import word_loss
-from minti.networks.unet import UNet, UNetConfig
-from minti.parts.lora import Pair, layers_of
+from minti.adapters.lora import Pair, layers_of
+from minti.textual_inversion import TrainingImages, batch_loss
+from minti.training import Trainer
+from minti.unet import UNet, UNetConfig
 
 EVERYWHERE = ("attention", "projections", "feed_forward")
 TARGETS = {
@@ -64,7 +63,7 @@ def tensors(model):
 def test_it_begins_as_the_model_itself(tiny):
     lora = minti.LoRA(tiny, rank=2, layers=EVERYWHERE, text_encoder=True, generator=seeded())
     before, context = tiny.unet(*inputs(tiny)), tiny.encode_prompt("a cat")
-    with lora.inside(tiny):
+    with lora.attached(tiny):
         assert torch.equal(tiny.encode_prompt("a cat"), context)
         assert torch.equal(tiny.unet(*inputs(tiny)), before)
 
@@ -79,7 +78,7 @@ def test_the_unet_s_answer_equals_peft_s(tiny, pipeline, options, weight):
     if weight != 1:
         pipeline.unet.set_adapters(["default"], weight)
     before = tiny.unet(*inputs(tiny))
-    with lora.inside(tiny):
+    with lora.attached(tiny):
         answer = tiny.unet(*inputs(tiny))
     assert torch.equal(answer, pipeline.unet(*inputs(tiny)).sample)
     assert (answer - before).abs().max() > 0.01
@@ -92,7 +91,7 @@ def test_the_text_encoder_s_answer_equals_peft_s(tiny, pipeline):
     level = "text_encoder.text_model." if not hasattr(pipeline.text_encoder, "text_model") else "text_encoder."
     before = tiny.encode_prompt("a red cat")
     add_to(pipeline.text_encoder, lora, IN_TEXT, level)
-    with lora.inside(tiny):
+    with lora.attached(tiny):
         context = tiny.encode_prompt("a red cat")
     assert torch.equal(context, pipeline.text_encoder(tiny.tokenize("a red cat"))[0])
     assert (context - before).abs().max() > 0.01
@@ -112,7 +111,7 @@ def test_beside_a_model_in_half_precision_it_is_float32(tiny, pipeline, dtype):
     for path, pair in lora.pairs.items():  # injected in half precision, they have been rounded
         add_again[path.removeprefix("unet.") + ".lora_A.default.weight"].copy_(pair.down)
         add_again[path.removeprefix("unet.") + ".lora_B.default.weight"].copy_(pair.up)
-    with lora.inside(tiny):
+    with lora.attached(tiny):
         answer = tiny.unet(*x)
     assert answer.dtype == dtype
     assert {parameter.dtype for parameter in lora.parameters()} == {torch.float32}
@@ -126,7 +125,7 @@ def test_several_at_once_each_with_its_weight(tiny, pipeline):
         lora.weight = weight
         add_to(pipeline.unet, lora, TARGETS["attention"], name=name)
     pipeline.unet.set_adapters(["one", "two"], [0.7, -0.4])
-    with first.inside(tiny), second.inside(tiny):
+    with first.attached(tiny), second.attached(tiny):
         answer = tiny.unet(*inputs(tiny))
     assert torch.equal(answer, pipeline.unet(*inputs(tiny)).sample)
 
@@ -134,7 +133,7 @@ def test_several_at_once_each_with_its_weight(tiny, pipeline):
 @torch.no_grad()
 def test_its_weight_can_be_turned_while_it_is_inside(tiny):
     lora, before = random_lora(tiny), tiny.unet(*inputs(tiny))
-    with lora.inside(tiny):
+    with lora.attached(tiny):
         full = tiny.unet(*inputs(tiny))
         lora.weight = 0.0
         assert torch.equal(tiny.unet(*inputs(tiny)), before)
@@ -151,7 +150,7 @@ def test_every_layer_may_have_its_own_rank_and_alpha(tiny):
         at + "transformer_blocks.0.attn2.to_k": Pair(draw(5, 48), draw(64, 5), 8),
     }
     lora, layers = minti.LoRA(tiny, pairs=pairs, weight=0.5), layers_of(tiny)
-    with lora.inside(tiny), torch.no_grad():
+    with lora.attached(tiny), torch.no_grad():
         for (path, pair), x in zip(pairs.items(), (draw(2, 64, 4, 4), draw(2, 7, 48))):
             rows = x.movedim(1, -1) if x.ndim == 4 else x  # channels last
             layer = layers[path]
@@ -197,7 +196,7 @@ def test_its_state_comes_back_under_the_layers_names(tiny):
     assert len(state) == 2 * len(lora.pairs)
     fresh.load_state_dict(state)
     assert all(torch.equal(fresh.pairs[path].up, pair.up) for path, pair in lora.pairs.items())
-    assert len(copy.deepcopy(lora).trained()) == len(state)
+    assert len(copy.deepcopy(lora).trainable()) == len(state)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +224,7 @@ def test_another_model_than_it_was_made_for(tiny):
         with pytest.raises(ValueError, match=r"another model: unet\.\S+ is \(128, 128\), and in this one \("):
             enter(tiny).__enter__()
     assert not any(module._forward_hooks for module in tiny.unet.modules())
-    with lora.inside(toybox):
+    with lora.attached(toybox):
         pass
 
 
@@ -244,7 +243,7 @@ def test_merged_it_equals_peft_s_and_comes_out_bit_for_bit(tiny, pipeline, optio
         raise KeyError
     assert all(torch.equal(value, before[key]) for key, value in tensors(tiny).items())
     assert torch.equal(tiny.unet(*inputs(tiny)), answer)
-    with lora.inside(tiny):
+    with lora.attached(tiny):
         torch.testing.assert_close(tiny.unet(*inputs(tiny)), merged, rtol=1e-3, atol=1e-4)  # another order of sums
 
 
@@ -301,17 +300,17 @@ def theirs(pipe, lora, options, steps):
 def beside_theirs(tiny, pipeline, options, steps):
     """Yields, of each step of minti's loop beside theirs, the largest difference of gradients and of matrices."""
     tiny.freeze()
-    lora, concept = minti.LoRA(tiny, generator=seeded(), **options), Concept(tiny, pictures())
+    lora, concept = minti.LoRA(tiny, generator=seeded(), **options), TrainingImages(tiny, pictures())
     reference = theirs(pipeline, lora, options, steps)
-    optimizer, gradients = torch.optim.AdamW(lora.trained(), lr=0.01), []
+    optimizer, gradients = torch.optim.AdamW(lora.trainable(), lr=0.01), []
     optimizer.register_step_pre_hook(lambda *_: gradients.append([g.clone() for g in lora.gradients()]))
     draw = lambda g: concept.batch(2, PROMPTS, g)  # noqa: E731
-    first = [p.detach().clone() for p in lora.trained()]
+    first = [p.detach().clone() for p in lora.trainable()]
     far = lambda ours, theirs: max((a - b).abs().max() for a, b in zip(ours, theirs, strict=True)).item()  # noqa: E731
-    loop = Loop(tiny, lora, draw, word_loss, optimizer, steps, seeded(0))
+    loop = Trainer(tiny, lora, draw, batch_loss, optimizer, steps, seeded(0))
     for (gradient, matrices), _ in zip(reference, loop):  # theirs begins first, with the same matrices
-        yield far(gradients[-1], gradient), far(lora.trained(), matrices)
-    assert far(lora.trained(), first) > 0.01 * min(steps, 10) / 2
+        yield far(gradients[-1], gradient), far(lora.trainable(), matrices)
+    assert far(lora.trainable(), first) > 0.01 * min(steps, 10) / 2
 
 
 @pytest.mark.parametrize("options", LEARNING)
@@ -322,12 +321,12 @@ def test_a_step_equals_peft_s_bit_for_bit(tiny, pipeline, options):
 
 def test_computing_activations_again_gives_the_same_gradients(tiny):
     """With gradient checkpointing the layers, and what hangs on them, run a second time in the backward pass."""
-    lora, concept = random_lora(tiny, layers=EVERYWHERE, text_encoder=True), Concept(tiny, pictures())
+    lora, concept = random_lora(tiny, layers=EVERYWHERE, text_encoder=True), TrainingImages(tiny, pictures())
     batch, found = concept.batch(2, PROMPTS, seeded()), []
     for checkpointing in (False, True):
         tiny.freeze(checkpointing)
-        with lora.inside(tiny):
-            found.append(torch.autograd.grad(word_loss(tiny, batch), lora.trained()))
+        with lora.attached(tiny):
+            found.append(torch.autograd.grad(batch_loss(tiny, batch), lora.trainable()))
     for plain, again in zip(*found, strict=True):
         assert torch.equal(plain, again)
         assert plain.any()

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import minti
-from minti.parts.lora import LAYERS, Pair
+from minti.adapters.lora import LAYERS, Pair
 
 EVERYWHERE = {"layers": tuple(LAYERS), "text_encoder": True}
 OPTIONS = [{}, {"alpha": 1.7}, {"rank": 3, "alpha": 2} | EVERYWHERE]
@@ -25,7 +25,7 @@ FORMATS = ["diffusers", "kohya"]
 
 
 def drawn(model, lora, **options):
-    with lora.inside(model):
+    with lora.attached(model):
         return minti.sample(model, PROMPTS, generator=seeded(), num_inference_steps=3, **options)
 
 
@@ -101,7 +101,7 @@ def test_a_file_comes_back_as_it_was(tiny, tmp_path, format, make):
         assert torch.equal(pair.down, other.down)
         assert torch.equal(pair.up, other.up)
         assert pair.alpha == pytest.approx(other.alpha, rel=1e-7)  # kohya's is a float32
-    assert all(parameter.is_leaf and parameter.requires_grad for parameter in again.trained())
+    assert all(parameter.is_leaf and parameter.requires_grad for parameter in again.trainable())
 
 
 # --- names as kohya's trainer gives them ------------------------------------------------------------------------------

@@ -7,10 +7,8 @@ import torch
 from helpers import seeded
 
 import minti
-from minti.evaluation.attention_maps import AttentionMaps
-from minti.local_blend import local_blend
-from minti.parts.alignment import alignment
-from minti.parts.prompt_to_prompt import PromptToPrompt
+from minti.editing.attention_maps import AttentionMaps
+from minti.editing.prompt_to_prompt import PromptToPrompt, alignment, local_blend
 
 OPTIONS = {"num_inference_steps": 4, "sampler": "ddim", "output": "latents", "guidance_scale": 3}
 
@@ -19,7 +17,7 @@ def drawn(model, prompts, part=None, **options):
     noise = torch.randn(1, 4, 8, 8, generator=seeded(4)).repeat(len(prompts), 1, 1, 1)
     if part is None:
         return minti.sample(model, prompts, latents=noise, **OPTIONS, **options)
-    with part.inside(model):
+    with part.attached(model):
         return minti.sample(model, prompts, latents=noise, **OPTIONS, **options)
 
 
@@ -45,7 +43,7 @@ def test_attention_is_the_paper_s_formula(tiny, edit, weights):
     """Swap: all columns are the source's. Refinement: the new word's are its own. Reweighting: a column times c."""
     source = "a red cat"
     part = PromptToPrompt(tiny, [source], [edit], cross=1, own=0, weights=weights)
-    with part.inside(tiny):
+    with part.attached(tiny):
         layer = next(layer for name, layer in tiny.unet.named_modules() if name.endswith("attn2"))
         part.timestep = 900
         q, k, v = (torch.randn(4, 2, n, 8, generator=seeded(n)) for n in (9, 16, 17))
@@ -103,7 +101,7 @@ def test_outside_the_word_the_blend_is_the_source(tiny):
 def test_the_blend_is_taken_up_by_the_sampler(tiny):
     prompts = ["a red cat", "a red dog"]
     part = PromptToPrompt(tiny, prompts[:1], prompts[1:])
-    with part.inside(tiny), AttentionMaps(tiny, prompts) as maps:
+    with part.attached(tiny), AttentionMaps(tiny, prompts) as maps:
         noise = torch.randn(1, 4, 8, 8, generator=seeded(4)).repeat(2, 1, 1, 1)
         blend = local_blend(maps, ["cat", "dog"], threshold=2.0)  # nowhere
         source, edited = minti.sample(tiny, prompts, latents=noise, on_step=blend, **OPTIONS)

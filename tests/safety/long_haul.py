@@ -29,7 +29,7 @@ def main(steps):
     memory, seconds, began = [], [], time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         for state in minti.textual_inversion(wrapper, pictures):
-            if state.fixed_loss is not None:
+            if state.validation_loss is not None:
                 minti.save_checkpoint(wrapper, folder)
             if state.step % (steps // 10) == 0:
                 memory.append(round(resident(), 1))

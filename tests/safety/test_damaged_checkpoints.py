@@ -6,13 +6,13 @@ import shutil
 import pytest
 import torch
 from helpers import pictures
+from minti.learning.run_state import checksum
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import minti
-from minti.learning.run_state import RunState, checksum
-from minti.learning.saving import restore
-from minti.learning.textual_inversion import begin
+from minti.runs.checkpoints import Checkpoint, resumed
+from minti.textual_inversion import begin
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def word(tiny_folder):
 
 def refused(word, step, tensors, facts):
     with pytest.raises(ValueError, match="the checkpoint of step 2 is no whole state of a run: ") as caught:
-        restore(word, RunState(step, tensors, facts))
+        resumed(word, Checkpoint(step, tensors, facts))
     assert "\n" not in str(caught.value)
 
 
@@ -123,8 +123,8 @@ def test_the_optimizer_s_numbers_are_there_from_the_first_step_on(word, folder, 
     state = minti.load_checkpoint(folder)
     tensors = {key: value for key, value in state.tensors.items() if key != f"optimizer.0.{name}"}
     with pytest.raises(ValueError, match=f"the checkpoint of step 1 .*'optimizer.0.{name}' is missing"):
-        restore(word, RunState(1, tensors, state.facts))
-    restore(word, state)
+        resumed(word, Checkpoint(1, tensors, state.facts))
+    resumed(word, state)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_facts_that_do_not_fit_are_refused(word, two, key, value):
     state = minti.load_checkpoint(two)
     refused(word, state.step, state.tensors, state.facts | {key: value})
     refused(word, state.step, state.tensors, {k: v for k, v in state.facts.items() if k != key})
-    restore(word, state)
+    resumed(word, state)
 
 
 def test_a_checkpoint_of_an_earlier_minti_is_refused(folder):

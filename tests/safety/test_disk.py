@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from minti.images import save_png
-from minti.learning.run_state import RunState, read_run_state, write_run_state
-from minti.machine.files import remove_leftovers, replacing
-from minti.words.files import write_embeddings
+from minti.embeddings import write_embeddings
+from minti.formats.image_files import save_png
+from minti.runs.checkpoints import Checkpoint, load_checkpoint, remove_leftovers, write_run_state
+from minti.utils import replacing
 
 NOISE = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
 
@@ -45,7 +45,7 @@ def word(path, large):
 
 
 def state(path, large):
-    write_run_state(path.parent, RunState(7, {"rows": torch.ones(40 if large else 1, 128)}, {}))
+    write_run_state(path.parent, Checkpoint(7, {"rows": torch.ones(40 if large else 1, 128)}, {}))
 
 
 WRITERS = {
@@ -121,11 +121,11 @@ def test_a_folder_in_place_of_the_file_and_a_file_in_place_of_the_folder(tmp_pat
 
 def test_the_older_checkpoints_outlive_a_save_that_fails(tmp_path):
     for step in range(1, 6):
-        write_run_state(tmp_path, RunState(step, {"rows": torch.ones(1, 128)}, {}), keep=2)
+        write_run_state(tmp_path, Checkpoint(step, {"rows": torch.ones(1, 128)}, {}), keep=2)
     with small_files(), pytest.raises(OSError, match="File too large"):
-        write_run_state(tmp_path, RunState(6, {"rows": torch.ones(40, 128)}, {}), keep=2)
+        write_run_state(tmp_path, Checkpoint(6, {"rows": torch.ones(40, 128)}, {}), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004.safetensors", "step-000005.safetensors"]
-    assert read_run_state(tmp_path).step == 5
+    assert load_checkpoint(tmp_path).step == 5
 
 
 def test_only_what_minti_left_is_removed(tmp_path):

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 from helpers import NarrowScaler, pictures
+from minti.learning import watching
 
 import minti
-from minti.learning import watching
-from minti.learning.saving import restore, run_state
-from minti.learning.textual_inversion import begin
-from minti.words.files import write_embeddings
+from minti.embeddings import write_embeddings
+from minti.runs.checkpoints import resumed, run_state
+from minti.textual_inversion import begin
 
 CONFIGS = {
     "plain": {},
@@ -138,9 +138,9 @@ def test_an_optimizer_that_was_in_use_takes_the_state_alone(tiny_folder, checkpo
     """Also one that kept more than what the checkpoint has."""
     word = wrapper(tiny_folder)
     optimizer = minti.prepare_for_textual_inversion(word)
-    optimizer.state[word.rows.trained()[0]] = {"step": torch.tensor(9.0), "more": torch.ones(1, 48)}
+    optimizer.state[word.embedding.trainable()[0]] = {"step": torch.tensor(9.0), "more": torch.ones(1, 48)}
     begin(word, pictures(), optimizer)
-    restore(word, checkpoint)
+    resumed(word, checkpoint)
     state = run_state(word)
     assert state.tensors.keys() == checkpoint.tensors.keys()
     assert all(torch.equal(value, checkpoint.tensors[key]) for key, value in state.tensors.items())
@@ -175,7 +175,7 @@ def checkpoint(two_steps):
 
 def refusal(word, checkpoint):
     with pytest.raises(ValueError, match="the checkpoint is of another run: ") as caught:
-        restore(word, checkpoint)
+        resumed(word, checkpoint)
     assert "\n" not in str(caught.value)
     return str(caught.value).removeprefix("the checkpoint is of another run: ")
 
@@ -188,7 +188,7 @@ def test_another_run_is_refused_with_the_difference_named(tiny_folder, checkpoin
     assert message.endswith("and is ['my {}']. Go on with the same, or begin anew")
     word = wrapper(tiny_folder)
     minti.prepare_for_textual_inversion(word)
-    begin(word, pictures(seed=1), torch.optim.SGD(word.rows.trained(), 1))
+    begin(word, pictures(seed=1), torch.optim.SGD(word.embedding.trainable(), 1))
     message = refusal(word, checkpoint)
     assert message.startswith("optimizer was AdamW and is SGD; pictures was ")
     assert message.count(";") == 1
@@ -206,7 +206,7 @@ def test_a_machine_that_rounds_otherwise_has_the_same_pictures(tiny_folder, chec
     word = wrapper(tiny_folder, steps=2)
     begin(word, pictures())
     word.run.fixed.concept.mean.mul_(1 + 1e-6)
-    restore(word, checkpoint)
+    resumed(word, checkpoint)
     assert word.run.number == 2
 
 

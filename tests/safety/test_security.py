@@ -16,9 +16,9 @@ from PIL import EpsImagePlugin
 from safetensors.torch import load_file
 
 import minti
+from minti.embeddings import read_embeddings
 from minti.evaluation.clip_scores import load_clip
-from minti.images import EXTENSIONS, open_image
-from minti.words.files import read_embeddings
+from minti.formats.image_files import EXTENSIONS, open_image
 
 ROOT = Path(__file__).parents[2]
 

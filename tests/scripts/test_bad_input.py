@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import pictures, random_lora, seeded, wrapper, write
+from minti.learning import watching
 from PIL import Image
 from safetensors.torch import load_file
 
 import minti
-from minti.learning import watching
-from minti.words.files import read_embeddings, write_embeddings
+from minti.embeddings import read_embeddings, write_embeddings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TOY = EXAMPLES / "concepts" / "white-cross-blue-spot" / "0.png"
@@ -206,15 +206,17 @@ def test_the_length_that_is_printed_is_that_of_what_was_saved(scripts, tiny, tmp
 
     def spoil(w):
         first = w.run.first
-        write(w, first["values"] - 50 * (w.rows.values - first["values"]))  # as far the wrong way
+        write(w, first["values"] - 50 * (w.embedding.values - first["values"]))  # as far the wrong way
 
     monkeypatch.setattr(watching, "evaluation_interval", lambda *_: 1)
     learning = learn(scripts, tiny, tmp_path, spoil, steps=2)
     (rows,) = load_file(tmp_path / "learned_embeds.safetensors").values()
     first, last = learning.states
-    assert first.fixed_loss < min(first.initializer_loss, last.fixed_loss), "the test needs a run that gets worse"
+    assert first.validation_loss < min(first.initializer_loss, last.validation_loss), (
+        "the test needs a run that gets worse"
+    )
     assert rows.norm().item() == pytest.approx(first.row_norm)
-    assert f"fixed loss {first.fixed_loss:.4f} at step 1 " in learning.summary()
+    assert f"fixed loss {first.validation_loss:.4f} at step 1 " in learning.summary()
     assert f"row length {first.row_norm:.2f} " in learning.summary()
     assert last.row_norm > 2 * first.row_norm
 
@@ -267,7 +269,7 @@ def test_a_lora_acts_as_strongly_as_is_said(call, capsys, tmp_path):
     for i, (given, weight) in enumerate(((f"{path}=0.5", 0.5), (f"{path}", 1.0), (f"{path}=0", 0.0))):
         lora.weight, out = weight, tmp_path / str(i)
         call("sample", "a toy", "--lora", given, "--steps", 2, "--num-images", 1, "--quiet", "--output", out)
-        with lora.inside(model):
+        with lora.attached(model):
             (expected,) = minti.sample(model, ["a toy"], num_inference_steps=2, generator=[seeded(0)])
         assert Image.open(out / "00-00.png").tobytes() == expected.tobytes()
         assert f"a LoRA of 32 layers, weight {weight:g}" in capsys.readouterr().out

@@ -6,9 +6,9 @@ from PIL import Image
 from running import ROOT, script_inside
 
 import minti
-from minti.diffusion.gradients import universal_guidance
-from minti.diffusion.guidance import unguided
+from minti.guidance.gradients import universal_guidance
 from minti.images import to_pixels
+from minti.sampling import conditional
 
 OPTIONS = ("a photo of a toy", "--steps", "2", "--num-images", "1", "--quiet")
 
@@ -22,7 +22,7 @@ def test_a_guided_prediction_is_nearer_to_the_text():
     with Image.open(ROOT / "examples" / "concepts" / "white-cross-blue-spot" / "0.png") as picture:
         latents = model.scale(model.encode(to_pixels(picture, 64)[None]).mean)
     latents = model.scheduler.add_noise(latents, torch.randn(2, *latents.shape[1:], generator=seeded()), 300)
-    predict = unguided(model.unet, model.encode_prompt(["a photo of a toy"] * 2))
+    predict = conditional(model.unet, model.encode_prompt(["a photo of a toy"] * 2))
     found = []
     for scale in (0.0, 3.0):
         guided = universal_guidance(model.scheduler, lambda clean: unlike(model.decode(clean)), scale)(predict)

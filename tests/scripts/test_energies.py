@@ -10,7 +10,7 @@ import pytest
 import torch
 from running import script
 
-from minti.diffusion.scheduler import NoiseScheduler
+from minti.scheduler import NoiseScheduler
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "examples"))

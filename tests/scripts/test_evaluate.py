@@ -19,7 +19,7 @@ from PIL import Image
 import evaluate
 import minti
 import world
-from minti.words.files import write_embeddings
+from minti.embeddings import write_embeddings
 
 ROOT = Path(__file__).parents[2]
 NAME = next(iter(world.NAMED))

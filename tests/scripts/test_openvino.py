@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 from running import script, script_inside
 
 import minti
-from minti.parts.deep_cache import DeepCache
+from minti.speed.deep_cache import DeepCache
 
 PARTS = {
     "a LoRA": lambda model: minti.LoRA(model),
@@ -43,7 +43,7 @@ def test_it_draws_what_torch_draws(installed, options):
     """Of batches and sizes that change within a run or differ from the model's; and it comes out without a trace."""
     model = minti.StableDiffusion.from_pretrained()
     alone, engine = drawn(model, **options), OpenVINO()
-    with engine.inside(model):
+    with engine.attached(model):
         difference = drawn(model, **options) - alone
     assert 0 < difference.abs().max() < 1e-3 * alone.std()
     assert min(engine.seconds.values()) > 0
@@ -54,7 +54,7 @@ def test_bfloat16_stays_as_near_to_float32_as_torch_does(installed):
     model = minti.StableDiffusion.from_pretrained()
     exact, low = drawn(model), minti.StableDiffusion.from_pretrained(dtype=torch.bfloat16)
     errors = [(drawn(low).float() - exact).square().mean()]
-    with OpenVINO().inside(low):
+    with OpenVINO().attached(low):
         errors.append((drawn(low).float() - exact).square().mean())
     assert errors[1] < 2 * errors[0]
 
@@ -62,9 +62,9 @@ def test_bfloat16_stays_as_near_to_float32_as_torch_does(installed):
 @pytest.mark.parametrize("part", PARTS)
 def test_what_is_inside_the_unet_is_refused(installed, part):
     model = minti.StableDiffusion.from_pretrained()
-    with PARTS[part](model).inside(model), pytest.raises(ValueError, match="leave out what goes inside"):
-        OpenVINO().inside(model).__enter__()
-    with OpenVINO().inside(model):
+    with PARTS[part](model).attached(model), pytest.raises(ValueError, match="leave out what goes inside"):
+        OpenVINO().attached(model).__enter__()
+    with OpenVINO().attached(model):
         pass
 
 

@@ -21,8 +21,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import minti
-from minti.images import open_folder
-from minti.words.files import read_embeddings
+from minti.embeddings import read_embeddings
+from minti.formats.image_files import open_folder
 from noisy_judge import by_noisy_judge, load_noisy_judge
 from playground import BUNDLED, CONCEPTS, OWN, playground
 
@@ -276,7 +276,7 @@ def test_a_lora_a_judge_and_an_outline_in_a_browser(wide, toybox, tmp_path):
     with_lora = draw_two_steps(wide)
     options = {"num_inference_steps": 2, "sampler": "ddim"}
     noise = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
-    with booth.lora.inside(toybox):
+    with booth.lora.attached(toybox):
         expected = minti.sample(toybox, "a photo of a red star", latents=noise, **options)[0]
     assert alike(with_lora, expected)
     assert not alike(with_lora, alone)

@@ -15,7 +15,8 @@ from running import script, script_inside
 from safetensors.torch import load_file
 
 import minti
-from minti.diffusion.samplers import DDIM, DDPM, DPMSolver
+from minti.denoising import DDIM, DDPM
+from minti.samplers.multistep import DPMSolver
 
 ROOT = Path(__file__).parents[2]
 CONCEPT = next((ROOT / "examples" / "concepts").iterdir())

@@ -7,7 +7,7 @@ import torch
 from helpers import PROMPTS, seeded
 
 import minti
-from minti.diffusion.samplers import SAMPLERS
+from minti.denoising import SAMPLERS
 
 
 def test_the_first_unconditional_prediction_serves_all_from_shared_noise(tiny):

@@ -14,8 +14,8 @@ from draw_concepts import concept_name
 from evaluate_ip_adapter import FILE, PROMPTS
 from held_out import pixels_of
 from measure import TOY, load_judge, recognised, verdicts
+from minti.adapters.ip_adapter import IPAdapter, load_ip_adapter
 from minti.images import to_pil
-from minti.parts.ip_adapter import IPAdapter, load_ip_adapter
 from toy_clip import load_toy_clip
 
 
@@ -89,7 +89,7 @@ def test_one_picture_draws_a_toy_that_was_never_seen():
         for kind in ("a photo", "a cartoon"):
             prompts = adapter.prompted(model.encode_prompt([PROMPTS[kind].format("toy")] * len(toys)), shown)
             how = {"sampler": "dpm-solver++", "num_inference_steps": 10, "output": "pixels"}
-            with adapter.inside(model):
+            with adapter.attached(model):
                 drawn = [
                     minti.sample(model, prompts, negative, generator=torch.Generator().manual_seed(i), **how)
                     for i in range(2 if scale else 1)

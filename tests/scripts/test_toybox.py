@@ -21,8 +21,8 @@ from data import build_tokenizer, byte_pairs, picture_of, scene_of
 from draw_concepts import concept_name, concept_pictures
 from loop import batches, train_stage
 from minti import text
-from minti.diffusion.samplers import SAMPLERS
-from minti.words.known import known_words
+from minti.denoising import SAMPLERS
+from minti.personalization.vocabulary import known_words
 
 ROOT = Path(__file__).parents[2]
 
@@ -239,7 +239,7 @@ def test_a_held_out_toy_is_learned_with_the_default_settings():
     model, toy = minti.StableDiffusion.from_pretrained(), world.TEST_TOYS[1]  # [0] loses its pattern at times
     wrapper = minti.TrainingWrapper(model, minti.TextualInversionConfig())
     states = list(minti.textual_inversion(wrapper, to_pixels(concept_pictures(toy))))
-    fixed = [state.fixed_loss for state in states if state.fixed_loss is not None]
+    fixed = [state.validation_loss for state in states if state.validation_loss is not None]
     assert min(fixed) < min(states[0].initializer_loss, states[0].empty_loss)
     assert states[-1].finished
     assert len(states) < 3000

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 import minti
 from evaluate_controlnet import CONTROLNET, Trials
 from measure import load_judge
-from minti.images import open_image
-from minti.parts.controlnet import ControlNet
+from minti.adapters.controlnet import ControlNet
+from minti.formats.image_files import open_image
 from outlines import drawn_masks, hints, overlap
 
 WEIGHTS = CONTROLNET / "diffusion_pytorch_model.safetensors"
@@ -81,7 +81,7 @@ def test_diffusers_draws_the_same_with_it():
     control.hint = hints(trials.wanted)
     options = {"num_inference_steps": 10, "guidance_scale": 5.0}
     expected = pipe(trials.prompts(), image=list(control.hint), generator=seeded(), **options).images
-    with control.inside(model):
+    with control.attached(model):
         drawn = minti.sample(model, trials.prompts(), generator=seeded(), sampler="ddim", **options)
     assert all(got.tobytes() == picture.tobytes() for got, picture in zip(drawn, expected, strict=True))
 

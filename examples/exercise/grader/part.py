@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minti.machine.messages import one_line, shown
+from minti.utils import one_line, short_repr
 
 Function = Callable[..., Any]
 Probe = Callable[[Function], Any]  # calls a function on inputs of its own, the same every time; what comes of it
@@ -119,7 +119,7 @@ def difference(given: Any, expected: Any) -> str:
     if not isinstance(given, Tensor) or not isinstance(expected, Tensor):
         got, asked = kind(given), kind(expected)
         if got == asked:
-            return f"gives {shown(given)}, and another {asked.removeprefix('a ')} was expected"
+            return f"gives {short_repr(given)}, and another {asked.removeprefix('a ')} was expected"
         return f"gives {got}, expected {asked}" + (": `.item()`?" if got == "a tensor" and asked == "a number" else "")
     if given.shape != expected.shape:
         return f"gives shape {tuple(given.shape)}, expected {tuple(expected.shape)}"

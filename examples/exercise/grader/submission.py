@@ -8,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from exercise.grader.part import Function, Part, Verdict, judge, line_of
-from minti.images import save_png
-from minti.machine.messages import one_line, shown
+from minti.formats.image_files import save_png
+from minti.utils import one_line, short_repr
 
 PARTS = {
     "schedule": "01_schedule",
@@ -32,7 +32,7 @@ def named(name: str) -> str:
         if name.removesuffix(".py") in (part, stem, stem[:2], str(int(stem[:2]))):
             return part
     numbered = ", ".join(f"{int(stem[:2])} {part}" for part, stem in PARTS.items())
-    raise ValueError(f"there is no part {shown(name)}; the parts are {numbered}")
+    raise ValueError(f"there is no part {short_repr(name)}; the parts are {numbered}")
 
 
 def lesson(part: str) -> Part:

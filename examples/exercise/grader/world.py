@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 import minti
-from minti.diffusion.scheduler import NoiseScheduler
-from minti.images import open_folder, to_pixels
+from minti.formats.image_files import open_folder
+from minti.images import to_pixels
+from minti.scheduler import NoiseScheduler
 
 CONCEPTS = Path(__file__).resolve().parents[2] / "concepts"
 SCHEDULER = NoiseScheduler()  # SD v1.4's

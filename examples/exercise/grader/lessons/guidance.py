@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from minti.diffusion import guidance
 from PIL import Image
 from torch import Tensor
 
 import minti
 from exercise.grader.part import Mistake, Part, Task
 from exercise.grader.world import captioned, randn, toybox
-from minti.diffusion import guidance
-from minti.diffusion.steps import Predict
+from minti.denoising import Predict
 
 
 def guided(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:

@@ -14,10 +14,9 @@ from torch.optim import AdamW, Optimizer
 import minti
 from exercise.grader.part import Mistake, Part, Task
 from exercise.grader.world import captioned, chart, predicting_noise, randn, seeded, toybox, toys
-from minti.learning.loop import Loop
-from minti.learning.pictures import Concept
-from minti.parts.part import Part as Beside
-from minti.parts.word import Word
+from minti.adapter import Adapter as Beside
+from minti.textual_inversion import LearnedEmbedding, TrainingImages
+from minti.training import Trainer
 
 TEMPLATES = ("a photo of a {}", "a {}", "a picture of a {}")
 
@@ -26,7 +25,7 @@ def learn(steps: int, draw: Callable[[], Any], loss: Callable[[Any], Tensor], op
     part = Beside()  # what learns is the optimizer's own
     part.trained = lambda: [each for group in optimizer.param_groups for each in group["params"]]
     model = toybox()
-    loop = Loop(model, part, lambda _: draw(), lambda _, batch: loss(batch), optimizer, steps, seeded())
+    loop = Trainer(model, part, lambda _: draw(), lambda _, batch: loss(batch), optimizer, steps, seeded())
     return [step.loss for step in loop]
 
 
@@ -58,15 +57,15 @@ def picture(mine: Any) -> Image.Image:
     row = model.text_encoder.get_input_embeddings().weight[model.tokenizer("toy").input_ids[1]]
     ids = model.words["<mine>"] if "<mine>" in model.words else model.add_word("<mine>", row[None])
     wrapper = predicting_noise(model)
-    word, concept, generator = Word(row[None], ids[0]), Concept(model, pictures), seeded()
-    optimizer = AdamW(word.trained(), lr=0.02)
+    word, concept, generator = LearnedEmbedding(row[None], ids[0]), TrainingImages(model, pictures), seeded()
+    optimizer = AdamW(word.trainable(), lr=0.02)
 
     def loss(batch: Any) -> Tensor:
         context = model.encode_prompt(batch.prompts)
         return mine.diffusion_loss(wrapper, batch.latents, batch.timesteps, context, generator)
 
     prompts = [template.replace("{}", "<mine>") for template in TEMPLATES]
-    with word.inside(model):
+    with word.attached(model):
         losses = mine.learn(60, partial(concept.batch, 4, prompts, generator), loss, optimizer)
         said = ["a photo of a <mine>", "a sketch of a <mine>", "a <mine> next to a blue star"]
         options = {"num_inference_steps": 15, "sampler": "ddim", "generator": seeded(1)}

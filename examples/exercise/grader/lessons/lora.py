@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from exercise.grader.part import Mistake, Part, Task
 from exercise.grader.world import chart, randn, seeded
-from minti.parts.lora import Pair
+from minti.adapters.lora import Pair
 
 
 def start(rank: int, d_in: int, d_out: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exercise.grader.part import Mistake, Part, Task
 from exercise.grader.world import ALPHAS, BETAS, captioned, predicting_noise, randn, scheduler_of, toybox
-from minti.diffusion.guidance import Pull, guided
+from minti.guidance.conditions import Condition, composed_guidance
 from minti.images import to_pil
 
 
@@ -72,7 +72,7 @@ def picture(mine: Any) -> Image.Image:
     with torch.no_grad():
         context, empty = model.encode_prompt(prompts), model.encode_prompt([""] * 4)
         predict, alphas_cumprod = (
-            guided(predicting_noise(model).unet, [Pull(context, 5.0)], empty),
+            composed_guidance(predicting_noise(model).unet, [Condition(context, 5.0)], empty),
             model.scheduler.alphas_cumprod,
         )
         latents = randn(*model.latents_shape(4))

@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 from exercise.grader.part import Mistake, Part, Task
 from exercise.grader.world import chart, randn
-from minti.parts.restored_matrix import RestoredMatrix
+from minti.textual_inversion import MaskedEmbedding
 
 
 def extended(weight: Tensor, initializer_id: int, num_vectors: int) -> Tensor:
@@ -22,7 +22,7 @@ def extended(weight: Tensor, initializer_id: int, num_vectors: int) -> Tensor:
 
 def keep_the_rest(optimizer: Optimizer, weight: nn.Parameter, first: int) -> None:
     embedding = nn.Embedding(*weight.shape, _weight=weight)
-    RestoredMatrix(embedding, first, len(weight) - first).follow(optimizer, None)
+    MaskedEmbedding(embedding, first, len(weight) - first).follow(optimizer, None)
 
 
 def patched(around: Callable[[Callable, nn.Parameter, int, Tensor], None], alias: bool = False) -> Callable[..., None]:

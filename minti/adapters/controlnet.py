@@ -1,0 +1,207 @@
+"""ControlNet: a trainable copy of the UNet's encoder half that also sees a hint image (an outline, a pose, ...).
+
+y = F(x; θ) + Z(F(x + Z(c; θ_z1); θ_c); θ_z2)        (arXiv 2302.05543, eq. 2; `003`, 18)
+
+F is a block with its frozen weights θ, or as the copy θ_c; c the hint's features. The weights and biases of a zero
+convolution Z begin as zeros: at first y = F(x; θ), whatever the hint. Submodules are named as in diffusers' files.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from minti.adapter import Adapter
+from minti.configs import read_config
+from minti.formats.single_file import read_file, unet_name
+from minti.loading import NETWORK, load_network
+from minti.model import StableDiffusion
+from minti.runs.files import replacing
+from minti.unet import EncoderHalf, UNet, UNetConfig
+
+ONLY = {"conditioning_channels": (3,), "controlnet_conditioning_channel_order": ("rgb",)}  # in its config
+
+
+@dataclass(frozen=True)
+class ControlNetConfig(UNetConfig):
+    """The UNet's keys, of which those of its right half size nothing; and the hint encoder's channels at every size."""
+
+    conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
+
+
+class HintEncoder(nn.Module):
+    """Halves a picture to the latents' size: (b, 3, H, W) -> (b, channels, h, w). The paper has four convolutions of
+    4 × 4, its code and all trained ControlNets these."""
+
+    def __init__(self, widths: tuple[int, ...], channels: int):
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, widths[0], kernel_size=3, padding=1)
+        self.blocks = nn.ModuleList()
+        for c_in, c_out in pairwise(widths):
+            self.blocks.append(nn.Conv2d(c_in, c_in, kernel_size=3, padding=1))
+            self.blocks.append(nn.Conv2d(c_in, c_out, kernel_size=3, padding=1, stride=2))
+        self.conv_out = nn.Conv2d(widths[-1], channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in (self.conv_in, *self.blocks):
+            x = F.silu(conv(x))
+        return self.conv_out(x)
+
+
+class ControlNetwork(EncoderHalf):
+    """The copy, the hint encoder and the zero convolutions, sized by the config."""
+
+    def __init__(self, config: ControlNetConfig):
+        super().__init__(config)
+        widths, sizes = config.conditioning_embedding_out_channels, config.block_out_channels
+        self.factor = 2 ** (len(widths) - 1)  # of a hint's size to the latents'
+        self.controlnet_cond_embedding = HintEncoder(widths, sizes[0])
+        self.controlnet_down_blocks = nn.ModuleList(nn.Conv2d(c, c, kernel_size=1) for c in self.skip_channels)
+        self.controlnet_mid_block = nn.Conv2d(sizes[-1], sizes[-1], kernel_size=1)
+
+    def forward(
+        self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor, hint: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What is to be added to the result of `UNet.left`, which gets the same, to x and to each feature map.
+
+        `hint`: (b, 3, H, W) in [0, 1].
+        """
+        time_emb = self.embed_time(timesteps, noisy_latents.dtype)
+        x, skips = self.left(noisy_latents, time_emb, context, self.controlnet_cond_embedding(hint))
+        return self.controlnet_mid_block(x), [zero(skip) for zero, skip in zip(self.controlnet_down_blocks, skips)]
+
+
+@torch.no_grad()
+def copied(unet: UNet, factor: int, generator: torch.Generator) -> ControlNetwork:
+    """A ControlNet that is yet to learn, float32; `factor` is that of the VAE, and at most 8."""
+    widths = ControlNetConfig.conditioning_embedding_out_channels[: factor.bit_length()]  # 8 is halved three times
+    with torch.device("meta"):
+        network = ControlNetwork(ControlNetConfig(**asdict(unet.config), conditioning_embedding_out_channels=widths))
+    network.to_empty(device=unet.conv_in.weight.device)
+    for name, parameter in network.named_parameters():
+        parameter.zero_() if name.startswith("controlnet_") else parameter.copy_(unet.get_parameter(name))
+    for conv in (network.controlnet_cond_embedding.conv_in, *network.controlnet_cond_embedding.blocks):
+        bound = conv.weight[0].numel() ** -0.5  # as torch draws a convolution
+        for parameter in (conv.weight, conv.bias):
+            parameter.copy_(bound * (2 * torch.rand(parameter.shape, generator=generator) - 1))
+    return network
+
+
+class ControlNet(Adapter):
+    """What draws by a hint: an outline, edges, a pose, whatever it was trained with.
+
+    Attributes:
+        hint: (b, 3, H, W) in [0, 1], or one for all b pictures; guidance repeats it with them. None adds nothing.
+        scale: what all that it adds is multiplied by.
+    """
+
+    name = "the ControlNet"
+
+    def __init__(self, network: ControlNetwork, hint: Tensor | None = None, scale: float = 1.0):
+        super().__init__()
+        self.network, self.hint, self.scale = network, hint, scale
+        self._answer: tuple[Tensor, list[Tensor]] | None = None
+        self._longest: int | None = None
+
+    def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
+        """Answers what the UNet is asked, between its two halves. Raises ValueError: it is for another model."""
+        for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
+            own, other = getattr(self.network.config, key), getattr(model.unet.config, key)
+            if own != other:
+                raise ValueError(f"the ControlNet was made for a model with {key} = {own}; this one has {other}")
+        self._longest = model.tokenizer.model_max_length  # what is behind the text is another part's
+        yield model.unet.register_forward_pre_hook(self._look, with_kwargs=True).remove
+        yield model.unet.up_blocks[0].register_forward_pre_hook(self._add).remove
+
+    def _look(self, unet: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        self._answer = None if self.hint is None else self.answer(*args, **options)
+
+    def _add(self, block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._answer is None:
+            return None
+        (mid, down), self._answer = self._answer, None
+        x, skips, *condition = inputs
+        skips[:] = [skip + self.scale * added.to(skip.dtype) for skip, added in zip(skips, down)]
+        return x + self.scale * mid.to(x.dtype), skips, *condition
+
+    def answer(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the network makes of the hint and of all that the UNet gets, in its own dtype.
+
+        Raises ValueError: the hint is of another size than the pictures.
+        """
+        pictures, (height, width) = len(noisy_latents), (self.network.factor * n for n in noisy_latents.shape[-2:])
+        if self.hint.shape[1:] != (3, height, width) or pictures % len(self.hint):
+            shape = tuple(self.hint.shape)
+            raise ValueError(f"the hint has shape {shape}; the pictures need (b or 1, 3, {height}, {width})")
+        weight = self.network.conv_in.weight
+        hint = self.hint.to(weight).repeat(pictures // len(self.hint), 1, 1, 1)
+        return self.network(noisy_latents.to(weight), timesteps, context[:, : self._longest].to(weight), hint)
+
+    @classmethod
+    def beside(cls, model: StableDiffusion, generator: torch.Generator) -> "ControlNet":
+        """One that is yet to learn, in float32: with it inside, a model draws bit for bit what it draws alone."""
+        return cls(copied(model.unet, model.vae.config.factor, generator))
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], model: StableDiffusion, sizes: ControlNetConfig | None = None
+    ) -> "ControlNet":
+        """A frozen one, with a model's dtype and device: diffusers' folder, the file in it, or the original's file.
+
+        `sizes`: of an original file, which brings no config along; SD v1's when absent.
+
+        Raises OSError, ValueError: missing, damaged, not finite, or of another architecture; names file and key.
+        """
+        path = Path(source) / f"{NETWORK}.safetensors" if Path(source).is_dir() else Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; a ControlNet is diffusers' folder, or the original's file")
+        tensors, called = read_file(path), str
+        if any(key.startswith("controlnet_") for key in tensors):
+            config = read_config(ControlNetConfig, path.with_name("config.json"), **ONLY)
+        else:
+            config = sizes or ControlNetConfig()
+            prefix = "control_model." if any(key.startswith("control_model.") for key in tensors) else ""
+            called = lambda key: prefix + controlnet_name(key, config)  # noqa: E731
+
+        def names(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+            if called is str:
+                return tensors
+            # much else may be in the file, such as a whole SD v1
+            return {key: tensors[called(key)] for key in network.state_dict() if called(key) in tensors}
+
+        options = {"tensors": tensors, "name_in_file": called}
+        network = load_network(lambda: ControlNetwork(config), path, model.device, model.dtype, names, **options)
+        if wrong := [called(key) for key, tensor in network.state_dict().items() if not tensor.isfinite().all()]:
+            raise ValueError(f"{path}: {wrong[0]} has numbers that are not finite; fetch the file again")
+        return cls(network)
+
+    def save(self, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> None:
+        """Writes a folder that `from_pretrained` and diffusers' `ControlNetModel` read. Raises OSError."""
+        tensors = {key: tensor.detach().to(dtype).contiguous() for key, tensor in self.network.state_dict().items()}
+        config = {"_class_name": "ControlNetModel"} | asdict(self.network.config)
+        for key in ("sample_size", "out_channels", "up_block_types"):  # the decoder half's
+            del config[key]
+        with replacing(Path(folder) / f"{NETWORK}.safetensors") as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        with replacing(Path(folder) / "config.json") as temporary:
+            temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def controlnet_name(key: str, config: ControlNetConfig) -> str:
+    """A ControlNet's key to its name in the original's file, without `control_model.` in front."""
+    name = unet_name(key, config).removeprefix("model.diffusion_model.")
+    name = re.sub(r"^controlnet_down_blocks\.(\d+)", r"zero_convs.\1.0", name)
+    name = name.replace("controlnet_mid_block", "middle_block_out.0")
+    count = 2 * len(config.conditioning_embedding_out_channels) - 2
+    convs = ["conv_in", *(f"blocks.{i}" for i in range(count)), "conv_out"]  # each counts with its activation
+    hint = r"controlnet_cond_embedding\.(.*)\."
+    return re.sub(hint, lambda match: f"input_hint_block.{2 * convs.index(match[1])}.", name)

@@ -1,0 +1,147 @@
+"""LoRA, low-rank adaptation: beside a frozen layer, a product of two thin matrices learns (arXiv 2106.09685; slides
+`001`, eq. 2-6).
+
+    y = W₀ x + w (α / r) B A x        W₀: (d_out, d_in), A: (r, d_in), B: (d_out, r), with r far below both
+
+B is zero at first, so that the model begins as it was.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minti.adapter import Adapter
+from minti.model import StableDiffusion
+from minti.runs.messages import short_repr
+
+LAYERS = {
+    "attention": r"unet\..*\.(to_[qkv]|to_out\.0)",
+    "projections": r"unet\..*\.proj_(in|out)",
+    "feed_forward": r"unet\..*\.ff\.net\.(0\.proj|2)",
+}
+TEXT_LAYERS = r"text_encoder\..*\.(q|k|v|out)_proj"
+
+
+class Pair(nn.Module):
+    """The two matrices of one layer, in float32: `down` is A, (r, d_in), and `up` is B, (d_out, r); and α."""
+
+    def __init__(self, down: Tensor, up: Tensor, alpha: float):
+        super().__init__()
+        self.down, self.up, self.rank, self.alpha = nn.Parameter(down), nn.Parameter(up), len(down), float(alpha)
+        if not 0 < self.alpha < torch.finfo(torch.float32).max:
+            raise ValueError(f"alpha = {short_repr(alpha)}; expected a number above 0")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B A x: (..., d_in) -> (..., d_out), or, beside a 1 × 1 convolution, (b, d_in, h, w) -> (b, d_out, h, w)."""
+        x = x.to(self.down.dtype)
+        if x.ndim == 4:
+            return F.conv2d(F.conv2d(x, self.down[..., None, None]), self.up[..., None, None])
+        return F.linear(F.linear(x, self.down), self.up)
+
+
+class LoRA(Adapter):
+    """Low-rank updates of a model's layers, in float32 whatever the model's dtype, and computed as peft does.
+
+    Attributes:
+        pairs: the matrices by their layer's path, as files have it: "unet.mid_block.attentions.0.proj_in".
+        weight: w, how strongly it acts; can be changed at any time.
+    """
+
+    name = "the LoRA"
+
+    def __init__(
+        self,
+        model: StableDiffusion,
+        rank: int = 4,
+        alpha: float | None = None,
+        layers: Sequence[str] = ("attention",),
+        text_encoder: bool = False,
+        generator: torch.Generator | None = None,
+        *,
+        pairs: dict[str, Pair] | None = None,
+        weight: float = 1.0,
+    ):
+        """With a random A and B = 0; or with `pairs` as they are, where nothing of the rest counts.
+
+        Args:
+            rank: r, the same in all layers; beyond a layer's own size it is of no use, but no error.
+            alpha: α, for the same learning rate at any rank; None is the rank.
+            layers: of the UNet: its "attention" (to_q, to_k, to_v, to_out), "projections" (proj_in, proj_out) and
+                "feed_forward".
+            text_encoder: its attention, too.
+
+        Raises ValueError: no such kind of layers, or none; a rank below 1, or an α that is not above 0.
+        """
+        super().__init__()
+        self.pairs, self.weight = {} if pairs is None else pairs, weight
+        if pairs is None:
+            if isinstance(layers, str) or not {*layers} <= {*LAYERS} or not (layers or text_encoder):
+                raise ValueError(f"layers = {short_repr(layers)}; expected a list of some of {', '.join(LAYERS)}")
+            if not isinstance(rank, int) or rank < 1:
+                raise ValueError(f"rank = {short_repr(rank)}; expected a whole number from 1")
+            chosen = "|".join([*(LAYERS[kind] for kind in layers), *([TEXT_LAYERS] if text_encoder else [])])
+            for path, layer in layers_of(model).items():
+                if re.fullmatch(chosen, path):
+                    d_out, d_in = layer.weight.shape[:2]
+                    down = nn.init.kaiming_uniform_(torch.empty(rank, d_in), a=math.sqrt(5), generator=generator)
+                    self.pairs[path] = Pair(down, torch.zeros(d_out, rank), rank if alpha is None else alpha)
+        for path, pair in self.pairs.items():
+            self.add_module(path.replace(".", "-"), pair.to(model.device))  # torch allows no dots in it
+
+    def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
+        """Adds to what its layers give: y = W₀ x + w (α / r) B A x. Raises ValueError: as `beside`."""
+
+        def add(pair: Pair, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+            return (output + pair(inputs[0]) * self.scale(pair)).to(output.dtype)
+
+        for pair, layer in self.beside(model):
+            yield layer.register_forward_hook(partial(add, pair)).remove
+
+    @contextmanager
+    def merged(self, model: StableDiffusion) -> Iterator[None]:
+        """A context in which it is in the model's weights, W = W₀ + w (α / r) B A, and takes no time.
+
+        To keep it, save the model inside. Afterwards the weights are what they were. Raises ValueError: as `beside`.
+        """
+        former = []
+        try:
+            for pair, layer in self.beside(model):
+                former.append((layer.weight, old := layer.weight.data))
+                update = (pair.up @ pair.down).detach() * self.scale(pair)  # d_out d_in
+                layer.weight.data = (old + update.view_as(old)).to(old.dtype)
+            yield
+        finally:
+            for weight, old in former:
+                weight.data = old
+
+    def scale(self, pair: Pair) -> float:
+        """w α / r."""
+        return self.weight * pair.alpha / pair.rank
+
+    def beside(self, model: StableDiffusion) -> Iterator[tuple[Pair, nn.Module]]:
+        """Each pair with its layer. Raises ValueError: the layer is not there, or of another size."""
+        layers = layers_of(model)
+        for path, pair in self.pairs.items():
+            size, layer = (len(pair.up), pair.down.shape[1]), layers.get(path)
+            if layer is None or size != layer.weight.shape[:2]:
+                there = "not there" if layer is None else tuple(layer.weight.shape[:2])
+                raise ValueError(f"{self.name} was learned on another model: {path} is {size}, and in this one {there}")
+            yield pair, layer
+
+
+def layers_of(model: StableDiffusion) -> dict[str, nn.Module]:
+    """The layers that a LoRA can stand beside, linear ones and 1 × 1 convolutions, by their paths."""
+    networks = {"unet.": model.unet, "text_encoder.text_model.": model.text_encoder}
+    return {
+        prefix + name.removeprefix("text_model."): layer  # a level that transformers has left out since 5.6
+        for prefix, network in networks.items()
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear) or getattr(layer, "kernel_size", None) == (1, 1)
+    }

@@ -1,0 +1,85 @@
+"""Image files: opened whatever they hold, upright and as RGB; written atomically."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from minti.runs.files import replacing
+from minti.runs.messages import one_line
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever its name: others of Pillow's start other programs
+
+
+def open_image(path: str | os.PathLike[str], alpha: bool = False) -> Image.Image:
+    """An image file as RGB, upright by its EXIF tag; transparency is laid on white, or with `alpha` kept where there
+    is any; grey, palette and 16-bit images are converted.
+
+    Raises FileNotFoundError, ValueError: no such file, not an image, or a truncated one; names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such image")
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            upright = ImageOps.exif_transpose(file)
+            upright.format = file.format
+            return upright.convert("RGBA") if alpha and _is_transparent(upright) else to_rgb(upright)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image that can be read; remove it or convert it to PNG") from None
+    except Image.DecompressionBombError:
+        most = f"{2 * Image.MAX_IMAGE_PIXELS:,}"
+        raise ValueError(f"{path} has more pixels than are read safely ({most}); make it smaller") from None
+    except MemoryError:
+        raise ValueError(f"{path} is too large for the memory there is; make it smaller") from None
+    except Exception as error:  # Pillow's decoders fail in all manners: struct.error, KeyError, ZeroDivisionError ...
+        raise ValueError(f"{path} is damaged ({one_line(error)}); replace it with a whole file") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB: 16-bit greys are scaled to 8 bits, transparency is laid on white."""
+    if image.mode.startswith(("I", "F")):
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        # Mode "I" is what Pillow makes of a file's 16 bits, and of whole numbers that a program has computed.
+        sixteen = image.mode.startswith("I;16") or (image.mode == "I" and (image.format or grey.max(initial=0) > 255))
+        if image.mode == "F" and grey.max(initial=0) <= 1:
+            grey = grey * 255  # light as a share of white
+        elif sixteen:
+            grey = grey / 257  # 65535 -> 255
+        image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    if _is_transparent(image):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return "A" in image.getbands() or "transparency" in image.info
+
+
+def open_folder(folder: str | os.PathLike[str], alpha: bool = False) -> list[Image.Image]:
+    """Every image of a folder, as by `open_image`, in the order of the file names; warns of files of other types.
+    Raises FileNotFoundError, ValueError: the folder is missing, holds no image, or one is damaged."""
+    return [open_image(path, alpha) for path in image_files(folder)]
+
+
+def image_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files of a folder that are images by their names, as `open_folder` opens them."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; expected a folder with a few images")
+    visible = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    files = [path for path in visible if path.suffix.lower() in EXTENSIONS]
+    for path in set(visible) - set(files) - {path.with_suffix(".txt") for path in files}:  # which are captions
+        warnings.warn(f"{path} is not an image by its name; passed over", stacklevel=2)
+    if not files:
+        raise ValueError(f"{folder} holds no image; expected files that end in {', '.join(sorted(EXTENSIONS))}")
+    return files
+
+
+def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Writes an image as PNG, all at once: a failure leaves no half of one. Raises OSError: it cannot be written."""
+    with replacing(path) as temporary:
+        image.save(temporary, "png")

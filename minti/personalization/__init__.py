@@ -1,0 +1,1 @@
+"""Fine-tuning on a subject: DreamBooth, initializers, the number of vectors, other losses."""

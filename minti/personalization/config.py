@@ -1,0 +1,60 @@
+"""More settings of a training run: captions, masks, mirror images, other losses, learning rate schedules."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from minti.model import StableDiffusion
+from minti.personalization.augmented_images import AugmentedImages
+from minti.personalization.losses import DiffusionLoss, weighted_loss
+from minti.textual_inversion import Batch, Images, TextualInversionConfig, TrainingImages, batch_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonalizationConfig(TextualInversionConfig):
+    """`TextualInversionConfig` makes one of these where it is given one of these options.
+
+    Attributes:
+        max_row_norm: each embedding vector is at most so many mean lengths of the vocabulary's long.
+        captions: instead of templates, a prompt for each image, in their order; `{}` in it becomes the word.
+        horizontal_flip, masked: also show mirror images; learn only where the images are opaque.
+        lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
+        huber, min_snr: robust loss and min-SNR weighting, see `DiffusionLoss`; None: neither.
+    """
+
+    max_row_norm: float | None = None
+    captions: Sequence[str] | None = None
+    horizontal_flip: bool = False
+    masked: bool = False
+    lr_schedule: str = "constant"
+    warmup_steps: int = 0
+    huber: float | None = None
+    min_snr: float | None = None
+
+    def rate(self, taken: int) -> float:
+        """Factor of the learning rate after so many steps: a linear rise, then 1, or a cosine to 0 at the last step.
+        Raises ValueError: a cosine without `steps`."""
+        if taken < self.warmup_steps:
+            return (taken + 1) / self.warmup_steps
+        if self.lr_schedule == "constant":
+            return 1.0
+        if self.steps is None:
+            raise ValueError("lr_schedule = 'cosine' falls to zero at the last step; say with `steps` which that is")
+        progress = (taken - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    @property
+    def measure(self) -> DiffusionLoss | None:
+        """Another loss than the mean of squares, if the settings ask for one."""
+        plain = self.huber is None and self.min_snr is None and not self.masked
+        return None if plain else DiffusionLoss(self.huber, self.min_snr)
+
+    def loss(self, model: StableDiffusion, batch: Batch) -> Tensor:
+        """The loss of a batch by `measure`."""
+        return batch_loss(model, batch) if self.measure is None else weighted_loss(model, batch, self.measure)
+
+    def training_images(self, model: StableDiffusion, images: Images) -> TrainingImages:
+        """The images with what the settings ask for."""
+        return AugmentedImages(model, images, self.captions, self.horizontal_flip, self.masked)

@@ -1,0 +1,118 @@
+"""Chooses the number of embedding vectors of a word, by a paired test on the validation loss.
+
+One vector can be too little for what the text encoder has never seen; several, and adding them on the way, are tried in
+arXiv 2208.01618, section 5. More than needed obey the rest of a prompt less (arXiv 2512.13672). So a word with few
+vectors is learned anew with one more, which is kept only if it lowers the loss by more than chance does. Anew: vectors
+that have settled on a wrong neighbour pull a further one after them.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minti.model import StableDiffusion
+from minti.runs.distributed import add_up
+from minti.runs.monitor import ValidationSet
+from minti.textual_inversion import Images, TextualInversionConfig, TrainingWrapper, batch_loss
+
+
+class Decision(NamedTuple):
+    """What one more vector was worth: with `vectors` of them the validation loss, how much lower it is than with one less
+    and the standard error of that (NaN for the first), and whether the gain was above two of them."""
+
+    vectors: int
+    loss: float
+    gain: float
+    error: float
+    kept: bool
+
+    def __str__(self) -> str:
+        loss = f"{self.vectors} {'vector' if self.vectors == 1 else 'vectors'}: loss {self.loss:.4f}"
+        gain = f", lower by {self.gain:.4f} +- {self.error:.4f}: {'kept' if self.kept else 'not kept'}"
+        return loss if math.isnan(self.gain) else loss + gain
+
+
+class NumVectorsSearch:
+    """Learns a word with more and more vectors until another one no longer pays.
+
+        for wrapper in (search := NumVectorsSearch(model, config, images)):
+            for state in minti.monitored(minti.textual_inversion(wrapper, images)):
+                ...
+        minti.save_embeddings(search.best, path)
+
+    It starts with `config.num_vectors` vectors and has `most` at last; `size` validation images decide. There is one of
+    `decisions` for each wrapper that was trained, and `best` is the wrapper whose vectors are kept; in the end, and where
+    the caller leaves the loop, the model knows the word with these. Raises ValueError: `most` is too few; no images.
+    """
+
+    def __init__(
+        self, model: StableDiffusion, config: TextualInversionConfig, images: Images, most: int = 4, size: int = 128
+    ):
+        if most < config.num_vectors:
+            raise ValueError(
+                f"the word starts with {config.num_vectors} vectors, and {most} are the most; raise `most`"
+            )
+        self.model, self.config, self.most = model, config, most
+        generator = torch.Generator().manual_seed(
+            config.seed + 2
+        )  # not the draws by which a run chooses its best values
+        self.validation = ValidationSet(config.training_images(model, images), size, generator)
+        self.decisions: list[Decision] = []
+        self.best: TrainingWrapper | None = None
+
+    def __iter__(self) -> Iterator[TrainingWrapper]:
+        model, word = self.model, self.config.placeholder_token
+        others, losses, vectors = [other for other in model.words if other != word], None, None
+        try:
+            for count in range(self.config.num_vectors, self.most + 1):
+                wrapper = TrainingWrapper(model, replace(self.config, num_vectors=count))
+                yield wrapper
+                if [other for other in model.words if other != word] != others:
+                    raise ValueError(f"no word can be added while the vectors of {word} are chosen")
+                new = losses_of(model, self.validation, wrapper.prompts, self.config.loss)
+                gain, error = paired(losses, new)
+                kept = losses is None or gain > 2 * error
+                self.decisions.append(Decision(count, new.mean().item(), gain, error, kept))
+                if not kept:
+                    break
+                self.best, losses, vectors = wrapper, new, wrapper.embedding.values.detach().clone()
+                if count < self.most:
+                    self.forget()
+        finally:
+            if self.best is not None and (self.best.embedding is not model.learning.get(word)):
+                self.forget()
+                model.add_word(word, vectors)
+                model.learning[word] = self.best.embedding
+
+    def forget(self) -> None:
+        """Takes the word out of the vocabulary again."""
+        word = self.config.placeholder_token
+        if word in self.model.learning:
+            self.model.remove_word(word)
+
+
+@torch.no_grad()
+def losses_of(
+    model: StableDiffusion,
+    validation: ValidationSet,
+    prompts: Sequence[str],
+    loss: Callable[..., Tensor] = batch_loss,
+) -> Tensor:
+    """The loss of every image of a validation set by itself, (n,) float32; the same in every process."""
+    losses = torch.zeros(len(validation), device=validation.latents.device)
+    for place, batch in validation.batches(prompts, 1):
+        losses[place] = loss(model, batch)
+    return add_up(losses)
+
+
+def paired(before: Tensor | None, after: Tensor) -> tuple[float, float]:
+    """The mean of `before` - `after`, (n,) each, and its standard error: two means of the same images, timesteps and
+    noise differ by far less than either varies."""
+    if before is None:
+        return math.nan, math.nan
+    difference = before - after
+    return difference.mean().item(), (difference.std() / len(difference) ** 0.5).item()

@@ -1,0 +1,69 @@
+"""The vocabulary that a model came with: its whole words, the tokens of a phrase, and removing a word."""
+
+import copy
+import warnings
+
+from minti.model import StableDiffusion
+from minti.runs.checks import check_text
+from minti.runs.messages import short_repr, shortened
+from minti.text import single_token_id, token_ids
+
+
+def known_words(model: StableDiffusion) -> dict[str, int]:
+    """Whole words of the model and their token ids, in order of these; neither pieces of words, nor single bytes that
+    are no letter, nor placeholders."""
+    added = model.tokenizer.get_added_vocab()
+    vocabulary = sorted(model.tokenizer.get_vocab().items(), key=lambda item: item[1])
+    words = {token.removesuffix("</w>"): i for token, i in vocabulary if token.endswith("</w>") and token not in added}
+    return {word: i for word, i in words.items() if len(word) > 1 or (word.isascii() and word.isalnum())}
+
+
+def is_phrase(text: str | None) -> bool:
+    """Whether it is several words."""
+    return isinstance(text, str) and len(text.split()) > 1
+
+
+def known_ids(model: StableDiffusion, begin: str) -> list[int]:
+    """The token ids of a known word, which is a single token, or of a phrase, whose words may be several each.
+    Raises ValueError: the word is not a single token; a word of the phrase falls into single characters."""
+    if not is_phrase(begin):
+        return [single_token_id(model.tokenizer, begin)]
+    check_text(begin, "initializer")
+    tokenizer = model.tokenizer
+    for word in begin.split():
+        ids = tokenizer(word, add_special_tokens=False, verbose=False).input_ids
+        pieces = [piece.removesuffix("</w>") for piece in tokenizer.convert_ids_to_tokens(ids)]
+        if set(ids) & set(tokenizer.all_special_ids) or (len(word) > 1 and all(len(piece) == 1 for piece in pieces)):
+            unknown = f"the vocabulary does not know {short_repr(word)}; say it in other words"
+            raise ValueError(f"initializer {short_repr(begin)}: {unknown}")
+        if len(ids) > 1:
+            made_of = shortened(" + ".join(pieces))
+            warnings.warn(
+                f"initializer {short_repr(begin)}: {short_repr(word)} is no single token but {made_of}", stacklevel=2
+            )
+    return token_ids(begin, tokenizer, model.words)
+
+
+def remove_word(model: StableDiffusion, placeholder: str) -> None:
+    """Removes an added word; the words behind it get new token ids, so none of them may be in training.
+    Raises ValueError: there is no such added word."""
+    if placeholder not in model.words:
+        raise ValueError(f"{short_repr(placeholder)} is no word that was added to this model")
+    weight = model.text_encoder.get_input_embeddings().weight.detach()
+    vectors = {word: weight[ids].clone() for word, ids in model.words.items() if word != placeholder}
+    first = min(i for ids in model.words.values() for i in ids)
+    model.tokenizer, model.words = copy.deepcopy(model.original_tokenizer), {}
+    model.learning.pop(placeholder, None)
+    model.text_encoder.resize_token_embeddings(first, mean_resizing=False)
+    for word, rows in vectors.items():
+        model.add_word(word, rows)
+
+
+def begin_anew(model: StableDiffusion, placeholder: str) -> None:
+    """Removes a word that textual inversion itself has begun in this model, so that a notebook cell can run twice.
+    Raises ValueError: another word was added behind it, whose token ids would change."""
+    if list(model.words)[-1] != placeholder:
+        behind = f"{list(model.words)[-1]} was added behind it; load the model anew, or choose another placeholder"
+        raise ValueError(f"{placeholder} cannot be learned a second time: {behind}")
+    print(f"{placeholder} was learned in this model before; it begins anew")
+    remove_word(model, placeholder)

@@ -1,0 +1,1 @@
+"""What goes round a training run: validation loss and early stopping, checkpoints, several processes."""

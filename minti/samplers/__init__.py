@@ -1,0 +1,1 @@
+"""Samplers beside DDPM and DDIM: PNDM, DPM-Solver++, Euler and Heun."""

@@ -1,0 +1,175 @@
+"""Prompts to images: noise, classifier-free guidance, a sampler, the VAE's decoder (lecture notes `002`, 7.4).
+
+A sampler (`minti.denoising`) asks `predict(latents, t)` for the UNet's raw output at every timestep. Four seams take
+other techniques: `cfg` builds `predict` from the network, `guidance` changes it, `begin` says where the run starts,
+`keep` edits the latents after every step.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minti.denoising import Keep, Predict, Run, Sampler, SampleStep, make_sampler
+from minti.images import to_pil
+from minti.model import StableDiffusion
+from minti.utils import Generators, check, check_choice, plugin, randn
+
+Prompts = str | Sequence[str] | Tensor  # words, or contexts (b, n, d) as `StableDiffusion.encode_prompt` gives them
+Scale = float | Callable[[int], float]  # a number, or a function of the timestep (arXiv 2404.13040)
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, c, h, w), timesteps (b,), context (b, n, d) -> (b, c, h, w)
+OUTPUTS = ("pil", "latents", "pixels", "steps")
+
+
+def scale_at(scale: Scale, t: float, name: str = "guidance_scale") -> float:
+    """A guidance scale at timestep t. Raises ValueError: it is no number, or every image would overflow."""
+    scale = scale(t) if callable(scale) else scale
+    if not -1e6 <= scale <= 1e6:
+        raise ValueError(f"{name} = {scale!r}; expected a number, usually 1 to 15")
+    return scale
+
+
+def conditional(network: Network, context: Tensor) -> Predict:
+    """The network's own answer to a context, (b, n, d)."""
+    return lambda latents, t: network(latents, torch.full((len(latents),), t, device=latents.device), context)
+
+
+def classifier_free_guidance(network: Network, context: Tensor, negative: Tensor, scale: Scale) -> Predict:
+    """Classifier-free guidance (arXiv 2207.12598): uncond + s (cond - uncond). 2 B T evaluations; B T where s = 1.
+
+    The paper, the lecture notes `002`, 15, and the slides `001` write it with w = s - 1; `002`, 7.4, and `003`, 6, with
+    s. `negative`: (b, n, d), the encoded negative prompts; an empty prompt makes it the unconditional prediction.
+    """
+    if scale == 1:
+        return conditional(network, context)
+    scale_at(scale, 0)
+    both = conditional(network, torch.cat([negative, context]))
+
+    def predict(latents: Tensor, t: float) -> Tensor:
+        uncond, cond = both(torch.cat([latents, latents]), t).chunk(2)  # one batch, as in diffusers
+        return uncond + scale_at(scale, t) * (cond - uncond)
+
+    return predict
+
+
+def sample(
+    model: StableDiffusion,
+    prompts: Prompts,
+    negative_prompt: Prompts = "",
+    num_inference_steps: int = 50,
+    guidance_scale: Scale | None = None,
+    sampler: str | Sampler = "ddpm",
+    generator: Generators = None,
+    latents: Tensor | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    *,
+    output: str = "pil",
+    cfg: Callable[[Network, Tensor, Tensor, Scale], Predict] = classifier_free_guidance,
+    guidance: Callable[[Predict], Predict] = lambda predict: predict,
+    begin: Callable[[Run], Run] = lambda run: run,
+    keep: Keep = lambda latents, level: latents,
+    on_step: Callable[[SampleStep], None] = lambda step: None,
+    gradient: bool = False,
+    **deprecated: Any,
+) -> list[Image.Image] | Tensor | Iterator[SampleStep]:
+    """Text to image: generates one image for each prompt.
+
+    prompts: words, or contexts (b, n, d). negative_prompt: what guidance leads away from, one for all or for each.
+    guidance_scale: 1 switches guidance off; None takes the model's own; or a function of the timestep.
+    sampler: a name of `SAMPLERS`, or a `Sampler` with options, such as `DDIM(eta=1)`.
+    generator: one draws for the whole batch, as in diffusers; of a list each draws for one image.
+    latents: (b or 1, c, h, w), standard normal noise to begin with; drawn when absent.
+    height, width: in pixels; the size of the image that the run begins with, or the model's own, when absent.
+    output: "pil", images; "latents", (b, c, h, w), scaled; "pixels", (b, 3, H, W) in about [-1, 1]; "steps", an iterator
+        of every `SampleStep`, without the decoder.
+    cfg, guidance: how the predictions with and without prompt combine; predict -> predict, what else changes them.
+    begin, keep: Run -> Run, where the run begins; (latents, level) -> latents, applied after every step.
+    on_step: called with every `SampleStep`, for a progress bar or a preview.
+    gradient: lets a gradient flow through the run.
+    Raises ValueError: what cannot be sampled, in one line; or the latents are not finite.
+    """
+    check_choice("output", output, OUTPUTS)
+    if deprecated:
+        cfg, begin = plugin("minti.editing.old_options:translated")(model, deprecated, cfg, begin)
+    network, scale = Counter(model.unet), model.defaults.guidance_scale if guidance_scale is None else guidance_scale
+    with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
+        context = encoded(model, prompts)  # b n d, (b, 77, 768) in SD v1.4
+        plain = scale == 1 and cfg is classifier_free_guidance  # uncond + 1 (cond - uncond) = cond
+        negative = context if plain else encoded(model, negative_prompt, context, "negative prompts")
+        predict, walk = guidance(cfg(network, context, negative, scale)), make_sampler(sampler)
+        noise = first_noise(model, len(context), height, width, generator, latents, begin)
+        run = begin(Run(noise, model.scheduler, walk.stops(model.scheduler, num_inference_steps), generator))
+        steps = walk(predict, replace(run, keep=lambda x, level: keep(run.keep(x, level), level)))
+        steps = watched(steps, network, model, f"guidance_scale {scale}, {model.dtype}", gradient)
+        if output == "steps":
+            return steps
+        for step in steps:
+            on_step(step)
+        pixels = None if output == "latents" else model.decode(step.latents)
+    return step.latents if output == "latents" else pixels if output == "pixels" else to_pil(pixels.detach())
+
+
+def sample_steps(model: StableDiffusion, prompts: Prompts, *args: Any, **options: Any) -> Iterator[SampleStep]:
+    """Yields every denoising step; never decodes. The arguments are those of `sample`, without `output`."""
+    return sample(model, prompts, *args, output="steps", **options)
+
+
+class Counter:
+    """A network that counts the images that have gone through it."""
+
+    def __init__(self, network: Network):
+        self.network, self.evaluations = network, 0
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        self.evaluations += len(latents)
+        return self.network(latents, timesteps, context)
+
+
+def watched(
+    steps: Iterator[SampleStep], network: Counter, model: StableDiffusion, settings: str, gradient: bool
+) -> Iterator[SampleStep]:
+    """The steps with their number of evaluations. Raises ValueError: latents are not finite."""
+    while True:
+        with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):  # not for who iterates
+            if (step := next(steps, None)) is None:
+                return
+        overflow = f"they have overflowed ({settings}); try a lower guidance scale, or bfloat16"
+        check("runs.checks:finite", model, "the latents", step.latents, overflow)
+        yield step._replace(evaluations=network.evaluations)
+
+
+def first_noise(
+    model: StableDiffusion, count: int, height: Any, width: Any, generator: Generators, latents: Any, begin: Any
+) -> Tensor:
+    """The initial noise, (b, c, h, w): drawn, or `latents`, in the size that is asked for."""
+    shape = model.latents_shape(count, height, width)
+    if height is None and width is None and hasattr(begin, "init_latents"):  # of an image of any size
+        shape = (count, *begin.init_latents.shape[1:])
+    noise = randn(shape, generator, model.device, model.dtype) if latents is None else latents
+    return expand(noise, shape, "latents").to(model.device, model.dtype)
+
+
+def encoded(model: StableDiffusion, prompts: Prompts, like: Tensor | None = None, name: str = "prompts") -> Tensor:
+    """Prompts as contexts, (b, n, d); with `like` in its shape, one prompt for all repeated."""
+    if isinstance(prompts, str):  # for each, as in diffusers: of fewer rows a product may round otherwise
+        prompts = [prompts] * (1 if like is None else len(like))
+    context = prompts if isinstance(prompts, Tensor) else model.encode_prompt(list(prompts))
+    width = model.unet.config.cross_attention_dim
+    if context.ndim != 3 or context.shape[-1] != width or not len(context):
+        raise ValueError(f"contexts of shape {tuple(context.shape)}; expected (b, n, {width}), as of encode_prompt")
+    if like is not None and len(context) not in (1, len(like)):
+        raise ValueError(f"{len(context)} {name} for {len(like)} prompts; give one, or one for each")
+    context = context.to(model.device, model.dtype)
+    return context if like is None else expand(context, like.shape, "contexts")
+
+
+def expand(tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
+    """The tensor in that shape; one for all images is repeated. Raises ValueError: it has another shape."""
+    if tensor.ndim != len(shape) or tuple(tensor.shape[1:]) != tuple(shape[1:]) or len(tensor) not in (1, shape[0]):
+        expected = f"expected {tuple(shape)}, or 1 in place of {shape[0]}"
+        raise ValueError(f"{name} have shape {tuple(tensor.shape)}; {expected}")
+    return tensor.expand(shape)

@@ -1,0 +1,1 @@
+"""Speed: bfloat16 on a CPU, DeepCache."""

@@ -1,0 +1,50 @@
+"""Random noise, and how families plug into the core by name."""
+
+import importlib.util
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def randn(shape: Sequence[int], generator: Generators, device: Any, dtype: torch.dtype) -> Tensor:
+    """Standard normal noise, (b, ...), drawn on the generator's device and moved to `device`. One generator draws the whole
+    batch, as in diffusers; of a list, generator i draws image i; None is torch's global one."""
+    if isinstance(generator, Sequence):
+        if len(generator) != shape[0]:
+            raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}; give one, or one for each image")
+        return torch.cat([randn((1, *shape[1:]), one, device, dtype) for one in generator])
+    source = device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, device=source, dtype=dtype).to(device)
+
+
+def plugin(name: str, default: Any = None) -> Any:
+    """What "module:name" of a family names, imported when it is first used; `default`, if there is one, without the family."""
+    module, attribute = name.split(":")
+    missing = default is not None and importlib.util.find_spec(".".join(module.split(".")[:2])) is None
+    return default if missing else getattr(importlib.import_module(module), attribute)
+
+
+def check(name: str, *args: Any) -> None:
+    """Calls a check of a family, which raises an error in one clear line; the core runs without it."""
+    plugin(f"minti.{name}", lambda *args: None)(*args)
+
+
+def renamed(old: str, new: str) -> property:
+    """A property under a name of minti 0.1, until version 0.3."""
+
+    def read(self: Any) -> Any:
+        warnings.warn(f"{old} is called {new} now", DeprecationWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return property(read)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raises ValueError: a value is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}; expected one of {', '.join(choices)}")
