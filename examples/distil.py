@@ -1,10 +1,10 @@
-"""Score distillation: latents, or a picture made of soft ellipses, become what a prompt says.
+"""Score distillation: optimizes latents, or an image made of soft ellipses, until they fit a prompt.
 
     python examples/distil.py "a photo of a red star" "a photo of a green heart"
     python examples/distil.py "a photo of a red star" --ellipses 12
-    python examples/distil.py "a photo of a red star" --jacobian      # through the network too
+    python examples/distil.py "a photo of a red star" --jacobian      # backpropagates through the UNet too
 
-Writes a page of the pictures on their way.
+Writes a page of the images during the optimization.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from tqdm import tqdm
 
 import minti
 from minti.distillation.score_distillation import Drawing, score_distillation
+from minti.formats.image_files import save_png
 from minti.images import to_pil
 
 
 class Ellipses(Drawing):
-    """A picture of soft ellipses on a flat ground, one over another: theta is their places, sizes and colours.
+    """A differentiable image of soft ellipses on a flat background, one over another.
 
     Attributes:
-        shapes: (b, k, 5): centre, width and height, and angle; the picture reaches from -1 to 1.
-        colours: (b, k + 1, 3), before a sigmoid; the first is the ground's.
+        shapes: (b, k, 5): centre, log width and log height, and angle; the image spans [-1, 1].
+        colours: (b, k + 1, 3), before a sigmoid; the first is the background.
     """
 
     def __init__(self, model: minti.StableDiffusion, count: int, ellipses: int, generator: torch.Generator):
@@ -39,35 +40,33 @@ class Ellipses(Drawing):
         self.colours = torch.nn.Parameter(0.5 * torch.randn(count, ellipses + 1, 3, generator=generator))
 
     def pixels(self) -> torch.Tensor:
-        """(b, 3, side, side) in [-1, 1]."""
+        """Renders the images, (b, 3, side, side) in [-1, 1]."""
         line = torch.linspace(-1, 1, self.side)
         y, x = torch.meshgrid(line, line, indexing="ij")  # side side
-        colours = self.colours.sigmoid()[..., None, None]  # b k+1 3 1 1
-        picture = colours[:, 0]
-        for shape, colour in zip(self.shapes.unbind(1), colours.unbind(1)[1:]):
-            cx, cy, width, height, angle = shape.T[:, :, None, None]  # b 1 1 each
+        image, *colours = self.colours.sigmoid()[..., None, None].unbind(1)  # b 3 1 1 each
+        for shape, colour in zip(self.shapes.unbind(1), colours):
+            cx, cy, width, height, angle = shape.T[:, :, None, None, None]  # b 1 1 1 each
             u = (x - cx) * angle.cos() + (y - cy) * angle.sin()
             v = (y - cy) * angle.cos() - (x - cx) * angle.sin()
-            # inside = sigmoid(10 (1 - (u / e^width)^2 - (v / e^height)^2))
-            inside = torch.sigmoid(10 * (1 - (u / width.exp()) ** 2 - (v / height.exp()) ** 2))[
-                :, None
-            ]  # b 1 side side
-            picture = inside * colour + (1 - inside) * picture
-        return 2 * picture - 1
+            # opacity = sigmoid(10 (1 - (u / e^width)^2 - (v / e^height)^2))
+            opacity = torch.sigmoid(10 * (1 - (u / width.exp()) ** 2 - (v / height.exp()) ** 2))  # b 1 side side
+            image = opacity * colour + (1 - opacity) * image
+        return 2 * image - 1
 
     def forward(self) -> torch.Tensor:
+        """Their latents."""
         return self.encode(self.pixels())
 
 
 def main() -> None:
-    """Draws from nothing, by the loop, and shows the way."""
+    """Starts from noise, optimizes, and saves the images of four stages."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/distilled")
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to become")
-    parser.add_argument("--count", type=whole(1), default=4, help="pictures of each prompt")
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="the prompts to fit")
+    parser.add_argument("--count", type=whole(1), default=4, help="images for each prompt")
     parser.add_argument("--steps", type=whole(1), default=160)
     parser.add_argument("--learning-rate", type=finite, default=0.05)
-    parser.add_argument("--ellipses", type=whole(0), default=0, help="that a picture is made of; 0: latents themselves")
-    parser.add_argument("--jacobian", action="store_true", help="go down the whole gradient, through the network too")
+    parser.add_argument("--ellipses", type=whole(0), default=0, help="ellipses in an image; 0: optimize latents")
+    parser.add_argument("--jacobian", action="store_true", help="backpropagate through the UNet too")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
     prompts = [prompt for prompt in args.prompts for _ in range(args.count)]
@@ -77,28 +76,20 @@ def main() -> None:
     else:
         drawing = Drawing(torch.randn(model.latents_shape(len(prompts)), generator=generator))
     drawing.to(model.device, model.dtype)
-    loop = score_distillation(
-        model,
-        drawing,
-        prompts,
-        steps=args.steps,
-        guidance_scale=args.guidance_scale,
-        learning_rate=args.learning_rate,
-        jacobian=args.jacobian,
-        generator=generator,
-    )
-    at = {args.steps * part // 4 for part in (1, 2, 3, 4)} - {0}
-    seen, began = [("what it begins as", pictures(model, drawing))], time.perf_counter()
-    for number, _ in enumerate(tqdm(loop, "distilling", args.steps, disable=True if args.quiet else None), 1):
-        if number in at:
-            seen.append((f"after {number} steps", pictures(model, drawing)))
-    page(seen, size=64).save(folder / "distilled.png")
+    options = {name: getattr(args, name) for name in ("steps", "guidance_scale", "learning_rate", "jacobian")}
+    loop = score_distillation(model, drawing, prompts, **options, generator=generator)
+    at = {args.steps * quarter // 4 for quarter in (1, 2, 3, 4)} - {0}
+    rows, began = [("before", images(model, drawing))], time.perf_counter()
+    for step, _ in enumerate(tqdm(loop, "distilling", args.steps, disable=True if args.quiet else None), 1):
+        if step in at:
+            rows.append((f"after {step} steps", images(model, drawing)))
+    save_png(page(rows, size=64), folder / "distilled.png")
     print(f"{args.steps} steps in {time.perf_counter() - began:.0f} s; wrote {folder}/distilled.png")
 
 
 @torch.no_grad()
-def pictures(model: minti.StableDiffusion, drawing: Drawing) -> list[Image.Image]:
-    """What it draws now, as the decoder shows it."""
+def images(model: minti.StableDiffusion, drawing: Drawing) -> list[Image.Image]:
+    """The decoded images."""
     return to_pil(model.decode(drawing()))
 
 

@@ -1,10 +1,10 @@
-"""Evaluates two learned words as exercise E4 asks (tasks 3b and 3c): 32 pictures, numbers, and a report to look at.
+"""Evaluates two learned embeddings as exercise E4 asks (tasks 3b and 3c): 32 images, CLIP scores, an HTML report.
 
     python examples/evaluate.py                                # two bundled toys, learned on the spot
     python examples/evaluate.py --embedding cat.safetensors='<cat>' --images my-cat \
         --embedding mug.safetensors='<mug>' --images my-mug --model path/to/stable-diffusion-v1-4
 
-Writes to outputs/report/: report.html, page.png and pictures/ (the 32), and the PNG and CSV files of every section.
+Writes to outputs/report/: report.html, page.png, pictures/ (the 32 images), and PNG and CSV files of every section.
 """
 
 from __future__ import annotations
@@ -51,24 +51,26 @@ def parse() -> argparse.Namespace:
     what.add_argument("--embedding", action="append", default=[], metavar="FILE=<name>", help=embedding_help)
     known_help = "a phrase that already means the thing, such as 'sks toy' after DreamBooth; with its --images"
     what.add_argument("--known", action="append", default=[], metavar="PHRASE", help=known_help)
-    images_help = "training pictures, to learn from or of --embedding; twice"
+    images_help = "training images, to learn from or of --embedding; twice"
     what.add_argument("--images", action="append", default=[], metavar="FOLDER", help=images_help)
-    known = "known word or phrase that says roughly what the pictures show; one for both, or two"
+    known = "initializer token: a known word or phrase that roughly says what the images show; one for both, or two"
     what.add_argument("--initializer", nargs="+", default=["toy"], metavar="WORD", help=known)
-    what.add_argument("--vectors", type=whole(1), default=1, help="embedding rows of each word that is learned here")
+    what.add_argument("--vectors", type=whole(1), default=1, help="embedding vectors of each word that is learned here")
     what.add_argument(
-        "--learning-steps", type=whole(1), help="exactly so many; default: until the fixed loss has levelled off"
+        "--learning-steps",
+        type=whole(1),
+        help="training steps; default: early stopping by the validation loss",
     )
-    how = parser.add_argument_group("what to draw")
+    how = parser.add_argument_group("what to sample")
     how.add_argument(
         "--templates", nargs="+", metavar="PROMPT", help="with one {} or two; default: the model's own five"
     )
-    how.add_argument("--samples", type=whole(1), default=4, help="pictures per prompt")
+    how.add_argument("--samples", type=whole(1), default=4, help="images per prompt")
     how.add_argument("--steps", type=whole(1), default=50, help="denoising steps")
     how.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
-    how.add_argument("--batch-size", type=whole(1), default=16, help="pictures drawn at a time")
-    how.add_argument("--clip", help=f"measures likeness and obedience; default: the toybox's own, or {CLIP_SOURCE}")
-    sections_help = f"of the report, after the 32 pictures: {', '.join(SECTIONS)}; default: all"
+    how.add_argument("--batch-size", type=whole(1), default=16, help="images sampled at a time")
+    how.add_argument("--clip", help=f"CLIP for image and text alignment; default: the toybox's own, or {CLIP_SOURCE}")
+    sections_help = f"of the report, after the 32 images: {', '.join(SECTIONS)}; default: all"
     how.add_argument(
         "--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS), metavar="NAME", help=sections_help
     )
@@ -78,7 +80,7 @@ def parse() -> argparse.Namespace:
     args.learns = not given
     if given and given != len(args.images):
         parser.error(
-            f"{given} words and {len(args.images)} folders of training pictures: give each --embedding, and then each "
+            f"{given} words and {len(args.images)} folders of training images: give each --embedding, and then each "
             "--known, its --images, in the same order"
         )
     if len(folders) > 2 or len(args.initializer) not in (1, len(folders)):
@@ -101,41 +103,41 @@ def open_toybox(model: minti.StableDiffusion, source: str) -> Any:
 
 
 def find_clip(args: argparse.Namespace, toybox: Any) -> Clip | None:
-    """The CLIP to measure with; without one, a warning and the pictures alone."""
+    """The CLIP to measure with; without one, a warning and the images alone."""
     if toybox is not None and not args.clip:
         return toybox.clip
     try:
         return load_clip(args.clip or CLIP_SOURCE, args.device)
     except OSError as error:
-        warnings.warn(f"{error} (--clip); likeness and obedience are left out", stacklevel=2)
+        warnings.warn(f"{error} (--clip); image and text alignment are left out", stacklevel=2)
         return None
 
 
 def introduction(args: argparse.Namespace, clip: Clip | None) -> str:
-    """What the report shows and how it was made."""
-    text = "What a learned word can do: pictures of exercise E4's tasks 3b and 3c, and what can be measured of them."
+    """The report's introduction: what it shows and how it was made."""
+    text = "What a learned word can do: images and scores of exercise E4's tasks 3b and 3c."
     measured = (
-        f"Likeness and obedience are cosine similarities by {clip.name}."
+        f"Image and text alignment are cosine similarities by {clip.name}."
         if clip
-        else "No CLIP could be reached, so likeness and obedience are missing."
+        else "No CLIP could be reached, so image and text alignment are missing."
     )
     how = (
-        f"Drawn with {args.steps} steps of {args.sampler} and guidance {args.guidance_scale:g}, by "
-        f"{Path(args.model).name}; picture i of every row begins with the same noise, seed {args.seed} + i. {measured}"
+        f"Sampled with {args.steps} steps of {args.sampler} and guidance {args.guidance_scale:g}, by "
+        f"{Path(args.model).name}; image i of every row starts from the same noise, seed {args.seed} + i. {measured}"
     )
     return html.paragraph(text) + html.paragraph(how, "soft")
 
 
 BOUNDS = (
-    "Likeness: mean CLIP similarity to the training pictures, between the same prompt with the initializer word and "
-    "the training pictures among themselves. Obedience: similarity to the prompt without the word, between the "
-    "training pictures, which know nothing of the prompt, and the initializer word, which does not stand in its way. "
-    "A picture of two things is never as like either of them as a picture of that one alone."
+    "Image alignment (CLIP-I): mean CLIP similarity to the training images. Its lower bound is the same prompt with "
+    "the initializer word, its upper bound the training images among themselves. Text alignment (CLIP-T): similarity "
+    "to the prompt without the word. Its lower bound is the training images, which do not follow the prompt, its upper "
+    "bound the initializer word. An image of two things is never as similar to either as an image of that one alone."
 )
 
 
 def evaluate(args: argparse.Namespace, model: minti.StableDiffusion, said: added.Said) -> None:
-    """Two words to a report."""
+    """Writes the report on one or two words."""
     begun, folder = time.perf_counter(), args.output
     subjects = open_subjects(args, model, CONCEPTS)
     toybox = open_toybox(model, args.model)
@@ -159,28 +161,26 @@ def evaluate(args: argparse.Namespace, model: minti.StableDiffusion, said: added
 
     report = html.Report(f"{' and '.join(subject.word for subject in subjects)}, evaluated", introduction(args, clip))
     bounds = html.paragraph(BOUNDS, "soft") if clip else ""
-    report.section("The pictures, and what they show", bounds, *rows.cards(planned))
+    report.section("Images and scores", bounds, *rows.cards(planned))
     made = {
-        "words": ("What was learned, as rows of numbers", lambda: studies.words(model, toybox, subjects, folder)),
-        "learning": ("While it was learned", lambda: studies.learning(artist, subjects, folder)),
-        "guidance": ("How strongly to guide", lambda: studies.guidance(artist, planned, clip, folder)),
-        "attention": ("Where the word looks", lambda: studies.attention(artist, planned, toybox, subjects, folder)),
-        "together": ("Both in one picture", lambda: studies.together(artist, planned, toybox, folder)),
+        "words": ("The learned embedding vectors", lambda: studies.words(model, toybox, subjects, folder)),
+        "learning": ("During the training", lambda: studies.learning(artist, subjects, folder)),
+        "guidance": ("Guidance scale", lambda: studies.guidance(artist, planned, clip, folder)),
+        "attention": ("Cross-attention maps", lambda: studies.attention(artist, planned, toybox, subjects, folder)),
+        "together": ("Both in one image", lambda: studies.together(artist, planned, toybox, folder)),
     }
     counts = {len(row.subjects) for row in planned}
     for name, (title, study) in made.items():
         if name in args.sections and NEEDED.get(name, min(counts)) in counts:
             report.section(title, *study())
     minutes = (time.perf_counter() - begun) / 60
-    report.introduction += html.paragraph(f"{artist.drawn} pictures in {minutes:.1f} minutes on {args.device}.", "soft")
+    report.introduction += html.paragraph(f"{artist.drawn} images in {minutes:.1f} minutes on {args.device}.", "soft")
     report.write(folder / "report.html")
-    print(
-        f"wrote {folder}/report.html, page.png, {sum(len(row.pictures) for row in planned)} pictures and their tables"
-    )
+    print(f"wrote {folder}/report.html, page.png, {sum(len(row.pictures) for row in planned)} images and their tables")
 
 
 def main() -> None:
-    """The model, with all that is added to it, to a report."""
+    """Loads the model, with its adapters, and evaluates."""
     args = parse()
     make_output(args.output)
     model = load(args)

@@ -1,4 +1,4 @@
-"""What the scripts share: the command line, runs and their interruption, pages and curves, memory, benchmark cases."""
+"""What the scripts share: the command line, runs and their interruption, pages and curves, benchmark cases."""
 
 import signal
 import threading

@@ -34,9 +34,9 @@ class Lesson:
         return [(0, self.states[0].initializer_loss), *seen]
 
     def curve(self) -> str:
-        """The fixed loss between its two lines, as SVG."""
+        """The validation loss between its two levels, as an HTML image."""
         levels = {"before": self.states[0].initializer_loss, "the empty prompt": self.states[0].empty_loss}
-        return chart("Fixed loss", "step", {"the word": self.losses()}, levels)
+        return chart("Validation loss", "step", {"the word": self.losses()}, levels)
 
     def said(self) -> str:
         """How far it is, in a sentence."""

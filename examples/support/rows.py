@@ -1,4 +1,4 @@
-"""Tasks 3b and 3c of exercise E4: every template with each word, those for two with both, drawn and measured."""
+"""Images and CLIP scores of tasks 3b and 3c of exercise E4: each template with each word, or with both."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from minti.evaluation.clip_scores import Clip, Score
 
 @dataclass
 class Row:
-    """A prompt, its pictures, and what was measured.
+    """A prompt, its images, and their scores.
 
     Attributes:
         template, subjects: the prompt with {}, and the words that take their places.
-        pictures, initial: as drawn with the words, and with their initializer words instead.
-        likeness: {word: score}; empty where no CLIP is at hand.
-        counts: what the toybox's judge found right.
+        pictures, initial: images sampled with the words, and with their initializer words instead.
+        likeness, obedience: image alignment (CLIP-I), {word: score}, and text alignment (CLIP-T); empty without a CLIP.
+        counts: what the toybox's classifier (its judge) found right.
         sentence: what follows from the numbers.
     """
 
@@ -80,7 +80,7 @@ def plan(templates: Sequence[str], subjects: Sequence[Subject]) -> list[Row]:
 
 
 def draw(rows: Sequence[Row], artist: Artist, samples: int) -> None:
-    """All pictures; a prompt that several rows share is drawn once."""
+    """Samples all images; a prompt that several rows share is sampled once."""
     prompts = list(dict.fromkeys(prompt for row in rows for prompt in (row.prompt, row.initial_prompt)))
     pictures = artist.draw(prompts, samples)
     drawn = {prompt: pictures[i * samples : (i + 1) * samples] for i, prompt in enumerate(prompts)}
@@ -104,7 +104,7 @@ def measure(rows: Sequence[Row], clip: Clip | None, toybox: Any) -> None:
 
 
 def write_pictures(rows: Sequence[Row], folder: Path) -> Image.Image:
-    """Every picture as a file; returns the labelled page, with training pictures beside each row."""
+    """Writes every image to a file; returns the labelled page, with training images beside each row."""
     (folder / "pictures").mkdir(exist_ok=True)
     labelled = []
     for number, row in enumerate(rows):
@@ -129,26 +129,26 @@ def records(rows: Sequence[Row]) -> list[dict[str, object]]:
 
 
 def cards(rows: Sequence[Row]) -> list[str]:
-    """Each row as HTML: training pictures, drawn pictures, those with the initializer, scores, sentences."""
+    """Each row as HTML: training images, sampled images, those with the initializer, scores, sentences."""
     cards = []
     for number, row in enumerate(rows):
-        tiles = [html.picture(s.tile(256), s.word, f"training pictures of {s.word}") for s in row.subjects]
-        drawn = [html.picture(p, "", f"{row.prompt}, {i}") for i, p in enumerate(row.pictures)]
-        initial = [html.picture(p, "", f"{row.initial_prompt}, {i}") for i, p in enumerate(row.initial)]
+        tiles = [html.image(s.tile(256), s.word, f"training images of {s.word}") for s in row.subjects]
+        drawn = [html.image(p, "", f"{row.prompt}, {i}") for i, p in enumerate(row.pictures)]
+        initial = [html.image(p, "", f"{row.initial_prompt}, {i}") for i, p in enumerate(row.initial)]
         known = row.subjects[0].initializer
         meters = [
-            html.meter(f"likeness to {word}", *score, (f"'{known}'", "training pictures"))
+            html.meter(f"image alignment with {word}", *score, (f"'{known}'", "training images"))
             for word, score in row.likeness.items()
         ]
         if row.obedience:
-            meters.append(html.meter("obedience", *row.obedience, ("training pictures", f"'{known}'")))
+            meters.append(html.meter("text alignment", *row.obedience, ("training images", f"'{known}'")))
         cards.append(
             html.card(
                 row.prompt,
-                f'<div class="pictures"><div class="pictures first">{"".join(tiles)}</div>{"".join(drawn)}</div>',
+                html.images([html.images(tiles, "first"), *drawn]),
                 html.paragraph(f"{row.sentence[0].upper()}{row.sentence[1:]}.", "said") if row.sentence else "",
                 f'<div class="meters">{"".join(meters)}</div>' if meters else "",
-                html.paragraph(f"The same with '{known}':", "soft") + html.pictures(initial, "small"),
+                html.paragraph(f"The same with '{known}':", "soft") + html.images(initial, "small"),
             )
         )
     return cards
@@ -158,8 +158,8 @@ def sentence(likenesses: dict[str, Score], obeyed: Score, initializer: str) -> s
     """What the scores of a row say, in words.
 
     Args:
-        likenesses: {word: its likeness}, one or two of them.
-        obeyed: its obedience.
+        likenesses: {word: its image alignment}, one or two of them.
+        obeyed: the text alignment.
     """
     parts = []
     for word, score in likenesses.items():
@@ -174,7 +174,7 @@ def sentence(likenesses: dict[str, Score], obeyed: Score, initializer: str) -> s
             parts.append(f"{word} is hardly there ({100 * max(0.0, where):.0f} % of the way)")
     where = obeyed.position
     if where is None:
-        parts.append("obedience cannot be told")
+        parts.append("text alignment cannot be told")
     elif where >= 0.8:
         parts.append(f"the prompt is obeyed as with '{initializer}'")
     elif where >= 0.35:

@@ -30,13 +30,6 @@ img {image-rendering: pixelated}
 label[data-testid="block-label"] {position: static !important; border: 0 !important}  /* above a picture, not on it */
 .row.seen .image-container {aspect-ratio: 1}  /* keeps its place while the next picture is fetched */
 [data-testid="status-tracker"] :is(.error, .clear-status) {display: none}  /* the sentence is enough */
-.chart {--s0: #3b6fb5; --s1: #d0782a}
-.chart h3 {margin: 0}
-.chart svg {width: 100%; overflow: visible}
-.chart text {fill: currentColor; font: 12px system-ui, sans-serif}
-.chart .grid {stroke: #8884}
-.legend span {margin-right: 1rem; white-space: nowrap}
-.legend i {display: inline-block; width: 1.1rem; border-top: 3px solid; vertical-align: middle; margin-right: .3rem}
 """
 # On a click, to where the pictures come about, if that is out of sight as on a telephone.
 SCROLL = """(...asked) => {

@@ -1,9 +1,9 @@
-"""What else there is to see of a learned word; each study writes its files and returns the HTML of its section."""
+"""The sections of the evaluation report; each writes its PNG and CSV files and returns its HTML."""
 
 from __future__ import annotations
 
 from support import html
-from support.charts import chart, charts
+from support.charts import chart
 from support.drawing import Artist
 from support.pages import page
 from support.rows import Row, fill
@@ -45,39 +45,44 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
             writer.writerow({name: round(x, 5) if isinstance(x, float) else x for name, x in row.items()})
 
 
+def shown(charts: Sequence[str]) -> str:
+    """Charts as HTML, side by side where there is room."""
+    return html.images([html.figure(each) for each in charts], "wide")
+
+
 @torch.no_grad()
 def known_lengths(model: minti.StableDiffusion) -> Tensor:
-    """The lengths of the known words' rows, (v,) float32."""
+    """The norms of the vocabulary's embedding vectors, (v,) float32."""
     rows = model.text_encoder.get_input_embeddings().weight[list(known_words(model).values())]
     return rows.float().norm(dim=1).cpu()
 
 
 def words(model: minti.StableDiffusion, toybox: Any, subjects: Sequence[Subject], folder: Path) -> list[str]:
-    """The nearest known words of every row, and its length beside theirs; of the toybox's names also their looks."""
+    """Nearest words of the vocabulary to each embedding vector, and its norm; of the toybox's names also the looks."""
     lengths = known_lengths(model)
     low, middle, high = torch.quantile(lengths, torch.tensor([0.05, 0.5, 0.95])).tolist()
-    records, shown = [], []
+    records, lines = [], []
     for subject in subjects:
         for row in learned_rows(model, subject.word) if subject.word in model.words else ():
             nearest = {f"nearest_{i}": f"{word} {cosine:.3f}" for i, (word, cosine) in enumerate(row.nearest, 1)}
             records.append({"row": row.token, "length": round(row.length, 4)} | nearest)
             known = {word: toybox.looks(word) if toybox is not None else "" for word, _ in row.nearest}
             named = [f"{word}{known[word] and f' ({known[word]})'} {cosine:.2f}" for word, cosine in row.nearest]
-            shown.append((row.token, row.length, ", ".join(named)))
+            lines.append((row.token, row.length, ", ".join(named)))
     write_table(folder / "words.csv", records)
     text = (
-        f"Of the {len(lengths)} known words half are shorter than {middle:.2f}, "
-        f"nine in ten between {low:.2f} and {high:.2f}."
+        f"The norms of the vocabulary's {len(lengths)} embedding vectors: median {middle:.2f}, "
+        f"5th to 95th percentile {low:.2f} to {high:.2f}."
     )
     return [
         *(html.paragraph(subject.summary) for subject in subjects),
-        html.table(("row", "length", "nearest known words, cosine similarity"), shown, "words"),
+        html.table(("token", "norm", "nearest words of the vocabulary, cosine similarity"), lines, "words"),
         html.paragraph(text, "soft"),
     ]
 
 
 def learning(artist: Artist, subjects: Sequence[Subject], folder: Path) -> list[str]:
-    """The picture along the training, and the loss at every level of noise before and after it."""
+    """Images sampled during the training; the loss by timestep with the word, the initializer and no prompt."""
     blocks, records, drawn = [], [], []
     model, seed = artist.model, torch.Generator().manual_seed(artist.args.seed)
     last = model.scheduler.config.num_train_timesteps - 1
@@ -102,23 +107,21 @@ def learning(artist: Artist, subjects: Sequence[Subject], folder: Path) -> list[
         drawn.append(chart(f"{subject.word}: loss, less that without a prompt", "timestep", lines))
         if subject.growth:
             strips = [
-                html.pictures([html.picture(pictures[i], f"step {step}") for step, pictures in subject.growth])
+                html.images([html.image(pictures[i], f"step {step}") for step, pictures in subject.growth])
                 for i in range(2)
             ]
             blocks.append(html.card(f"a photo of a {subject.word}", *strips))
             rows = [(f"{subject.word}\nstep {step}", pictures) for step, pictures in subject.growth]
             page(rows).save(folder / f"growth-{subjects.index(subject)}.png")
         else:
-            blocks.append(
-                html.paragraph(f"{subject.word} came from a file, so there is nothing to see of its training.", "soft")
-            )
+            blocks.append(html.paragraph(f"{subject.word} came from a file, so no training can be shown.", "soft"))
     write_table(folder / "losses-by-timestep.csv", records)
-    explained = "Below zero a prompt helps to tell the noise from the picture; where it helps is where it decides."
-    return [*blocks, html.paragraph(explained), charts(*drawn)]
+    explained = "Below zero, the prompt helps to predict the noise; these are the timesteps at which it matters."
+    return [*blocks, html.paragraph(explained), shown(drawn)]
 
 
 def guidance(artist: Artist, rows: Sequence[Row], clip: Clip | None, folder: Path) -> list[str]:
-    """Likeness against obedience over the guidance scale, for the first template of each word."""
+    """Image and text alignment over the guidance scale, for the first template of each word."""
     blocks, records, drawn = [], [], []
     first = {row.subjects[0].word: row for row in reversed(rows) if len(row.subjects) == 1}
     for word, row in sorted(first.items(), key=lambda item: rows.index(item[1])):
@@ -127,25 +130,26 @@ def guidance(artist: Artist, rows: Sequence[Row], clip: Clip | None, folder: Pat
         page([(f"{row.prompt}\nscale {scale:g}", p) for scale, p in pictures.items()]).save(
             folder / f"guidance-{len(blocks)}.png"
         )
-        strip = [html.picture(p[0], f"scale {scale:g}") for scale, p in pictures.items()]
-        blocks.append(html.card(row.prompt, html.pictures(strip)))
+        strip = [html.image(p[0], f"scale {scale:g}") for scale, p in pictures.items()]
+        blocks.append(html.card(row.prompt, html.images(strip)))
         if clip is None:
             continue
         training, text = clip.images(row.subjects[0].pictures), clip.texts([clip_scores.without_words(row.template)])
         like = {s: clip_scores.mean_similarity(clip.images(p), training) for s, p in pictures.items()}
         obeys = {s: clip_scores.mean_similarity(clip.images(p), text) for s, p in pictures.items()}
         records += [{"word": word, "scale": s, "likeness": like[s], "obedience": obeys[s]} for s in SCALES]
-        lines = {"likeness": list(like.items()), "obedience": list(obeys.items())}
+        lines = {"image alignment": list(like.items()), "text alignment": list(obeys.items())}
         drawn.append(chart(f"{word}: over the guidance scale", "guidance scale", lines))
         pairs = [(obeys[s], like[s], f"{s:g}") for s in SCALES]
-        drawn.append(chart(f"{word}: the same, one over the other", "obedience", {"likeness, at each scale": pairs}))
+        lines = {"image alignment, at each scale": pairs}
+        drawn.append(chart(f"{word}: image against text alignment", "text alignment", lines))
     if records:
         write_table(folder / "guidance.csv", records)
-    return [*blocks, charts(*drawn) if drawn else html.paragraph("Without a CLIP there are pictures only.", "soft")]
+    return [*blocks, shown(drawn) if drawn else html.paragraph("Without a CLIP there are images only.", "soft")]
 
 
 def attention(artist: Artist, rows: Sequence[Row], toybox: Any, subjects: Sequence[Subject], folder: Path) -> list[str]:
-    """Heat maps of every word of a prompt; on the toybox also the share inside the true outline, against chance."""
+    """Cross-attention maps of each word of a prompt; on the toybox also their share inside the true outline."""
     blocks, model = [], artist.model
     chosen = {len(row.subjects): row for row in reversed(rows) if row.subjects[0] is subjects[0]}
     for _, row in sorted(chosen.items()):
@@ -159,12 +163,10 @@ def attention(artist: Artist, rows: Sequence[Row], toybox: Any, subjects: Sequen
         page([(row.prompt, pictures), *overlays.items()]).save(folder / f"attention-{len(row.subjects)}.png")
         lines = []
         for i in range(count):
-            maps_shown = [html.picture(pair[i], name) for name, pair in overlays.items()]
-            lines.append(html.pictures([html.picture(pictures[i], "drawn"), *maps_shown], "small"))
+            maps_shown = [html.image(pair[i], name) for name, pair in overlays.items()]
+            lines.append(html.images([html.image(pictures[i], "drawn"), *maps_shown], "small"))
         blocks.append(html.card(row.prompt, *lines))
-    blocks.append(
-        html.paragraph("Each map is scaled to its own brightest place; dark places get little attention.", "soft")
-    )
+    blocks.append(html.paragraph("Each map is scaled to its own maximum; dark places get little attention.", "soft"))
     shares = {s.word: toybox.attention_inside(s) for s in subjects} if toybox is not None else {}
     if any(shares.values()):
         table, records = [], []
@@ -178,8 +180,8 @@ def attention(artist: Artist, rows: Sequence[Row], toybox: Any, subjects: Sequen
         write_table(folder / "attention.csv", records)
         blocks.append(
             html.paragraph(
-                "The share of attention that lies inside the toy's true outline, over 32 pictures that the world draws "
-                "(so that outlines are known) at four levels of noise. Chance is the outline's share of the picture."
+                "The share of attention that lies inside the toy's true outline, over 32 rendered images "
+                "(whose outlines are known) at four noise levels. Chance is the outline's share of the image."
             )
         )
         blocks.append(html.table(("attention of", "share inside", "standard error", "times chance"), table))
@@ -187,7 +189,7 @@ def attention(artist: Artist, rows: Sequence[Row], toybox: Any, subjects: Sequen
 
 
 def overlay(picture: Image.Image, heat: torch.Tensor) -> Image.Image:
-    """A map, (h, w), laid over a greyed picture."""
+    """An attention map, (h, w), laid over the image in grey."""
     scaled = F.interpolate((heat / heat.max())[None, None].float().cpu(), picture.size[::-1], mode="bicubic")[0, 0]
     colours = colormaps["inferno"](scaled.clamp(0, 1).numpy())[..., :3]
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
@@ -195,7 +197,7 @@ def overlay(picture: Image.Image, heat: torch.Tensor) -> Image.Image:
 
 
 def together(artist: Artist, rows: Sequence[Row], toybox: Any, folder: Path) -> list[str]:
-    """Prompts with both words as they are; as two prompts of one word each whose scores are added; and all three."""
+    """Both words in one prompt; as two weighted prompts of one word each; and all three prompts together."""
     blocks, records, scale = [], [], artist.args.guidance_scale
     for row in (row for row in rows if len(row.subjects) == 2):
         a, b = row.subjects
@@ -212,12 +214,12 @@ def together(artist: Artist, rows: Sequence[Row], toybox: Any, folder: Path) -> 
             ),
         }
         page([(name, pictures) for name, pictures in ways.items()]).save(folder / f"together-{len(blocks)}.png")
-        shown = []
+        parts = []
         for name, pictures in ways.items():
             judged = toybox and toybox.judge_row(pictures, row.prompt, row.subjects)
             records.append({"prompt": row.prompt, "way": name} | (judged[0] if judged else {}))
-            shown.append(html.paragraph(f"{name[0].upper()}{name[1:]}{f': {judged[1]}' if judged else ''}.", "said"))
-            shown.append(html.pictures([html.picture(picture) for picture in pictures]))
-        blocks.append(html.card(row.prompt, *shown))
+            parts.append(html.paragraph(f"{name[0].upper()}{name[1:]}{f': {judged[1]}' if judged else ''}.", "said"))
+            parts.append(html.images([html.image(picture) for picture in pictures]))
+        blocks.append(html.card(row.prompt, *parts))
     write_table(folder / "together.csv", records)
     return blocks

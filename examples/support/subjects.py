@@ -117,8 +117,8 @@ def learn(args: argparse.Namespace, artist: Artist, subject: Subject, folder: Pa
     minti.save_embeddings(wrapper, folder / "learned_embeds.safetensors")
     write_losses(folder / "losses.csv", states)
     best = min((state.validation_loss for state in states if state.validation_loss is not None), default=None)
-    subject.summary = f"{subject.word} was learned from {len(subject.pictures)} pictures in {state.step} steps" + (
-        f"; loss on the fixed set {best:.4f}, with '{subject.initializer}' {states[0].initializer_loss:.4f}."
+    subject.summary = f"{subject.word} was learned from {len(subject.pictures)} images in {state.step} steps" + (
+        f"; validation loss {best:.4f}, with '{subject.initializer}' {states[0].initializer_loss:.4f}."
         if best is not None
         else "."
     )

@@ -1,4 +1,4 @@
-"""What the toybox learns from: numbered scenes, their pictures and captions, and a tokenizer for the world's words."""
+"""The toybox's training data: numbered scenes, their images and captions, and a tokenizer for the world's words."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ CONTEXT_LENGTH = 32
 
 @cache
 def scene_of(index: int) -> Scene:
-    """The training scene with this number; pairs, which are harder to draw, are more frequent than elsewhere."""
+    """The training scene with this number; pairs, which are harder to learn, are more frequent than elsewhere."""
     return random_scene(np.random.default_rng((1, index)), pair_rate=0.45)
 
 
 def picture_of(index: int) -> np.ndarray:
-    """Its picture, (3, 64, 64) uint8."""
+    """The image of a training scene, (3, 64, 64) uint8."""
     picture = draw(scene_of(index), np.random.default_rng((2, index)))
     return (picture * 255).round().astype(np.uint8).transpose(2, 0, 1)
 
 
 def draw_pictures(count: int) -> Tensor:
-    """The first `count` training pictures, (count, 3, 64, 64) uint8."""
+    """Renders the first `count` training images, (count, 3, 64, 64) uint8."""
     with ProcessPoolExecutor() as pool:
         return torch.from_numpy(np.stack(list(pool.map(picture_of, range(count), chunksize=1000))))
 
 
 @cache
 def byte_pairs(words: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Merges that make one token of every word: the most frequent pair first, but none with a word's end while there is
-    another. So whatever ends a word is a letter or a whole word, and no piece ("ze") can be mistaken for one.
+    """Byte-pair encoding: the merges that turn every word into one token, the most frequent pair first.
 
-    (The tokenizers library's trainer leaves such pieces, and where pairs are equally frequent it chooses by chance:
-    built once more, its vocabulary has the tokens in another order.)
+    Pairs that contain the end of a word are merged last. So a token that ends a word is a letter or a whole word, and
+    no fragment ("ze") can be mistaken for a word. (The trainer of the tokenizers library leaves such fragments, and its
+    vocabulary has another order each time, since it breaks ties at random.)
     """
     spelled, merges = [[*word[:-1], word[-1] + "</w>"] for word in words], []
     while pairs := Counter(pair for pieces in spelled for pair in pairwise(pieces)):
@@ -60,15 +60,19 @@ def byte_pairs(words: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Writes a CLIP tokenizer for the world's words into `folder`, the same every time; each word is one token."""
+    """Writes a CLIP tokenizer into `folder`, the same every time; each of the world's words is one token."""
     merges = byte_pairs(tuple(words()))
-    # The order of CLIP's vocabulary: bytes, bytes that end a word, merges, the two special tokens.
+    # CLIP's order: bytes, bytes that end a word, merged tokens, the two special tokens.
     ordered = sorted(ByteLevel.alphabet())
     vocab = ordered + [letter + "</w>" for letter in ordered] + list(dict.fromkeys("".join(pair) for pair in merges))
     vocab += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocab)}, ensure_ascii=False))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
+    (folder / "vocab.json").write_text(
+        json.dumps({token: i for i, token in enumerate(vocab)}, ensure_ascii=False), encoding="utf-8"
+    )
+    (folder / "merges.txt").write_text(
+        "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n", encoding="utf-8"
+    )
     special = {"bos_token": vocab[-2], "eos_token": vocab[-1], "pad_token": vocab[-1], "unk_token": vocab[-1]}
     write_json(folder / "special_tokens_map.json", special)
     write_json(
@@ -85,13 +89,20 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str], padding: str = "max_
 
 
 def draw_captions(indices: Tensor, step: int, drop: float = 0.0) -> list[str]:
-    """A fresh caption for each scene; with probability `drop` an empty one (Ho and Salimans, Algorithm 1)."""
+    """A new caption for each scene; empty with probability `drop` (classifier-free guidance, arXiv 2207.12598)."""
     rng = np.random.default_rng((3, step))
     return ["" if rng.random() < drop else caption(scene_of(i), rng) for i in indices.tolist()]
 
 
+def batches(count: int, size: int, step: int) -> Tensor:
+    """Shuffled mini-batches: the indices of batch number `step`, (size,), when every epoch has a new order."""
+    per_epoch = count // size
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1_000_003 + step // per_epoch))
+    return order[(step % per_epoch) * size :][:size]
+
+
 def draw_near_misses(indices: Tensor, step: int) -> tuple[list[str], list[str]]:
-    """For each scene a caption, and the same caption of a scene that is almost the same; where they agree, ""."""
+    """Captions and hard negatives: the same caption of a scene that is almost the same, or "" if they are equal."""
     true, false = [], []
     for i in indices.tolist():
         scene, seed = scene_of(i), (5, step, i)
@@ -102,5 +113,5 @@ def draw_near_misses(indices: Tensor, step: int) -> tuple[list[str], list[str]]:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes a config file as the release formats it."""
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    """Writes a JSON file, indented as in SD v1.4's release."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

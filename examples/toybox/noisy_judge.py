@@ -1,8 +1,9 @@
-"""A judge of noisy latents: classifier guidance asks it at every timestep, and it never measures (arXiv 2105.05233, 4).
+"""A classifier of noisy latents, for classifier guidance (arXiv 2105.05233, section 4).
 
-    p(y | x_t, t), the answers of `networks.Judge` from the latents as they are in the middle of a run
+    p(y | x_t, t), with the classes of `networks.Judge`
 
-Who guides must not judge: what guidance has reached is measured by the toybox's CLIP, which has not seen this network.
+It guides and does not evaluate: a classifier is fooled by its own gradient. Guided samples are evaluated by the
+toybox's CLIP, which is independent of this network.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import minti
@@ -19,7 +19,7 @@ from minti.guidance.conditions import in_interval
 from minti.guidance.gradients import Guidance, classifier_guidance
 from minti.layers import timestep_embedding
 from minti.sampling import conditional
-from networks import Judge
+from networks import Judge, load_weights
 from world import COLOURS, SHAPES
 
 FILE = Path("evaluation") / "noisy_judge.safetensors"
@@ -27,7 +27,7 @@ HEADS = {"main_0": tuple(COLOURS), "shape_0": SHAPES}
 
 
 class NoisyJudge(nn.Module):
-    """Four strided or plain convolutions and two layers, each shifted by what the timestep says."""
+    """The classifier: five convolutions, each scaled and shifted by the timestep embedding, and two linear layers."""
 
     WIDTHS, STRIDES = (32, 64, 64, 96, 96), (1, 2, 1, 2, 1)  # 16 -> 8 -> 4
 
@@ -44,7 +44,7 @@ class NoisyJudge(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(hidden, len(values)) for name, values in self.answers.items()})
 
     def forward(self, latents: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
-        """Scaled latents (b, 8, 16, 16) at timesteps (b,) -> {head: (b, number of answers)} logits."""
+        """Scaled latents (b, 8, 16, 16) at timesteps (b,) -> {head: (b, number of classes)} logits."""
         x, time = latents, timestep_embedding(timesteps, 32)
         for convolution, shift_and_scale in zip(self.convolutions, self.times):
             shift, scale = shift_and_scale(time)[:, :, None, None].chunk(2, dim=1)
@@ -53,7 +53,7 @@ class NoisyJudge(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
     def log_probability(self, latents: Tensor, t: int, wanted: Mapping[str, str]) -> Tensor:
-        """log p(y | x_t, t) of {head: answer}, taken as independent, (b,)."""
+        """log p(y | x_t, t) of the target classes {head: class}, taken as independent: (b,)."""
         logits = self(latents, torch.full((len(latents),), t, device=latents.device))
         chosen = [
             logits[head].log_softmax(dim=1)[:, self.answers[head].index(answer)] for head, answer in wanted.items()
@@ -62,7 +62,7 @@ class NoisyJudge(nn.Module):
 
 
 def denoised(model: minti.StableDiffusion) -> Callable[[Tensor, int], Tensor]:
-    """Noisy latents (b, c, h, w) and their timestep to the clean ones that the UNet predicts, unprompted."""
+    """The UNet's prediction of x_0 without a prompt, as a function of noisy latents (b, c, h, w) and a timestep."""
     context = model.encode_prompt("")
 
     def clean(latents: Tensor, t: int) -> Tensor:
@@ -73,17 +73,18 @@ def denoised(model: minti.StableDiffusion) -> Callable[[Tensor, int], Tensor]:
 
 
 def head_of(wish: str) -> str:
-    """The judge's head that knows the answer."""
+    """The classifier's head that has this target class."""
     return next(head for head, answers in HEADS.items() if wish in answers)
 
 
 def by_noisy_judge(
     model: minti.StableDiffusion, judge: NoisyJudge, wish: str, scale: float, below: int, through_unet: bool = False
 ) -> Guidance:
-    """Classifier guidance in the timesteps below a limit: where there is only noise, the judge can but guess.
+    """Classifier guidance towards a target class, `wish`, in the timesteps below a limit (there is only noise above).
 
-    Through the UNet it is asked about x_0(x_t): a classifier of noisy latents all the same. The Jacobian in between is
-    sqrt(alpha-bar) / (1 - alpha-bar) cov(x_0 | x_t), which bends the gradient to where pictures do differ."""
+    `through_unet`: classify the UNet's prediction x_0(x_t) instead of x_t, and differentiate through the UNet. Its
+    Jacobian, sqrt(alpha-bar) / (1 - alpha-bar) cov(x_0 | x_t), turns the gradient towards directions in which images
+    vary."""
     clean = denoised(model) if through_unet else lambda latents, t: latents
 
     def log_probability(latents: Tensor, t: int) -> Tensor:
@@ -94,12 +95,7 @@ def by_noisy_judge(
 
 
 def load_noisy_judge(model_folder: str | Path) -> NoisyJudge:
-    """The one that ships with the toybox. Raises FileNotFoundError: the model has none; only the toybox does."""
-    path = Path(model_folder) / FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; only the toybox has a judge of noisy latents")
+    """The classifier of noisy latents that is bundled with the toybox. Raises FileNotFoundError: the model has none."""
     judge = NoisyJudge()
-    judge.load_state_dict(
-        {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
-    )
+    judge.load_state_dict(load_weights(Path(model_folder) / FILE))
     return judge.eval().requires_grad_(False)

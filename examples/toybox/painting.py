@@ -1,6 +1,6 @@
-"""How the world's scenes are drawn: every shape and pattern is a formula.
+"""Renders the toybox's scenes: shapes are signed distance functions, patterns are formulas.
 
-Pictures are (64, 64, 3) float32 in [0, 1].
+Images are (64, 64, 3) float32 in [0, 1].
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from world import BACKGROUNDS, COLOURS, LUMINANCE, PAIR_PLACES, PATTERNS, PLACES
 
 
 def _polygon(x: np.ndarray, y: np.ndarray, corners: list[tuple[float, float]]) -> np.ndarray:
-    """Signed distance to a polygon, negative inside (I. Quilez, "2D distance functions")."""
+    """Signed distance function of a polygon, negative inside (I. Quilez, "2D distance functions")."""
     points = np.array(corners, dtype=np.float32)
     distance = np.full(x.shape, np.inf, dtype=np.float32)
     sign = np.ones(x.shape, dtype=np.float32)
@@ -25,7 +25,7 @@ def _polygon(x: np.ndarray, y: np.ndarray, corners: list[tuple[float, float]]) -
 
 
 def shape_distance(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
-    """Signed distance in pixels from the outline of a shape of radius `r` around the origin; negative inside."""
+    """Signed distance in pixels to the outline of a shape of radius `r` around the origin; negative inside."""
     if shape == "circle":
         return np.hypot(x, y) - 0.92 * r
     if shape == "square":
@@ -52,9 +52,9 @@ def shape_distance(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.nda
 
 
 def pattern_depth(pattern: str, x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
-    """Distance in pixels into the region that has the second colour; positive inside it.
+    """Signed distance in pixels to the region of the second colour; positive inside.
 
-    Every region is at least two cells of the latent grid wide, and none is the same with the two colours swapped.
+    Every region is at least two latent cells wide. No pattern with its colours swapped is another pattern.
     """
     if pattern == "stripe":  # upright, through the middle
         return 0.3 * r - abs(x)
@@ -70,19 +70,19 @@ def pattern_depth(pattern: str, x: np.ndarray, y: np.ndarray, r: float) -> np.nd
 
 
 def _cover(depth: np.ndarray) -> np.ndarray:
-    """How much of a pixel an edge covers: 0 one half pixel outside, 1 one half pixel inside."""
+    """Antialiasing: the covered part of a pixel, from 0 half a pixel outside to 1 half a pixel inside."""
     return np.clip(depth + 0.5, 0, 1)[..., None]
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Draws the scene; `rng` jitters places and sizes and adds the grain of the photo.
+    """Renders a scene; `rng` jitters positions and sizes and adds noise to photos.
 
     Returns:
         (64, 64, 3) float32 in [0, 1].
     """
     grid = np.arange(RESOLUTION, dtype=np.float32) + 0.5
     if scene.style == "pixel art":
-        grid = grid // 3 * 3 + 1.5  # every 3 x 3 block looks up the same point
+        grid = grid // 3 * 3 + 1.5  # all pixels of a 3 x 3 block have the coordinates of its centre
     x, y = np.meshgrid(grid, grid)
     photo = scene.style in ("photo", "black and white")
 
@@ -104,7 +104,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def placements(scene: Scene, rng: np.random.Generator) -> list[tuple[Toy, float, float, float]]:
-    """Each toy with its middle and radius in pixels, jittered by `rng`."""
+    """Each toy with its centre and radius in pixels, jittered by `rng`."""
     places = PAIR_PLACES if len(scene.toys) == 2 else (PLACES[scene.place],)
     placed = []
     for toy, place in zip(scene.toys, places):
@@ -117,10 +117,10 @@ def placements(scene: Scene, rng: np.random.Generator) -> list[tuple[Toy, float,
 
 
 def outline(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Where the toys are in the picture that `draw` makes of the scene with an equal `rng`.
+    """The segmentation mask of the toys, for the image that `draw` renders with an equal `rng`.
 
     Returns:
-        (64, 64) float32: 1 inside a toy, 0 outside, between them how much of the pixel it covers.
+        (64, 64) float32: 1 inside a toy, 0 outside, antialiased.
     """
     grid = np.arange(RESOLUTION, dtype=np.float32) + 0.5
     x, y = np.meshgrid(grid, grid)
@@ -130,7 +130,7 @@ def outline(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 def _draw_toy(picture: np.ndarray, toy: Toy, x: np.ndarray, y: np.ndarray, r: float, style: str) -> np.ndarray:
     outline = shape_distance(toy.shape, x, y, r)
-    # A moon has no middle: there it is the middle of the crescent.
+    # The centre of a moon lies outside it: its pattern is centred on the crescent.
     second = pattern_depth(toy.pattern, x + 0.5 * r if toy.shape == "moon" else x, y, r)
     hard = style == "pixel art"
     cover = (lambda depth: (depth > 0).astype(np.float32)[..., None]) if hard else _cover

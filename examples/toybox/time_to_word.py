@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from support.benchmark_cases import Diffusers
 from support.command_line import arguments, generators, load, make_output, run, whole
+from support.diffusers_recipe import Diffusers
 from support.studies import write_table
 
 import argparse

@@ -1,4 +1,4 @@
-"""The toybox's own CLIP: the text encoder that the model uses, and the image half that was trained with it."""
+"""The toybox's own CLIP: the model's text encoder, and the image encoder that was trained with it."""
 
 from __future__ import annotations
 
@@ -8,30 +8,27 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 import minti
 from minti.evaluation.clip_scores import Clip, cropped
 from minti.images import to_pixels
-from networks import ToyCLIP
+from networks import ToyCLIP, load_weights
 from world import RESOLUTION
 
 FILE = Path("evaluation") / "clip.safetensors"
 
 
 def load_toy_clip(model: minti.StableDiffusion, model_folder: str | Path) -> Clip:
-    """The bundled CLIP as two callables; it knows the world's own words, and learned ones of the model too.
+    """The bundled CLIP, for CLIP scores; prompts may contain the world's words and the model's learned ones.
 
     Raises:
         FileNotFoundError: the model has none; only the toybox does.
+        ValueError: the file has other weights.
     """
     path = Path(model_folder) / FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; only the toybox has a CLIP of its own")
     clip = ToyCLIP(model.text_encoder.config)
-    weights = {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
-    unexpected = clip.load_state_dict(weights, strict=False).unexpected_keys
+    unexpected = clip.load_state_dict(load_weights(path), strict=False).unexpected_keys
     if unexpected:
         raise ValueError(f"{path} is not the CLIP of this toybox: it has {unexpected[0]}")
     clip.to(model.device).eval().requires_grad_(False)

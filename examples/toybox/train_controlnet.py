@@ -1,8 +1,8 @@
-"""Trains the toybox's ControlNet: outlines as hints, by the loop that also learns words.
+"""Trains a ControlNet for the toybox, with outlines as control images.
 
     python examples/toybox/train_controlnet.py --output outputs/controlnet
 
-Prints what the ControlNet can do every few steps, on toys that training does not show, and writes it to progress.csv.
+Every few steps it is evaluated on held-out toys; the results are printed, and written to progress.csv.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ sys.path.append(str(Path(__file__).parents[1]))
 from support.command_line import arguments, finite, load, make_output, run, whole
 
 import csv
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -34,12 +33,13 @@ from minti.textual_inversion import diffusion_loss
 from minti.training import Trainer
 from minti.vae import DiagonalGaussian
 from outlines import hints, masks
+from resumable import cosine
 
-DROP = 0.5  # of the prompts: then only the hint says what it shows (arXiv 2302.05543, 3.3)
+DROP = 0.5  # fraction of prompts that are replaced by "": the control image must suffice (arXiv 2302.05543, 3.3)
 
 
 class Batch(NamedTuple):
-    """Latents and noise (b, 8, 16, 16), timesteps (b,), captions, and the scenes' hints, (b, 3, 64, 64)."""
+    """Latents and noise (b, 8, 16, 16), timesteps (b,), captions, and the control images, (b, 3, 64, 64)."""
 
     latents: Tensor
     noise: Tensor
@@ -52,7 +52,7 @@ class Batch(NamedTuple):
 
 
 class Outlined:
-    """The world's pictures, encoded once, with their outlines."""
+    """The training images, encoded to latents once, and their outlines as control images."""
 
     @torch.no_grad()
     def __init__(self, model: minti.StableDiffusion, count: int, size: int, quiet: bool | None):
@@ -64,24 +64,24 @@ class Outlined:
         self.hints = hints(masks([scene_of(i) for i in range(count)], [(2, i) for i in range(count)]))
 
     def draw(self, generator: torch.Generator) -> Batch:
-        """Scenes, fresh captions, timesteps and noise."""
-        numbers = torch.randint(len(self.mean), (self.size,), generator=generator)
-        said = int(torch.randint(2**62, (), generator=generator))
-        latents = self.model.scale(DiagonalGaussian(self.mean[numbers], self.logvar[numbers]).sample(generator))
+        """A batch: scenes, new captions, timesteps and noise."""
+        indices = torch.randint(len(self.mean), (self.size,), generator=generator)
+        caption_seed = int(torch.randint(2**62, (), generator=generator))
+        latents = self.model.scale(DiagonalGaussian(self.mean[indices], self.logvar[indices]).sample(generator))
         timesteps = torch.randint(self.model.scheduler.config.num_train_timesteps, (self.size,), generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
-        return Batch(latents, noise, timesteps, draw_captions(numbers, said, DROP), self.hints[numbers])
+        return Batch(latents, noise, timesteps, draw_captions(indices, caption_seed, DROP), self.hints[indices])
 
 
 def main() -> None:
-    """Trains, looks every few steps, and writes the ControlNet."""
+    """Trains the ControlNet, evaluates it every few steps, and saves it."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/controlnet")
     parser.add_argument("--steps", type=whole(1), default=4000)
     parser.add_argument("--batch-size", type=whole(1), default=8)
     parser.add_argument("--learning-rate", type=finite, default=1e-3)
-    parser.add_argument("--pictures", type=whole(1), default=8_000, help="of the world, drawn and encoded beforehand")
-    parser.add_argument("--look-every", type=whole(1), default=100, help="steps between two looks at what it can do")
-    parser.add_argument("--look-at", type=whole(1), default=16, help="pictures at each look")
+    parser.add_argument("--pictures", type=whole(1), default=8_000, help="number of training images")
+    parser.add_argument("--look-every", type=whole(1), default=100, help="steps between two evaluations")
+    parser.add_argument("--look-at", type=whole(1), default=16, help="images in each evaluation")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
     model.freeze()
@@ -96,9 +96,7 @@ def main() -> None:
             context = model.encode_prompt(batch.captions)
         return diffusion_loss(model, batch.latents, batch.timesteps, context, batch.noise)
 
-    def rate(taken: int) -> float:  # warms up, then falls to zero on a cosine
-        return min(1.0, (taken + 1) / 100) * 0.5 * (1 + math.cos(math.pi * taken / args.steps))
-
+    rate = cosine(args.steps, warmup=100)
     loop = Trainer(model, control, data.draw, loss, optimizer, args.steps, generator, rate, max_norm=1.0)
     trials, judge, losses, rows = Trials(args.look_at), load_judge(args.model), [], []
     for step in tqdm(loop, total=args.steps, mininterval=10, disable=True if args.quiet else None):
@@ -110,12 +108,12 @@ def main() -> None:
             rows.append({"step": loop.number, "loss": np.mean(losses)} | trials.measure(judge, drawn))
             losses.clear()
             print(" ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
-            with (folder / "progress.csv").open("w", newline="") as file:
+            with (folder / "progress.csv").open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, rows[-1])
                 writer.writeheader()
                 writer.writerows(rows)
     control.save(folder, torch.float16)
-    print(f"wrote {folder}; examples/toybox/evaluate_controlnet.py --controlnet {folder} measures it")
+    print(f"wrote {folder}; examples/toybox/evaluate_controlnet.py --controlnet {folder} evaluates it")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Trains the classifier that classifier guidance asks, on latents of the world's pictures at every level of noise.
+"""Trains a classifier of noisy latents, for classifier guidance of the toybox.
 
     python examples/toybox/train_noisy_judge.py --output outputs/noisy_judge
-    python examples/toybox/train_noisy_judge.py --only-look       # at the bundled one
+    python examples/toybox/train_noisy_judge.py --only-look       # evaluates the bundled one
 
-Prints in the end how often it is right on pictures that it has not seen, at several timesteps, and how nearly its
-gradient points to where the prompt goes that says the wish, straight and through the UNet; all in per cent.
+Prints, at several timesteps and in per cent, its accuracy on unseen images, and the cosine similarity of its guidance
+with that of a prompt that names the target class: classifying x_t, or the UNet's prediction of x_0.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from support.command_line import arguments, finite, load, make_output, run, whol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 import minti
+from data import batches
 from guide import PROMPT, SAID
-from loop import batches, train_stage
 from measure import table
 from minti.images import from_bytes
 from minti.sampling import conditional
-from networks import Judge
+from networks import Judge, save_weights
 from noisy_judge import NoisyJudge, by_noisy_judge, head_of, load_noisy_judge
 from painting import draw
+from resumable import train_stage
 from world import random_scene
 
 HEADS = ("main_0", "shape_0", "place", "style", "background", "size", "pattern_0", "second_0")
@@ -38,7 +38,7 @@ HEADS = ("main_0", "shape_0", "place", "style", "background", "size", "pattern_0
 
 @torch.no_grad()
 def encoded(model: minti.StableDiffusion, count: int, seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Means and deviations of the world's pictures, unscaled, (n, 8, 16, 16) each, and the right answers, (n,) each."""
+    """Means and standard deviations of the latents, unscaled, (n, 8, 16, 16) each, and labels {head: (n,)}."""
     scenes = [random_scene(np.random.default_rng((41, seed, i)), pair_rate=0.1) for i in range(count)]
     judge = Judge()
     labels = [judge.labels(scene) for scene in scenes]
@@ -57,7 +57,7 @@ def encoded(model: minti.StableDiffusion, count: int, seed: int) -> tuple[Tensor
 def accuracy(
     judge: NoisyJudge, model: minti.StableDiffusion, means: Tensor, answers: dict[str, Tensor], t: int
 ) -> dict[str, float]:
-    """How often each head is right at timestep t, where there is a right answer."""
+    """Accuracy of each head at timestep t, over the images that have a label."""
     noise = torch.randn(means.shape, generator=torch.Generator().manual_seed(t))
     logits = judge(model.scheduler.add_noise(model.scale(means), noise, t), torch.full((len(means),), t))
     known = {head: answers[head] >= 0 for head in HEADS}
@@ -68,8 +68,10 @@ def accuracy(
 def nearness(
     judge: NoisyJudge, model: minti.StableDiffusion, clean: Tensor, wish: str, t: int, through_unet: bool
 ) -> float:
-    """The cosine of the push of classifier guidance and what the prompt adds when it says the wish, of scaled latents;
-    0.02 is what a random direction has."""
+    """Cosine similarity of what classifier guidance adds to a prediction, and what a prompt that names the class adds.
+
+    `clean`: scaled latents. A random direction has 0.02.
+    """
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(t))
     latents = model.scheduler.add_noise(clean, noise, t)
 
@@ -84,7 +86,7 @@ def nearness(
 
 
 def look(judge: NoisyJudge, model: minti.StableDiffusion, count: int) -> None:
-    """Prints how good it is."""
+    """Prints accuracies and cosine similarities."""
     means, _, answers = encoded(model, count, 1)
     photos = model.scale(means[answers["style"] == judge.answers["style"].index("photo")][:32])
     rows = []
@@ -99,14 +101,14 @@ def look(judge: NoisyJudge, model: minti.StableDiffusion, count: int) -> None:
 
 
 def main() -> None:
-    """Encodes, trains, writes, and says how good it is."""
+    """Encodes the training images, trains, saves and evaluates the classifier."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/noisy_judge")
     parser.add_argument("--steps", type=whole(1), default=4000)
     parser.add_argument("--batch-size", type=whole(2), default=64)
     parser.add_argument("--learning-rate", type=finite, default=2e-3)
-    parser.add_argument("--pictures", type=whole(100), default=5000, help="of the world, drawn and encoded first")
-    parser.add_argument("--look-at", type=whole(1), default=500, help="unseen pictures to be measured on")
-    parser.add_argument("--only-look", action="store_true", help="measure the bundled one, and train none")
+    parser.add_argument("--pictures", type=whole(100), default=5000, help="number of training images")
+    parser.add_argument("--look-at", type=whole(1), default=500, help="number of unseen images for the evaluation")
+    parser.add_argument("--only-look", action="store_true", help="evaluate the bundled classifier, train none")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
     model.freeze()
@@ -124,8 +126,7 @@ def main() -> None:
         return sum(F.cross_entropy(logits[head], answers[head][rows]) for head in judge.answers)
 
     train_stage("noisy_judge", folder, judge, loss, args.steps, args.learning_rate, ema_decay=0.999)
-    state = {key: value.half() if value.is_floating_point() else value for key, value in judge.state_dict().items()}
-    save_file(state, folder / "noisy_judge.safetensors")
+    save_weights(folder / "noisy_judge.safetensors", judge.state_dict())
     look(judge, model, args.look_at)
 
 

@@ -1,8 +1,8 @@
-"""The toybox world: toys and scenes of them, with captions that say part of what is there.
+"""The toybox's procedural world: toys, scenes of one or two toys, and their captions.
 
-A `Toy` has a shape, a pattern and two colours: together its *identity*. A `Scene` puts one or two toys, at a size
-and a place, on a background, in a style. Most identities have made-up names; a few are held out: they
-are never drawn in training, and are what the examples learn by textual inversion. `painting.py` draws scenes.
+A `Toy` is an *identity*: a shape, a pattern and two colours. A `Scene` has one or two toys, a size, a place, a
+background and a style. Most identities have made-up names. Twelve are held out: no training image shows them, and the
+examples learn them by textual inversion. `painting.py` renders scenes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 RESOLUTION = 64
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond", "moon")
-PATTERNS = ("stripe", "belt", "spot", "half", "side")  # where the second colour is
+PATTERNS = ("stripe", "belt", "spot", "half", "side")  # the region of the second colour
 COLOURS = {
     "red": (0.86, 0.12, 0.14),
     "yellow": (0.98, 0.84, 0.16),
@@ -50,13 +50,13 @@ STYLES = {
     "black and white": "a black and white photo of",
 }
 LUMINANCE = (0.30, 0.59, 0.11)
-COLOURLESS = ("sketch", "black and white")  # styles in which no colour can be seen
-PAIR_PLACES = ((16.0, 32.0), (48.0, 32.0))  # a pair stands side by side, both small
+COLOURLESS = ("sketch", "black and white")  # styles without colours
+PAIR_PLACES = ((16.0, 32.0), (48.0, 32.0))  # a pair is side by side, both small
 
 
 @dataclass(frozen=True)
 class Toy:
-    """What a toy looks like, wherever it stands."""
+    """The identity of a toy: its looks, without its size and place."""
 
     shape: str
     pattern: str
@@ -66,7 +66,7 @@ class Toy:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture: a toy with size and place, or two side by side; background; style."""
+    """The content of an image: a toy with size and place, or two side by side; background; style."""
 
     toys: tuple[Toy, ...]
     size: str
@@ -76,7 +76,7 @@ class Scene:
 
 
 def all_toys() -> list[Toy]:
-    """Every identity there is: 8 shapes, 5 patterns, 6 x 5 pairs of colours."""
+    """All 1,200 identities: 8 shapes, 5 patterns, 6 x 5 pairs of colours."""
     combinations = product(SHAPES, PATTERNS, COLOURS, COLOURS)
     return [Toy(s, p, main, second) for s, p, main, second in combinations if main != second]
 
@@ -99,13 +99,13 @@ def _identities(named: int = 900, held_out: int = 12) -> tuple[dict[str, Toy], l
     return dict(zip(_make_names(rng, named), chosen[held_out:])), chosen[:held_out]
 
 
-# Names of toys that training shows, and the toys that it never shows: eight to report on, four to tune with.
+# Named toys, and held-out toys that no training image shows: eight for the test set, four for tuning.
 NAMED, HELD_OUT = _identities()
 TEST_TOYS, TUNING_TOYS = HELD_OUT[:8], HELD_OUT[8:]
 
 
 def pattern_visible(toy: Toy, style: str) -> bool:
-    """Whether the two colours differ enough to see the pattern: in grey, some pairs do not."""
+    """Whether the pattern is visible in a style: in black and white, some pairs of colours have the same grey."""
     if style != "black and white":
         return True
     light, dark = (float(np.dot(COLOURS[name], LUMINANCE)) for name in (toy.main, toy.second))
@@ -116,7 +116,7 @@ def pattern_visible(toy: Toy, style: str) -> bool:
 
 
 def random_toy(rng: np.random.Generator) -> Toy:
-    """A named toy half of the time, otherwise any but the held-out ones."""
+    """A random toy: a named one with probability 1/2, otherwise any that is not held out."""
     if rng.random() < 0.5:
         return list(NAMED.values())[rng.integers(len(NAMED))]
     while True:
@@ -127,7 +127,7 @@ def random_toy(rng: np.random.Generator) -> Toy:
 
 
 def random_scene(rng: np.random.Generator, pair_rate: float = 0.3, toys: tuple[Toy, ...] | None = None) -> Scene:
-    """Draws a scene; with `toys` given, everything but the toys."""
+    """A random scene, of `toys` if they are given."""
     if toys is None:
         toys = tuple(random_toy(rng) for _ in range(2 if rng.random() < pair_rate else 1))
     return Scene(
@@ -145,7 +145,7 @@ NAME_OF = {toy: name for name, toy in NAMED.items()}
 
 
 def near_miss(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene with one toy mistaken for another that shares most of its looks; a named one mostly for a named one."""
+    """A hard negative: the scene with one toy replaced by a similar one; a named toy mostly by a named one."""
     slot = rng.integers(len(scene.toys))
     toy = scene.toys[slot]
     others = [
@@ -171,14 +171,14 @@ def _shared(a: Toy, b: Toy) -> int:
 
 @cache
 def _lookalikes(toy: Toy) -> list[Toy]:
-    """The twelve other named toys that share most with a named one."""
+    """The twelve named toys that share the most attributes with a named one."""
     return sorted((other for other in NAME_OF if other != toy), key=lambda other: -_shared(toy, other))[:12]
 
 
 def describe_toy(toy: Toy, rng: np.random.Generator) -> str:
-    """The toy's name if it has one (mostly), or all its looks or a part of them: "red star with a blue stripe".
+    """A toy in words: mostly its name if it has one, otherwise all or some attributes: "red star with a blue stripe".
 
-    Each colour stands beside the word for what has it, so that a text encoder need not count words to tell them apart.
+    Each colour precedes the noun that has it, so that a text encoder can tell which is which.
     """
     if toy in NAME_OF and rng.random() < 0.75:
         return NAME_OF[toy]
@@ -194,12 +194,12 @@ def describe_toy(toy: Toy, rng: np.random.Generator) -> str:
 def caption(
     scene: Scene, rng: np.random.Generator, describe: Callable[[Toy, np.random.Generator], str] = describe_toy
 ) -> str:
-    """A caption that mentions a random part of the scene; the article is "a" everywhere.
+    """A caption that names a random part of the scene's attributes; the article is always "a".
 
     "a photo of a small bafleki on the left on a teal background", "a sketch of a red star", "bafleki".
     """
     descriptions = [describe(toy, rng) for toy in scene.toys]
-    # What no caption calls a sketch or a cartoon is a photo.
+    # A caption that names no style belongs to a photo.
     if scene.style == "photo" and rng.random() < 0.1:
         return " ".join(descriptions)
     parts = [STYLES[scene.style]] if scene.style != "photo" or rng.random() < 0.6 else []
@@ -215,7 +215,7 @@ def caption(
 
 
 def words() -> list[str]:
-    """Every word that a caption can contain."""
+    """The vocabulary: every word that a caption can contain."""
     texts = [*STYLES.values(), *PLACES, *SIZES, *SHAPES, *PATTERNS, *COLOURS, *BACKGROUNDS, *NAMED]
     texts += ["a toy with a toy next to a toy and a toy on a background", "the"]
     return sorted({word for text in texts for word in text.split()})

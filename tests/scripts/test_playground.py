@@ -9,6 +9,7 @@ from support.session import Session, drawn_line
 
 import re
 import shutil
+from base64 import b64decode
 from copy import deepcopy
 from io import BytesIO
 from threading import Lock
@@ -66,7 +67,8 @@ def test_a_word_is_learned_drawn_and_saved(visitor):
     curve, picture, _, said = learn(visitor, "<mine>")
     assert "learned `<mine>`: 2 steps" in said
     assert picture
-    assert all(name in curve for name in ("<svg", "the word", "before", "the empty prompt"))
+    svg = b64decode(re.search('base64,([^"]+)', curve)[1]).decode()
+    assert all(name in svg for name in ("<svg", "the word", "before", "the empty prompt"))
     latents, clean, *_, maps, timestep = visitor.predict("a photo of a <mine>", *DRAW, api_name="/draw")
     assert latents
     assert clean

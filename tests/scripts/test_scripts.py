@@ -171,7 +171,7 @@ def test_help(name):
 
 PAGE_FAULTS = """
 import resource, sys, torch
-from support.host_memory import keep_freed_memory
+from support.command_line import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 faults = []
@@ -195,13 +195,24 @@ def test_freed_memory_is_kept():
 
 
 def test_the_benchmark_compares_both_libraries(tmp_path):
-    """One case of each kind: a table line with both, and a line of JSON."""
-    done = script("benchmark.py", "--toybox", "--quick", "--only", "training", "import", "--output", tmp_path)
+    """One case of each kind: a table line with both, and a line of JSON; of the same adapter the same loss."""
+    cases = ("import", "ControlNet", "ip-adapter")
+    done = script("benchmark.py", "--toybox", "--repeats", 1, "--only", *cases, "--output", tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result == json.loads((tmp_path / "benchmark.json").read_text())
-    assert [row["case"] for row in result["rows"]] == ["training step, batch 1", "import"]
+    names = ["import", "ControlNet training step, no optimizer", "IP-Adapter training step"]
+    assert [row["case"] for row in result["rows"]] == names
     for row in result["rows"]:
         assert row["diffusers"]["ratio"] == pytest.approx(row["diffusers"]["median"] / row["minti"]["median"])
         assert f"| {row['case']} |" in done.stdout
-    assert result["rows"][0]["minti"]["memory"] > 0
+    for row in result["rows"][1:]:
+        assert row["minti"]["loss"] == pytest.approx(row["diffusers"]["loss"], rel=1e-6)
+        assert row["minti"]["memory"] >= row["minti"]["memory_in_steps"] > 0
     assert result["machine"]["matrix_gflops"] > 0
+
+
+def test_the_benchmark_names_its_cases(tmp_path):
+    done = script_inside("benchmark.py", "--only", "trainig", "--output", tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --only trainig: no case has such a word in its name; they are: training step")
+    assert done.stderr.count("\n") == 1

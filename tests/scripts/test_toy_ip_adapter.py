@@ -16,6 +16,7 @@ from held_out import pixels_of
 from measure import TOY, load_judge, recognised, verdicts
 from minti.adapters.ip_adapter import IPAdapter, load_ip_adapter
 from minti.images import to_pil
+from resumable import resumable
 from toy_clip import load_toy_clip
 
 
@@ -59,21 +60,21 @@ def test_a_batch_is_what_the_loop_needs(few):
 
 def test_an_interrupted_training_goes_on_to_the_same_end(few, tmp_path):
     args = Namespace(steps=4, batch_size=2, learning_rate=1e-3, seed=0, autocast=False)
-
-    def loop():
-        generator = torch.Generator().manual_seed(0)
-        return training.loop_of(few.model, IPAdapter.beside(few.model, 128, generator), few, args)
-
-    whole, first, second = loop(), loop(), loop()
-    losses = [step.loss for step in whole]
-    for _ in zip(range(2), first):
+    whole, first, second, other = (
+        training.loop_of(few.model, IPAdapter.beside(few.model, 128, torch.Generator().manual_seed(0)), few, args)
+        for _ in range(4)
+    )
+    for _ in resumable(whole, tmp_path / "whole.pt", vars(args)):
         pass
-    training.keep(first, tmp_path / "checkpoint.pt", vars(args))
-    training.go_on(second, tmp_path / "checkpoint.pt", vars(args))
-    assert [step.loss for step in second] == losses[2:]
+    path = tmp_path / "checkpoint.pt"
+    for _, number in zip(resumable(first, path, vars(args), save_every=-1), range(2)):
+        pass
+    assert first.number == 3  # of which two are in the checkpoint
+    assert len(list(resumable(second, path, vars(args)))) == 2
     assert all(torch.equal(a, b) for a, b in zip(whole.part.parameters(), second.part.parameters()))
-    with pytest.raises(ValueError, match=r"is of another run, .* Give another --output"):
-        training.go_on(loop(), tmp_path / "checkpoint.pt", vars(args) | {"steps": 5})
+    assert torch.equal(whole.generator.get_state(), second.generator.get_state())
+    with pytest.raises(ValueError, match=r"another run, with steps 4, .* this run has steps 5, .* or another folder"):
+        next(resumable(other, path, vars(args) | {"steps": 5}))
 
 
 def test_one_picture_draws_a_toy_that_was_never_seen():

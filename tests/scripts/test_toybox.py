@@ -1,5 +1,6 @@
 """The bundled model and its little world."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,19 +13,33 @@ import pytest
 import torch
 from helpers import CLASSES, seeded
 from PIL import Image
+from safetensors.torch import load_file
 
 import measure
 import minti
 import painting
 import world
-from data import build_tokenizer, byte_pairs, picture_of, scene_of
+from data import batches, build_tokenizer, byte_pairs, picture_of, scene_of
 from draw_concepts import concept_name, concept_pictures
-from loop import batches, train_stage
 from minti import text
+from minti.configs import ModelDefaults
 from minti.denoising import SAMPLERS
 from minti.personalization.vocabulary import known_words
+from networks import ToyCLIP, load_weights
+from resumable import train_stage
+from stages import SCHEDULER_CONFIG, UNET_CONFIG, VAE_CONFIG
+from train_toybox import export
 
 ROOT = Path(__file__).parents[2]
+# What other programs add to the bundled model.
+TRAINED_LATER = (
+    "controlnet/config.json",
+    "controlnet/diffusion_pytorch_model.safetensors",
+    "evaluation/noisy_judge.safetensors",
+    "ip_adapter/ip_adapter.safetensors",
+)
+# Keys that say what diffusers and transformers take for granted.
+UNSAID = {"act_fn", "sample_size", "architectures", "projection_dim", "trained_betas"}
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +152,27 @@ def test_batches_show_everything_once_per_pass():
     seen = torch.cat([batches(12, 4, step) for step in range(3)])
     assert sorted(seen.tolist()) == list(range(12))
     assert torch.cat([batches(12, 4, step) for step in range(3, 6)]).tolist() != seen.tolist()
+
+
+def test_the_bundled_model_is_what_training_would_write(toybox, tmp_path):
+    """Its networks are built from the same configs; exported, its files have the bundled names and weights."""
+    assert (toybox.unet.config, toybox.scheduler.config) == (UNET_CONFIG, SCHEDULER_CONFIG)
+    assert replace(toybox.vae.config, scaling_factor=VAE_CONFIG.scaling_factor) == VAE_CONFIG
+    clip = ToyCLIP(toybox.text_encoder.config)
+    clip.load_state_dict(load_weights(minti.TOYBOX / "evaluation/clip.safetensors"), strict=False)
+    for _ in range(2):  # a second time over the first
+        export(tmp_path, replace(toybox, defaults=ModelDefaults()), clip, measure.load_judge(minti.TOYBOX))
+    written = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
+    bundled = {path.relative_to(minti.TOYBOX) for path in minti.TOYBOX.rglob("*") if path.is_file()}
+    assert bundled - written == {Path(name) for name in TRAINED_LATER} and not written - bundled
+    for name in (name for name in written if name.suffix == ".safetensors"):
+        ours, theirs = load_file(tmp_path / name), load_file(minti.TOYBOX / name)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    for name in ("defaults.json", "model_index.json", "tokenizer/vocab.json"):
+        assert json.loads((tmp_path / name).read_text()) == json.loads((minti.TOYBOX / name).read_text())
+    for name in ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"):
+        ours, theirs = (json.loads((folder / name).read_text()) for folder in (tmp_path, minti.TOYBOX))
+        assert not {key for key in theirs.keys() - UNSAID if ours[key] != theirs[key]}
 
 
 # --- the model --------------------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 import measure
 import minti
 from data import draw_captions
-from loop import train_stage
 from minti.images import from_bytes
-from stages import contrastive_loss, encode_pictures
+from resumable import train_stage
+from stages import contrastive_loss, encode_images
+from toy_clip import load_toy_clip
 
 CPU = torch.device("cpu")
 
@@ -26,20 +27,20 @@ def test_latents_of_other_pictures_or_of_another_encoder_are_not_reused(tiny, tm
     """A trial run encodes a few pictures with its VAE; the full run in the same folder, all of them with its own."""
     path, other = tmp_path / "latents.pt", copy.deepcopy(tiny.vae)
     torch.nn.init.ones_(other.encoder.conv_in.weight)
-    encode_pictures(path, tiny.vae, drawn(4), CPU)
+    encode_images(path, tiny.vae, drawn(4), CPU)
     for vae, count in ((tiny.vae, 9), (other, 9), (tiny.vae, 4)):
-        got = encode_pictures(path, vae, drawn(count), CPU)
-        expected = encode_pictures(tmp_path / f"{id(vae)}-{count}.pt", vae, drawn(count), CPU)
+        got = encode_images(path, vae, drawn(count), CPU)
+        expected = encode_images(tmp_path / f"{id(vae)}-{count}.pt", vae, drawn(count), CPU)
         assert len(got[0]) == count
         assert all(torch.equal(*pair) for pair in zip(got, expected, strict=True))
     assert not torch.equal(
-        encode_pictures(path, tiny.vae, drawn(9), CPU)[0], encode_pictures(path, other, drawn(9), CPU)[0]
+        encode_images(path, tiny.vae, drawn(9), CPU)[0], encode_images(path, other, drawn(9), CPU)[0]
     )
 
 
 def test_a_file_of_an_earlier_program_is_not_reused(tiny, tmp_path):
     torch.save((torch.zeros(4, 4, 8, 8), torch.zeros(4, 4, 8, 8)), tmp_path / "latents.pt")
-    means, stds = encode_pictures(tmp_path / "latents.pt", tiny.vae, drawn(4), CPU)
+    means, stds = encode_images(tmp_path / "latents.pt", tiny.vae, drawn(4), CPU)
     expected = tiny.vae.encode(from_bytes(drawn(4)))
     torch.testing.assert_close(means.float(), expected.mean, rtol=0.1, atol=0.1)  # encoded in bfloat16
     assert (stds > 0).all()
@@ -48,10 +49,10 @@ def test_a_file_of_an_earlier_program_is_not_reused(tiny, tmp_path):
 def test_latents_are_encoded_once(tiny, tmp_path):
     """Whatever becomes of the decoder, which is polished in between."""
     path = tmp_path / "latents.pt"
-    first = encode_pictures(path, tiny.vae, drawn(4), CPU)
+    first = encode_images(path, tiny.vae, drawn(4), CPU)
     written = path.stat()
     torch.nn.init.ones_(tiny.vae.decoder.conv_in.weight)
-    again = encode_pictures(path, tiny.vae, drawn(4), CPU)
+    again = encode_images(path, tiny.vae, drawn(4), CPU)
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
 
@@ -81,7 +82,7 @@ def test_an_interrupted_stage_ends_where_it_would_have_ended(tmp_path, ema_decay
 
 
 def test_a_stage_ends_with_the_running_average(tmp_path):
-    """average <- decay average + (1 - decay) weights, where decay grows to its full value over the first steps."""
+    """average <- decay average + (1 - decay) weights, from the first step's weights on; the decay grows at first."""
     module, seen = torch.nn.Linear(2, 1), []
 
     def loss_fn(step, generator):
@@ -89,9 +90,9 @@ def test_a_stage_ends_with_the_running_average(tmp_path):
         return module(torch.randn(8, 2, generator=generator)).square().mean()
 
     train_stage("line", tmp_path, module, loss_fn, 30, 0.1, ema_decay=0.7)
-    seen.append(torch.load(tmp_path / "line.pt", weights_only=True)["module"]["weight"].double())
-    expected, *steps = seen
-    for n, weights in enumerate(steps, start=1):
+    seen.append(torch.load(tmp_path / "line.pt", weights_only=True)["adapter"]["module.weight"].double())
+    _, expected, *steps = seen
+    for n, weights in enumerate(steps, start=2):
         decay = min(0.7, n / (n + 9))
         expected = decay * expected + (1 - decay) * weights
     torch.testing.assert_close(module.weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
@@ -121,23 +122,41 @@ def test_a_stage_does_not_go_on_with_another_one_s_checkpoint(tmp_path, stop_at,
     with suppress(KeyboardInterrupt):
         stage(tmp_path, stop_at=stop_at, save_every=-1)
     left = (tmp_path / "line.pt").read_bytes()
-    was, now = "of 4 steps at learning rate 0.1", {"steps": 4, "learning_rate": 0.1} | other
-    with pytest.raises(ValueError, match=f"line.pt is the checkpoint of another run, {was}; this one is of ") as caught:
+    was, now = "with steps 4, learning_rate 0.1", {"steps": 4, "learning_rate": 0.1} | other
+    with pytest.raises(ValueError, match=f"line.pt is the checkpoint of another run, {was}; this run has ") as caught:
         stage(tmp_path, **other)
-    expected = (
-        f"{now['steps']} steps at learning rate {now['learning_rate']}. Give another --work folder, or delete the file"
-    )
-    assert str(caught.value).endswith(expected)
+    expected = f"steps {now['steps']}, learning_rate {now['learning_rate']}. Give the same settings or another folder, "
+    assert str(caught.value).endswith(expected + "or delete the file")
     assert (tmp_path / "line.pt").read_bytes() == left
 
 
 def test_a_checkpoint_that_does_not_say_whose_it_is_is_refused(tmp_path):
     stage(tmp_path)
     saved = torch.load(tmp_path / "line.pt", weights_only=True)
-    del saved["stage"]
+    del saved["settings"]
     torch.save(saved, tmp_path / "line.pt")
-    with pytest.raises(ValueError, match="of unknown length; this one is of 4 steps"):
+    with pytest.raises(ValueError, match="with unknown settings; this run has steps 4"):
         stage(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "flipped"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
+    stage(tmp_path)
+    whole, weight = (tmp_path / "line.pt").read_bytes(), stage(tmp_path).numpy().tobytes()
+    flipped = whole.replace(weight, weight[:-1] + bytes([weight[-1] ^ 1]))
+    assert flipped != whole
+    damaged = {"cut": whole[: len(whole) // 2], "empty": b"", "other": b"x" * 99, "flipped": flipped}[damage]
+    (tmp_path / "line.pt").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"line.pt is damaged, .* delete it to begin anew"):
+        stage(tmp_path)
+
+
+def test_its_clip_leaves_the_model_as_it_is():
+    """Bit for bit: the attention of the model's text encoder stays the one that diffusers has."""
+    model = minti.StableDiffusion.from_pretrained()
+    before = model.encode_prompt("a photo of a red star")
+    load_toy_clip(model, minti.TOYBOX)
+    assert torch.equal(model.encode_prompt("a photo of a red star"), before)
 
 
 class Elsewhere(torch.Tensor):
