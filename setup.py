@@ -37,6 +37,7 @@ setup(
             "pandas>=2.2",
             "peft>=0.18",  # which transformers 5.0 asks for, and diffusers less
             "pytest>=8",
+            "pytest-timeout>=2.3",
             "pytest-xdist>=3.5",
             "ruff>=0.8",
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import shutil
 from dataclasses import replace
@@ -16,7 +17,7 @@ if Path(os.environ.get("MINTI_SD_V1_4", ".")).exists():
 import diffusers
 import pytest
 import torch
-from helpers import SCHEDULER, UNET, VAE, own_tokenizer, write_tokenizer
+from helpers import REAL_RELEASE, SCHEDULER, UNET, VAE, own_tokenizer, write_tokenizer
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import minti
@@ -28,7 +29,7 @@ if "OMP_NUM_THREADS" not in os.environ:
 
 # Where all equalities were seen to hold.
 HELD_AT = {"torch": "2.13.0", "transformers": "5.24.0", "diffusers": "0.42.1", "peft": "0.21.2"}
-LONGEST = ("full_size", "test_walkthrough", "scripts/test_toybox.py")
+LONGEST = ("test_walkthrough", "test_distributed", "test_two_runs", "scripts/test_toybox.py")
 HERE = {name: version(name).split("+")[0] for name in HELD_AT}
 
 
@@ -37,6 +38,11 @@ def versions_in_play() -> str:
     others = [f"{name} {number}" for name, number in HELD_AT.items() if HERE[name] != number]
     installed = ", ".join(f"{name} {number}" for name, number in HERE.items())
     return f"{installed}; the equalities are held at {', '.join(others) or 'these'}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "release" and not REAL_RELEASE:
+        raise pytest.UsageError("-m release needs SD v1.4: set MINTI_SD_V1_4 to its folder, file or id on the hub")
 
 
 def pytest_report_header() -> str:
@@ -64,13 +70,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is made up, and the scripts, are slow as a whole. Several processes begin with what takes minutes, so that
-    none of them is left alone with it in the end."""
+    """What is made up, and the scripts, are slow as a whole, but for what is marked `fast`; what is slow may take more
+    than pyproject.toml's `timeout`. Several processes begin with what takes minutes, so that none of them is left alone
+    with it in the end."""
     for item in items:
-        if item.path.parent.name in ("fuzz", "scripts"):
+        if item.path.parent.name in ("fuzz", "scripts") and not item.get_closest_marker("fast"):
             item.add_marker(pytest.mark.slow)
+        if item.path.parent.name == "full_size":
+            item.add_marker(pytest.mark.timeout(3600))
+        elif item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(900))
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """The libraries' million objects are there to stay: looking through them for garbage took a fifth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -148,6 +165,12 @@ def pipeline(
     pipe = copy.deepcopy(opened_by_diffusers)
     pipe.tokenizer = own_tokenizer(tiny_folder)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def toybox() -> minti.StableDiffusion:
+    """The bundled model; no test may change it."""
+    return minti.StableDiffusion.from_pretrained()
 
 
 @pytest.fixture

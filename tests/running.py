@@ -14,13 +14,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def script(name, *args, check=True):
-    """Runs a script of examples/ in a process of its own; returns its code and what it printed."""
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def script(name, *args, check=True, by=(sys.executable,)):
+    """Runs a script of examples/ in a process of its own (`by` TORCHRUN in two); its code and what it printed."""
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / name, *map(str, args)],
+        [*by, ROOT / "examples" / name, *map(str, args)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
     )
     if check:
         assert done.returncode == 0, done.stderr

@@ -40,9 +40,14 @@ def pair(pipeline, sampler, kind):
     return theirs, {"sampler": SAMPLERS[sampler](**{k: True for k in karras})}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sampler", "strength"), [*((sampler, 1.0) for sampler in (*CLASSES, KARRAS)), ("ddpm", 0.6), (KARRAS, 0.6)]
+    ("sampler", "strength"),
+    [
+        ("ddim", 1.0),
+        ("ddpm", 0.6),
+        *(pytest.param(name, 1.0, marks=pytest.mark.slow) for name in (*CLASSES, KARRAS) if name != "ddim"),
+        pytest.param(KARRAS, 0.6, marks=pytest.mark.slow),
+    ],
 )
 def test_inpainting_equals_the_pipeline(tiny, pipeline, picture, mask, sampler, strength):
     """Bit for bit; diffusers' pipeline takes UNets of four channels, too."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import seeded
 from minti.diffusion.guidance import Counted
 
 import minti
@@ -10,10 +11,6 @@ from minti.sampling import conditional
 from minti.scheduler import NoiseScheduler
 
 PROMPTS = ["a red cat", "the dog"]
-
-
-def seeded(seed=1):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_a_prompt_twice_with_half_weights_is_the_prompt_once(tiny):

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
+from helpers import seeded
 
 import minti
 from attention_inside import share_inside
@@ -14,10 +15,6 @@ from minti.speed.bfloat16 import attention
 
 PROMPTS = ["a red cat", "the dog in a red style"]
 OPTIONS = {"num_inference_steps": 2, "sampler": "ddim", "output": "latents", "guidance_scale": 3.0}
-
-
-def seeded():
-    return torch.Generator().manual_seed(1)
 
 
 class Recording(AttnProcessor):

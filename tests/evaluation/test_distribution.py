@@ -2,12 +2,9 @@
 
 import pytest
 import torch
+from helpers import seeded
 
 from minti.evaluation.distribution import Gaussian, fit_gaussian, frechet_distance, precision_and_recall
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def draw(n, d=4, seed=0):

@@ -18,11 +18,6 @@ from minti.evaluation.clip_scores import among_themselves, mean_similarity
 from toy_clip import load_toy_clip
 
 
-@pytest.fixture(scope="module")
-def toybox() -> minti.StableDiffusion:
-    return minti.StableDiffusion.from_pretrained()
-
-
 def to_pil(array):
     return Image.fromarray((array * 255).round().astype(np.uint8))
 

@@ -5,23 +5,34 @@ import csv
 import nbformat
 import pytest
 import torch
-from running import ROOT, script, script_inside
+from running import ROOT, script_inside
 
 from exercise import make_notebook
 from exercise.grader import progress
 from exercise.grader.part import difference
+from exercise.grader.submission import judged
 
 CHECK = "exercise/check.py"
 LINE = "    return torch.cumprod(1 - betas, dim=0)"
 DEFINED = "import torch\n\ndef make_alphas_cumprod(betas):\n{}\n"
-HARMFUL = {  # what is in a file, and what is said of its first function
-    "endless": (DEFINED.format("    while True:\n        pass"), "does a loop never end?"),
-    "nonsense": ("print('nonsense' * 100_000)\n" + DEFINED.format(LINE), "right"),
-    "not-python": ("def make_alphas_cumprod(betas:\n", "is not Python: "),
+MISTAKEN = {  # what is in a file, and what is said of its first function
+    "not Python": ("def make_alphas_cumprod(betas:\n", "01_schedule.py is not Python: "),
     "signature": (DEFINED.format(LINE).replace("betas):", "beta, t):"), "takes (beta, t); expected (betas)"),
     "imports": ("import nowhere_at_all\n", "cannot be opened: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    "nothing": ("", "there is no function make_alphas_cumprod in 01_schedule.py"),
+}
+HARMFUL = {
+    "endless": (DEFINED.format("    while True:\n        pass"), "does a loop never end?"),
+    "nonsense": ("print('nonsense' * 100_000)\n" + DEFINED.format(LINE), "right"),
     "leaves": ("import os\n" + DEFINED.format("    os._exit(0)"), "ended the process it ran in"),
 }
+
+
+@pytest.mark.parametrize("source, says", MISTAKEN.values(), ids=MISTAKEN)
+def test_what_is_wrong_with_a_file_is_said_in_a_line(source, says, tmp_path):
+    (tmp_path / "01_schedule.py").write_text(source)
+    first, _ = judged(tmp_path, "schedule")
+    assert first.state == "error" and says in first.says and "\n" not in first.says
 
 
 @pytest.mark.slow
@@ -31,7 +42,7 @@ def test_a_report_of_submissions_that_do_harm(tmp_path):
         (tmp_path / "all" / name).mkdir(parents=True)
         (tmp_path / "all" / name / "01_schedule.py").write_text(source)
     out = tmp_path / "out"
-    done = script(CHECK, "1", "--report", tmp_path / "all", "--output", out, "--time-limit", 3)
+    done = script_inside(CHECK, "1", "--report", tmp_path / "all", "--output", out, "--time-limit", 3)
     assert "nonsensenonsense" not in done.stdout and "| nonsense | 1/2 | 1/2 |" in done.stdout
     with (out / "marks.csv").open(newline="") as file:
         said = {row["submission"]: row["says"] for row in csv.DictReader(file) if row["function"] != "add_noise"}
@@ -42,7 +53,7 @@ def test_a_report_of_submissions_that_do_harm(tmp_path):
 @pytest.mark.slow
 def test_a_part_ends_in_a_picture_and_is_remembered(tmp_path):
     (tmp_path / "11_gradient.py").write_text("from exercise.grader.lessons.gradient import gradient_of, guided_noise\n")
-    done = script(CHECK, "gradient", "--folder", tmp_path, "--output", tmp_path / "out")
+    done = script_inside(CHECK, "gradient", "--folder", tmp_path, "--output", tmp_path / "out")
     assert "[x] 11_gradient.py  2 of 2" in done.stdout and "[ ] 01_schedule.py  0 of 2" in done.stdout
     assert (tmp_path / "out" / "gradient.png").is_file() and (tmp_path / "out" / "progress.json").is_file()
 
@@ -52,7 +63,7 @@ def test_the_table_of_likenesses_is_drawn_in_the_worker(tmp_path):
     """Its picture needs the toybox's modules, of which one is called as one of the grader's."""
     names = "among_themselves, likeness, position"
     (tmp_path / "08_evaluation.py").write_text(f"from exercise.grader.lessons.evaluation import {names}\n")
-    done = script(CHECK, "evaluation", "--folder", tmp_path, "--output", tmp_path / "out")
+    done = script_inside(CHECK, "evaluation", "--folder", tmp_path, "--output", tmp_path / "out")
     assert "no picture" not in done.stdout and (tmp_path / "out" / "evaluation.png").is_file()
 
 

@@ -103,32 +103,42 @@ def write_configs(folder: Path) -> None:
 def write_weights(folder: Path) -> None:
     """Random weights, under the names that the release has."""
     torch.manual_seed(0)
-    unet = diffusers.UNet2DConditionModel.from_config(diffusers.UNet2DConditionModel.load_config(folder / "unet"))
-    write_unpadded(folder / "unet" / NETWORK, unet.state_dict())
-    del unet
-    vae = diffusers.AutoencoderKL.from_config(diffusers.AutoencoderKL.load_config(folder / "vae")).state_dict()
-    old = lambda key: re.sub(  # noqa: E731
-        r"(?<=attentions\.0\.)(to_[qkv]|to_out\.0)(?=\.)", lambda match: OLD_ATTENTION[match[0]], key
-    )
-    write_unpadded(folder / "vae" / NETWORK, {old(key): value for key, value in vae.items()})
-    text = CLIPTextModel(CLIPTextConfig(**json.loads((folder / "text_encoder/config.json").read_text()))).state_dict()
-    tensors = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in text.items()}
-    tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
-    write_unpadded(folder / "text_encoder/model.safetensors", tensors)
+    for name in SIZES:
+        tensors = weights(name, folder)
+        with (folder / name).open("wb") as file:
+            file.write(header(tensors))
+            for tensor in tensors.values():
+                file.write(tensor.contiguous().numpy().tobytes())
 
 
-def write_unpadded(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """safetensors as in 2022: tensors by name, and no padding behind the header."""
-    tensors = dict(sorted(tensors.items()))
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
+def weights(name: str, folder: Path) -> dict[str, torch.Tensor]:
+    """What is in one of the release's files, sorted by name; random, or on torch's meta device shapes alone."""
+    part = name.split("/")[0]
+    if part == "text_encoder":
+        config = CLIPTextConfig(**json.loads((folder / "text_encoder/config.json").read_text()))
+        state = CLIPTextModel(config).state_dict()
+        tensors = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in state.items()}
+        tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    else:
+        kind = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}[part]
+        state = kind.from_config(kind.load_config(folder / part)).state_dict()
+        tensors = {old_name(key) if part == "vae" else key: value for key, value in state.items()}
+    return dict(sorted(tensors.items()))
+
+
+def old_name(key: str) -> str:
+    """The VAE's attention as it was called in 2022."""
+    pattern = r"(?<=attentions\.0\.)(to_[qkv]|to_out\.0)(?=\.)"
+    return re.sub(pattern, lambda match: OLD_ATTENTION[match[0]], key)
+
+
+def header(tensors: dict[str, torch.Tensor]) -> bytes:
+    """safetensors' as in 2022: no padding behind it."""
+    entries, offset = {"__metadata__": {"format": "pt"}}, 0
     kinds = {torch.float32: "F32", torch.int64: "I64"}
     for key, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size()
-        offsets = [offset, offset + size]
-        header[key] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            file.write(tensor.contiguous().numpy().tobytes())
+        offsets = [offset, offset + tensor.nbytes]
+        entries[key] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        offset += tensor.nbytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    return len(text).to_bytes(8, "little") + text

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 import signal
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 import minti
 
-sys.path.append(str(Path(__file__).parents[2] / "examples"))
 former = signal.getsignal(signal.SIGINT)
 import support  # noqa: E402, F401
 
@@ -20,10 +17,9 @@ signal.signal(signal.SIGINT, former)  # importing the scripts' support lets Ctrl
 
 
 @pytest.fixture(scope="session")
-def fresh(tiny_folder) -> Callable[[], minti.StableDiffusion]:
+def fresh(opened) -> Callable[[], minti.StableDiffusion]:
     """Makes copies of the small model, faster than it is opened."""
-    model = minti.StableDiffusion.from_pretrained(tiny_folder)
-    return lambda: copy.deepcopy(model)
+    return lambda: copy.deepcopy(opened)
 
 
 @pytest.fixture

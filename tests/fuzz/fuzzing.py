@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import minti
 
 TOTAL = int(os.environ.get("MINTI_FUZZ", "200"))
-SHARES = 150  # of all tests together
+SHARES = 136  # of all tests together
 LONG = "MINTI_FUZZ" in os.environ
 OWN = (ValueError, OSError, FileNotFoundError, minti.TrainingError)
 SECONDS, MEMORY = 60, 2**30  # far beyond what any of the inputs needs

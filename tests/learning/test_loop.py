@@ -31,10 +31,7 @@ def test_only_the_new_rows_change(tiny, form):
     assert (w.embedding.values - initial).abs().min() > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", [{}, {"num_vectors": 3, "gradient_accumulation": 2, "max_gradient_norm": 0.01}], ids=["plain", "more"]
-)
+@pytest.mark.parametrize("options", [{}, pytest.param(SEVERAL, marks=pytest.mark.slow)], ids=["plain", "several"])
 def test_both_forms_learn_the_same_vector(tiny_folder, options):
     learned = []
     for form in FORMS:
@@ -74,7 +71,6 @@ def test_the_loss_of_a_step_is_the_mean_over_its_batches(tiny, monkeypatch):
     assert state.loss == pytest.approx(np.mean([loss.item() for loss in of_batches]), rel=1e-6)
 
 
-@pytest.mark.slow
 def test_same_seed_same_word(tiny_folder):
     learned = []
     for seed in (0, 0, 1):
@@ -98,7 +94,6 @@ def test_the_model_samples_with_the_learned_rows_at_every_yield_and_after_a_brea
     assert torch.equal(tiny.encode_prompt("a <concept>"), contexts[-1])
 
 
-@pytest.mark.slow
 def test_learning_rate_schedules(tiny_folder):
     for schedule, expected in (("constant", [0.5, 1, 1, 1, 1, 1]), ("cosine", [0.5, 1, 1, 0.853553, 0.5, 0.146447])):
         model = minti.StableDiffusion.from_pretrained(tiny_folder)
@@ -112,7 +107,6 @@ def test_the_length_of_the_rows_can_be_limited(tiny):
     assert states[-1].row_norm > 1.2 * w.vocabulary_norm
 
 
-@pytest.mark.slow
 def test_a_fixed_number_of_steps_is_kept(tiny):
     _, states = train(tiny, steps=37)
     assert [state.step for state in states] == list(range(1, 38))

@@ -104,7 +104,6 @@ def test_masks_come_from_the_alpha_channel(tiny):
         assert torch.equal(some.masks, concept.masks[some.numbers]), place
 
 
-@pytest.mark.slow
 def test_what_is_transparent_does_not_teach(tiny_folder):
     """Other pixels there, the same word; unmasked, another word."""
     learned = []

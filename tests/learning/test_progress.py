@@ -9,7 +9,6 @@ import minti
 from minti.runs.monitor import STEP_COST, evaluation_interval, has_levelled_off
 
 
-@pytest.mark.slow
 def test_the_best_rows_are_kept(tiny):
     """A learning rate that soon spoils the word: what stays is the best evaluation, not the last."""
     w = wrapper(tiny, steps=96, learning_rate=0.05)
@@ -83,7 +82,6 @@ def test_evaluations_take_at_most_a_twentieth(size, batch):
     assert size / (evaluation_interval(size, batch) * batch * STEP_COST) <= 0.05
 
 
-@pytest.mark.slow
 def test_training_stops_by_itself(tiny):
     _, states = train(tiny, max_steps=5000, learning_rate=0.05)
     assert states[-1].finished

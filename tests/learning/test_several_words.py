@@ -40,7 +40,6 @@ def a_file(path, word="<c>", rows=2):
 # --- one after the other ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "order", [("new_rows", "restore", "load"), ("restore", "load", "new_rows"), ("load", "new_rows", "restore")]
 )
@@ -71,7 +70,6 @@ def test_the_second_word_s_learning_rate_is_the_first_one_s(tiny, tmp_path):
 # --- in the middle of a loop ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_loading_inside_the_loop(tiny, tiny_folder, tmp_path, form):
     """A loaded word is itself at once and ever after, and the other one learns as if nothing had happened."""
@@ -91,7 +89,6 @@ def test_loading_inside_the_loop(tiny, tiny_folder, tmp_path, form):
     assert torch.equal(w.embedding.values, alone.rows.values)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("forms", [("new_rows", "restore"), ("restore", "restore")])
 def test_two_words_in_turns(tiny, tiny_folder, forms):
     """Both end with the rows that each learns alone, though the one's loop ends in the middle of the other's."""

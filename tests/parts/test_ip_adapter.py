@@ -377,7 +377,6 @@ def test_what_is_not_finite_is_not_written(tiny, tmp_path):
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

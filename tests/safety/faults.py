@@ -1,6 +1,6 @@
 """What can go wrong for a process, done to it before a script runs: it dies, is stopped or signalled, the disk is full.
 
-The moments are counted in operations on files, so that they lie within a save as well as between two.
+A moment is an operation on a file, by its kind and a part of the file's name: within a save as well as between two.
 """
 
 import errno
@@ -8,53 +8,71 @@ import os
 import resource
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
-import minti.learning.run_state
-import minti.words.files
+import torch
+
+import minti
 
 OPERATIONS = ("fsync", "chmod", "replace", "unlink")
 
 
 def _before(act):
-    """Calls `act(operation, number)` before every operation on a file, numbered from 1."""
-    count = 0
+    """Calls `act(operation, path)` before every operation on a file."""
 
-    def counted(name, original):
+    def watched(name, original):
         def operation(*args, **kwargs):
-            nonlocal count
-            count += 1
-            act(name, count)
+            act(name, os.readlink(f"/proc/self/fd/{args[0]}") if isinstance(args[0], int) else str(args[0]))
             return original(*args, **kwargs)
 
         return operation
 
     for name in OPERATIONS:
-        setattr(os, name, counted(name, getattr(os, name)))
-    for module in (minti.learning.run_state, minti.words.files):
-        module.save_file = counted("write", _in_two_parts(module.save_file))
+        setattr(os, name, watched(name, getattr(os, name)))
+    torch.save = _in_two_parts(torch.save, act)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("minti") and hasattr(module, "save_file"):
+            module.save_file = _in_two_parts(module.save_file, act)
 
 
-def _in_two_parts(save_file):
-    """The second half of a file comes after one more operation: there is a moment at which it is half written."""
+def _in_two_parts(save, act):
+    """The second half of a file comes after one more operation, "write": at that moment it is half written."""
 
-    def halves(tensors, path, *args):
-        save_file(tensors, path, *args)
-        content = Path(path).read_bytes()
-        Path(path).write_bytes(content[: len(content) // 2])
-        os.chmod(path, 0o600)  # an operation like any other
-        Path(path).write_bytes(content)
+    def halves(content, path, *args):
+        save(content, path, *args)
+        if isinstance(path, (str, Path)):
+            data = Path(path).read_bytes()
+            Path(path).write_bytes(data[: len(data) // 2])
+            act("write", str(path))
+            Path(path).write_bytes(data)
 
     return halves
 
 
-def signal_at(number, name, times=1):
-    """At the `number`-th operation the process sends itself a signal."""
+def signal_at(operation, file, name, times=1):
+    """At the first such operation the process sends itself a signal; `times` = 2: and at the operation after it."""
+    sent = 0
 
-    def act(operation, count):
-        if number <= count < number + times:
+    def act(what, path):
+        nonlocal sent
+        if (sent or (what == operation and file in path)) and sent < times:
+            sent += 1
             os.kill(os.getpid(), getattr(signal, name))
+
+    _before(act)
+
+
+def killed_at(number):
+    """At so many operations, whatever they are."""
+    count = 0
+
+    def act(what, path):
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     _before(act)
 
@@ -69,12 +87,12 @@ def interrupted_while_loading():
     minti.StableDiffusion.from_pretrained = from_pretrained
 
 
-def fail_at(number, operation="replace", code=errno.EIO):
-    """The `number`-th operation, if it is this one or else the next such one, is refused by the system."""
+def fail_at(operation, file, code=errno.EIO):
+    """The first such operation is refused by the system."""
     failed = []
 
-    def act(name, count):
-        if count >= number and name == operation and not failed:
+    def act(what, path):
+        if what == operation and file in path and not failed:
             failed.append(True)
             raise OSError(code, os.strerror(code))
 
@@ -83,7 +101,7 @@ def fail_at(number, operation="replace", code=errno.EIO):
 
 def slow(seconds):
     """Every operation takes its time."""
-    _before(lambda operation, count: time.sleep(seconds))
+    _before(lambda operation, path: time.sleep(seconds))
 
 
 def small_files(size):

@@ -1,18 +1,15 @@
 """A checkpoint that is not what was written is passed over for the one before, with a warning and never a traceback."""
 
-import json
 import shutil
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import pictures
-from minti.learning.run_state import checksum
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import minti
-from minti.runs.checkpoints import Checkpoint, resumed
-from minti.textual_inversion import begin
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +30,25 @@ def folder(two, tmp_path):
 
 
 def newest(folder):
-    return folder / "step-000002.safetensors"
+    (path,) = folder.glob("step-000002.*")
+    return path
 
 
-def metadata(path):
-    with safe_open(path, framework="pt") as file:
-        return file.metadata()
+def alike(one, other):
+    """Whether two states are the same, whatever they are made of."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(alike(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return alike(vars(one), vars(other)) if hasattr(one, "__dict__") else one == other
 
 
 def falls_back(folder):
-    with pytest.warns(UserWarning, match=r"step-000002.safetensors is damaged \(.+\); looking for an older one"):
-        return minti.load_checkpoint(folder).step == 1
+    with pytest.warns(UserWarning, match=r"step-000002\.\w+ is damaged \(.+\); looking for an older one") as caught:
+        state = minti.load_checkpoint(folder)
+    return state.step == 1 and "\n" not in str(caught[0].message)
 
 
 def test_truncated(folder):
@@ -53,102 +58,44 @@ def test_truncated(folder):
         assert falls_back(folder)
 
 
-def test_flipped_bits(folder):
-    """In the header, in the facts and in the numbers, of which safetensors itself keeps no checksum."""
-    content = newest(folder).read_bytes()
-    for place in range(0, len(content), 31):
+def test_flipped_bits(folder, two):
+    """Among names, facts and numbers: noticed, but where the file format has room that nothing depends on."""
+    content, whole, noticed = newest(folder).read_bytes(), minti.load_checkpoint(two), 0
+    places = range(0, len(content), 31)
+    for place in places:
         newest(folder).write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
-        assert falls_back(folder), place
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = minti.load_checkpoint(folder)
+        noticed += state.step == 1
+        assert state.step == 1 or alike(state, whole), place
+    assert noticed > 0.5 * len(places)
 
 
-@pytest.mark.parametrize(
-    "facts",
-    [None, "", "{", "[]", "3", "null", '"step"', "{}", '{"step": "two"}', '{"step": 1e999}', "[" * 100_000],
-    ids=lambda facts: str(facts)[:16],
-)
-@pytest.mark.parametrize("signed", [False, True])
-def test_facts_that_are_none(folder, facts, signed):
-    """Also if the checksum fits them."""
-    tensors = load_file(newest(folder))
-    about = {"sha256": checksum(tensors, facts or "")} if signed else {}
-    save_file(tensors, newest(folder), about | ({} if facts is None else {"facts": facts}))
+@pytest.mark.parametrize("content", [3, "step", None, [], {}, {"step": 2}], ids=repr)
+def test_a_file_that_holds_no_state(folder, content):
+    torch.save(content, newest(folder))
     assert falls_back(folder)
 
 
-@pytest.mark.parametrize("change", ["missing", "more", "shape", "dtype", "none"])
-def test_tensors_that_are_not_those_written(folder, change):
-    tensors, about = load_file(newest(folder)), metadata(newest(folder))
-    rows = tensors.pop("part.values")
-    changed = {
-        "missing": {},
-        "more": {"part.values": rows, "row": rows.clone()},
-        "shape": {"part.values": rows.repeat(2, 1)},
-        "dtype": {"part.values": rows.double()},
-    }
-    save_file(tensors | changed[change] if change != "none" else {}, newest(folder), about)
+def test_nothing_in_a_checkpoint_is_executed(folder):
+    class Payload:
+        def __reduce__(self):
+            return Path.touch, (folder / "executed",)
+
+    torch.save({"step": 2, "tensors": Payload()}, newest(folder))
     assert falls_back(folder)
+    assert not (folder / "executed").exists()
 
 
-@pytest.fixture(scope="module")
-def word(tiny_folder):
-    config = minti.TextualInversionConfig(steps=2, batch_size=1)
-    word = minti.TrainingWrapper(minti.StableDiffusion.from_pretrained(tiny_folder), config)
-    begin(word, pictures())
-    return word
-
-
-def refused(word, step, tensors, facts):
-    with pytest.raises(ValueError, match="the checkpoint of step 2 is no whole state of a run: ") as caught:
-        resumed(word, Checkpoint(step, tensors, facts))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "name", ["part.values", "best.values", "generator", "optimizer.0.exp_avg", "optimizer.0.exp_avg_sq"]
-)
-@pytest.mark.parametrize("change", [None, lambda t: t[..., :-1], lambda t: t.float() * torch.nan, lambda t: t[0, :0]])
-def test_tensors_that_do_not_fit_are_refused(word, two, name, change):
-    """With a checksum that fits: it says that this was written, not that it is a run's."""
-    state = minti.load_checkpoint(two)
-    tensors = dict(state.tensors)
-    tensor = tensors.pop(name)
-    if change is not None:
-        tensors[name] = change(tensor if name != "generator" else tensor[None])
-    refused(word, state.step, tensors, state.facts)
-
-
-@pytest.mark.parametrize("name", ["step", "exp_avg", "exp_avg_sq"])
-def test_the_optimizer_s_numbers_are_there_from_the_first_step_on(word, folder, name):
-    newest(folder).unlink()
-    state = minti.load_checkpoint(folder)
-    tensors = {key: value for key, value in state.tensors.items() if key != f"optimizer.0.{name}"}
-    with pytest.raises(ValueError, match=f"the checkpoint of step 1 .*'optimizer.0.{name}' is missing"):
-        resumed(word, Checkpoint(1, tensors, state.facts))
-    resumed(word, state)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("identity", None), ("identity", 3), ("loop", "x"), ("loop", None), ("loop", {}), ("loop", {"taken": 1})]
-    + [("loop", {"taken": value, "scaler": {}}) for value in (-1, 1, 3, "2", None)]
-    + [("watcher", value) for value in (None, [], {"losses": 1, "empty_loss": 2, "best_step": 3}, {"losses": []})],
-)
-def test_facts_that_do_not_fit_are_refused(word, two, key, value):
-    state = minti.load_checkpoint(two)
-    refused(word, state.step, state.tensors, state.facts | {key: value})
-    refused(word, state.step, state.tensors, {k: v for k, v in state.facts.items() if k != key})
-    resumed(word, state)
-
-
-def test_a_checkpoint_of_an_earlier_minti_is_refused(folder):
-    """Format 1 had no number, and other names."""
-    tensors = load_file(newest(folder))
-    facts = json.loads(metadata(newest(folder))["facts"])
-    assert facts.pop("format") == 2
-    written = json.dumps(facts)
-    save_file(tensors, newest(folder), {"facts": written, "sha256": checksum(tensors, written)})
-    with pytest.raises(ValueError, match=r"step-000002\.safetensors was written by another version of minti"):
-        minti.load_checkpoint(folder)
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_of_an_earlier_minti_is_refused(tmp_path):
+    """Safetensors, and facts as text: not a run begun anew in silence."""
+    facts = {"facts": '{"step": 2, "identity": {}, "loop": {"taken": 2, "scaler": {}}}', "sha256": "0"}
+    save_file({"part.values": torch.zeros(1, 48)}, tmp_path / "step-000002.safetensors", facts)
+    with pytest.raises(ValueError) as caught:
+        minti.load_checkpoint(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_all_damaged(folder):
@@ -159,10 +106,10 @@ def test_all_damaged(folder):
 
 
 def test_other_files_are_no_checkpoints(folder):
-    (folder / "step-000009.safetensors.part").write_text("x")
-    (folder / ".step-000009.safetensors.abcdefgh.tmp").write_text("x")
-    (folder / "step-000003.safetensors").mkdir()
+    later = newest(folder).name.replace("2", "9")
+    (folder / f"{later}.part").write_text("x")
+    (folder / f".{later}.abcdefgh.tmp").write_text("x")
+    (folder / later.replace("9", "3")).mkdir()
     with pytest.warns(UserWarning, match="step-000003"):
         assert minti.load_checkpoint(folder).step == 2
     assert minti.load_checkpoint(folder / "nowhere") is None
-    assert json.loads(metadata(newest(folder))["facts"])["step"] == 2

@@ -58,7 +58,6 @@ def interrupted_at_every_step(tiny_folder, tmp_path, options, steps):
     return states
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["many", "cosine"])
 def test_interrupted_at_one_step(tiny_folder, tmp_path, often, name):
     interrupted_at_every_step(tiny_folder, tmp_path, CONFIGS[name], (3,))

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 def stopped(lesson, tmp_path_factory):
     """An output folder of a run that Ctrl-C has ended at step 8."""
     folder = tmp_path_factory.mktemp("stopped")
-    assert lesson().run(folder, faults=[("signal_at", 34, "SIGINT")])[0] == 130
+    assert lesson().run(folder, faults=[("signal_at", "fsync", "step-000008", "SIGINT")])[0] == 130
     return folder
 
 
@@ -62,7 +62,7 @@ def test_another_run_is_refused_and_nothing_is_touched(lesson, folder, options, 
 
 
 def test_a_damaged_newest_checkpoint_falls_back(lesson, whole, results, folder):
-    newest = folder / "checkpoints/step-000008.safetensors"
+    (newest,) = folder.glob("checkpoints/step-000008.*")
     newest.write_bytes(newest.read_bytes()[:-1])
     code, process = lesson().run(folder, "--resume")
     assert code == 0

@@ -3,22 +3,20 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from running import ROOT, TORCHRUN
 
 import minti
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def test_the_second_run_is_told_and_the_first_is_as_if_alone(lesson, workshop, whole, results, tmp_path):
     """The first is stopped within a save while the others try."""
-    first = lesson().start(tmp_path, faults=[("signal_at", 26, "SIGSTOP")])
+    first = lesson().start(tmp_path, faults=[("signal_at", "fsync", "step-000006", "SIGSTOP")])
     first.until_stopped()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for code, process in (

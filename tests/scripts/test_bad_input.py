@@ -2,9 +2,7 @@
 
 import argparse
 import importlib
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from safetensors.torch import load_file
 import minti
 from minti.embeddings import read_embeddings, write_embeddings
 
+pytestmark = pytest.mark.fast
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TOY = EXAMPLES / "concepts" / "white-cross-blue-spot" / "0.png"
 
@@ -142,15 +141,6 @@ def test_a_folder_that_does_not_exist_is_no_hub_id(call, tmp_path):
     for i, model in enumerate(("../nosuch", "./nosuch", "/no/such", "nosuch")):
         with pytest.raises(FileNotFoundError, match="neither a folder, nor a file, nor an id on the hub"):
             call("sample", "a toy", "--model", model, "--output", tmp_path / str(i))
-
-
-@pytest.mark.parametrize("script", ["train.py", "sample.py"])
-def test_ctrl_c_during_the_imports_says_nothing(tmp_path, script):
-    """The first import that takes long is torch's; one that presses Ctrl-C takes its place."""
-    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, EXAMPLES / script], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
 # --- before anything is learned ---------------------------------------------------------------------------------------

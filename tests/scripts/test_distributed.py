@@ -1,34 +1,19 @@
 """Several processes (gloo, on the CPU) learn and draw what one does."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from running import ROOT, TORCHRUN, script
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[2]
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ALONE = (sys.executable,)
 
 
-def run(command, script, *args, check=True, **variables):
-    done = subprocess.run(
-        [*command, ROOT / "examples" / script, *map(str, args)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables,
-    )
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
-
-
-def learn(command, folder, *args):
+def learn(by, folder, *args):
     options = ("--steps", 20, "--sample-steps", 1, "--columns", 2, "--batch-size", 1, "--prompts", "a {}")
-    done = run(command, "train.py", "--output", folder, *options, *args)
+    done = script("train.py", "--output", folder, *options, *args, by=by)
     return (
         load_file(folder / "learned_embeds.safetensors")["<concept>"],
         done.stdout,
@@ -36,10 +21,11 @@ def learn(command, folder, *args):
     )
 
 
-def test_two_processes_learn_what_one_learns_with_accumulation(tmp_path):
+def test_two_processes_learn_what_one_learns_with_accumulation(tiny_folder, tmp_path):
     """Two ranks with one batch each, and one process that accumulates two, given the same draws: equal to 1e-5."""
-    together, printed, losses = learn(TORCHRUN, tmp_path / "two")
-    alone, _, expected = learn((sys.executable,), tmp_path / "one", "--gradient-accumulation", 2)
+    model = ("--model", tiny_folder)
+    together, printed, losses = learn(TORCHRUN, tmp_path / "two", *model)
+    alone, _, expected = learn(ALONE, tmp_path / "one", *model, "--gradient-accumulation", 2)
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5 * alone.abs().max().item())
     assert printed.count("learned <concept>") == 1
     column = lambda text: [float(line.split(",")[1]) for line in text.splitlines()[1:]]  # noqa: E731
@@ -50,7 +36,7 @@ def test_two_processes_choose_what_one_chooses(tmp_path):
     """The word to begin with and the number of rows: every rank decides alike, or they would wait for each other."""
     choices = ("--vectors", "auto", "--initializer", "auto", "--steps", 3, "--columns", 1)
     together, printed, _ = learn(TORCHRUN, tmp_path / "two", *choices)
-    alone, expected, _ = learn((sys.executable,), tmp_path / "one", *choices, "--gradient-accumulation", 2)
+    alone, expected, _ = learn(ALONE, tmp_path / "one", *choices, "--gradient-accumulation", 2)
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-4 * alone.abs().max().item())
     begun = [text.split("begins as ")[1].split(";")[0] for text in (printed, expected)]
     assert begun[0] == begun[1]
@@ -61,8 +47,8 @@ def test_two_processes_choose_what_one_chooses(tmp_path):
 
 def test_two_processes_draw_the_same_pictures(tmp_path):
     args = ("a red star", "a sketch of a heart", "--num-images", 3, "--steps", 3, "--output")
-    run(TORCHRUN, "sample.py", *args, tmp_path / "two")
-    run((sys.executable,), "sample.py", *args, tmp_path / "one")
+    script("sample.py", *args, tmp_path / "two", by=TORCHRUN)
+    script("sample.py", *args, tmp_path / "one")
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
     assert len(names) == 7
@@ -87,7 +73,7 @@ def test_a_rank_that_dies_ends_the_run_and_the_word_is_whole(tmp_path):
         "import train\n"
         "train.run(train.main)\n"
     )
-    done = run(TORCHRUN, tmp_path / "dying.py", "--steps", 500, "--output", tmp_path / "out", check=False)
+    done = script(tmp_path / "dying.py", "--steps", 500, "--output", tmp_path / "out", check=False, by=TORCHRUN)
     assert done.returncode != 0
     assert "error: rank 0 stops" in done.stderr or "exitcode  : 9" in done.stderr
     word = load_file(tmp_path / "out/learned_embeds.safetensors")["<concept>"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import seeded
 from running import script
 
 from minti.scheduler import NoiseScheduler
@@ -17,17 +18,13 @@ sys.path.append(str(ROOT / "examples"))
 energies = importlib.import_module("energies")
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 @pytest.mark.parametrize("t", [50, 500, 950])
 def test_the_integral_of_a_gaussian_s_score_is_its_energy(t):
     """E(x) = |x - sqrt(a) mean|^2 / (2 (a std^2 + 1 - a)); one point is enough where the score is a straight line."""
     scheduler = NoiseScheduler()
     mean, std, a = 1.5, 0.4, scheduler.alphas_cumprod[t].item()
     score = energies.gaussian_score(mean, std, scheduler, t)
-    start, end = torch.randn(2, 1, 4, 8, 8, generator=seeded(), dtype=torch.float64)
+    start, end = torch.randn(2, 1, 4, 8, 8, generator=seeded(0), dtype=torch.float64)
     energy = lambda x: ((x - a**0.5 * mean) ** 2).sum().item() / (2 * (a * std**2 + 1 - a))  # noqa: E731
     for points in (1, 20):
         got = energies.energy_difference(score, start, end, points)
@@ -53,7 +50,7 @@ def test_langevin_dynamics_draws_from_the_gaussian():
     a = scheduler.alphas_cumprod[t].item()
     variance = a * 0.4**2 + 1 - a
     walk = energies.langevin(
-        energies.gaussian_score(1.5, 0.4, scheduler, t), torch.zeros(1, 1, 200, 200), size, seeded()
+        energies.gaussian_score(1.5, 0.4, scheduler, t), torch.zeros(1, 1, 200, 200), size, seeded(0)
     )
     x = [next(walk) for _ in range(150)][-1]
     expected = variance / (1 - size / (2 * variance))
@@ -64,7 +61,7 @@ def test_langevin_dynamics_draws_from_the_gaussian():
 def test_without_its_noise_every_walker_climbs_to_the_peak():
     scheduler, t, size = NoiseScheduler(), 400, 0.1
     a = scheduler.alphas_cumprod[t].item()
-    begin = torch.randn(1, 4, 8, 8, generator=seeded())
+    begin = torch.randn(1, 4, 8, 8, generator=seeded(0))
     walk = energies.langevin(energies.gaussian_score(1.5, 0.4, scheduler, t), begin, size, noise=False)
     x = [next(walk) for _ in range(400)][-1]
     torch.testing.assert_close(x, torch.full_like(x, a**0.5 * 1.5))
@@ -94,7 +91,7 @@ def test_annealed_walkers_find_the_modes_shares_and_others_stay_where_they_begin
 
 def test_stein_s_identity_tells_samples_from_others():
     """-E[x score(x)] = 1 for samples of p, by partial integration; 4 for samples twice as wide."""
-    score, x = (lambda x: -x / 9), 3 * torch.randn(1, 1, 300, 300, generator=seeded(), dtype=torch.float64)
+    score, x = (lambda x: -x / 9), 3 * torch.randn(1, 1, 300, 300, generator=seeded(0), dtype=torch.float64)
     assert energies.stein(score, x) == pytest.approx(1, abs=0.03)
     assert energies.stein(score, 2 * x) == pytest.approx(4, abs=0.12)
 

@@ -17,11 +17,6 @@ from world import Scene, Toy
 
 
 @pytest.fixture(scope="module")
-def toybox():
-    return minti.StableDiffusion.from_pretrained()
-
-
-@pytest.fixture(scope="module")
 def pictures():
     scenes = [
         Scene((Toy(shape, "belt", main, "white"),), "big", "in the middle", "grey", "photo")

@@ -30,6 +30,7 @@ def trained(tmp_path_factory):
     return folder, done
 
 
+@pytest.mark.fast
 def test_the_main_job_writes_everything(trained):
     folder, done = trained
     assert {p.name for p in folder.iterdir()} == {
@@ -50,7 +51,7 @@ def test_the_main_job_writes_everything(trained):
     assert "\r" not in done.stderr  # no progress bar where there is no terminal
 
 
-@pytest.mark.parametrize("run", [script_inside, script], ids=["inside", "alone"])
+@pytest.mark.parametrize("run", [pytest.param(script_inside, marks=pytest.mark.fast), script], ids=["inside", "alone"])
 def test_a_learned_word_is_drawn(trained, tmp_path, run):
     folder, _ = trained
     prompts = ("a sketch of a <concept>", "a red star")
@@ -147,6 +148,7 @@ def test_options_of_another_sampler_are_refused(tmp_path, args, message):
         ("sample.py", ("a", "--embedding", "none.safetensors"), "none.safetensors: no such file of learned words"),
     ],
 )
+@pytest.mark.fast
 def test_bad_input_gets_one_line(tmp_path, name, args, message):
     output = () if "--output" in args else ("--output", tmp_path)
     done = script_inside(name, *args, *output, check=False)
@@ -163,6 +165,7 @@ def test_pictures_that_are_not_there_get_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py", "toybox/evaluate_toybox.py", "benchmark.py"])
+@pytest.mark.fast
 def test_help(name):
     usage = script_inside(name, "--help").stdout
     for option in ("--model", "--output", "--seed", "--device", "--dtype"):

@@ -42,11 +42,6 @@ TRAINED_LATER = (
 UNSAID = {"act_fn", "sample_size", "architectures", "projection_dim", "trained_betas"}
 
 
-@pytest.fixture(scope="module")
-def toybox() -> minti.StableDiffusion:
-    return minti.StableDiffusion.from_pretrained()
-
-
 def to_pixels(arrays):
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) * 2 - 1
 
@@ -218,7 +213,9 @@ def pipe() -> diffusers.StableDiffusionPipeline:
     return opened
 
 
-@pytest.mark.parametrize("sampler", CLASSES)
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(name, marks=[pytest.mark.fast] * (name in ("ddpm", "ddim"))) for name in CLASSES]
+)
 def test_diffusers_opens_the_toybox_and_draws_the_same(toybox, pipe, sampler):
     """Byte for byte, with every sampler, guidance and velocity prediction."""
     keys = {"set_alpha_to_one": False} if sampler == "ddim" else {}
@@ -237,7 +234,7 @@ def test_it_draws_the_same_on_a_cpu_without_avx512():
     code = "import sys, pytest, torch; print(torch.backends.cpu.get_cpu_capability()); exit(pytest.main(sys.argv[1:]))"
     less = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
     chosen = f"{__file__}::{test_diffusers_opens_the_toybox_and_draws_the_same.__name__}"
-    command = (sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", chosen)
+    command = (sys.executable, "-c", code, "-q", "-o", "addopts=", "-p", "no:cacheprovider", chosen)
     ended = subprocess.run(command, env=os.environ | less, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout
     assert not ended.stdout.startswith("AVX512")
@@ -281,7 +278,8 @@ def test_a_held_out_toy_is_learned_with_the_default_settings():
     assert len(states) < 3000
 
     generators = [torch.Generator().manual_seed(i) for i in range(16)]
-    pixels = minti.sample(model, ["a photo of a <concept>"] * 16, generator=generators, output="pixels")
+    few = {"sampler": "dpm-solver++", "num_inference_steps": 15, "output": "pixels"}
+    pixels = minti.sample(model, ["a photo of a <concept>"] * 16, generator=generators, **few)
     judge = measure.load_judge(minti.TOYBOX)
     rates = measure.rates((verdict, measure.toy_truth(toy)) for verdict in measure.verdicts(judge, pixels))
     assert all(rates[name] >= 0.75 for name in measure.TOY), rates
