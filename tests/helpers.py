@@ -1,4 +1,4 @@
-"""What several tests share: the small model's configs, a tokenizer for it, and how tests draw and learn."""
+"""What several tests share: the small model's configs, a tokenizer for it, and how tests sample and train."""
 
 import inspect
 import itertools
@@ -132,7 +132,7 @@ def assert_same(model, expected):
     assert torch.equal(model.encode_prompt("a cat").float(), expected.encode_prompt("a cat").to(model.dtype).float())
 
 
-# --- drawing and learning ---------------------------------------------------------------------------------------------
+# --- sampling and training --------------------------------------------------------------------------------------------
 
 
 def seeded(seed: int = 1) -> torch.Generator:
@@ -140,7 +140,7 @@ def seeded(seed: int = 1) -> torch.Generator:
 
 
 def pictures(n=3, seed=0):
-    """Random pictures to learn from, (n, 3, 16, 16) in [-1, 1]."""
+    """Random training images, (n, 3, 16, 16) in [-1, 1]."""
     return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
@@ -149,10 +149,27 @@ def wrapper(model, **options) -> minti.TrainingWrapper:
     return minti.TrainingWrapper(model, minti.TextualInversionConfig(**(defaults | options)))
 
 
+def learning(word: minti.TrainingWrapper, images=None, optimizer=None, checkpoint=None):
+    """An iterator of the `TrainingState`s of a monitored run."""
+    images = pictures() if images is None else images
+    return iter(minti.monitored(minti.textual_inversion(word, images, optimizer, checkpoint)))
+
+
 def train(model, images=None, **options):
-    """Trains to the end; returns the wrapper and all states."""
+    """Trains to the end with a validation loss; returns the wrapper and all states."""
     trained = wrapper(model, **options)
-    return trained, list(minti.textual_inversion(trained, pictures() if images is None else images))
+    return trained, list(learning(trained, images))
+
+
+def ids_of(word: minti.TrainingWrapper) -> list[int]:
+    """The token ids of the word that is learned."""
+    return word.model.words[word.config.placeholder_token]
+
+
+def trainable(model) -> list[torch.nn.Parameter]:
+    """What of a model takes a gradient."""
+    networks = (model.unet, model.vae, model.text_encoder)
+    return [parameter for network in networks for parameter in network.parameters() if parameter.requires_grad]
 
 
 def random_lora(model, seed: int = 1, **options) -> minti.LoRA:
@@ -175,7 +192,7 @@ class NarrowScaler(torch.amp.GradScaler):
 
 
 def write(word: minti.TrainingWrapper, values: torch.Tensor) -> None:
-    """Sets the rows of a word that learns to (k, d)."""
+    """Sets the embedding vectors of a word that learns to (k, d)."""
     word.embedding.load_state_dict({"values": values})
     word.embedding.after_step(word.model)
 
