@@ -5,14 +5,17 @@ import itertools
 import json
 import os
 import string
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 from transformers import CLIPTokenizer
 
 import minti
+from minti.configs import read_config
 
 UNET = {
     "sample_size": 8,
@@ -111,6 +114,14 @@ def _syllables() -> Iterator[tuple[str, str]]:
             yield first, second + "</w>"
             yield first, second
             beginnings.append(first + second)
+
+
+def parse_config(kind: type, values: Mapping[str, Any], name: str = "config.json", **only: tuple[Any, ...]) -> Any:
+    """The config of that kind which minti reads from a file of that name with these values."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        path.write_text(json.dumps(dict(values)), encoding="utf-8")
+        return read_config(kind, path, **only)
 
 
 def random_controlnet(unet: diffusers.UNet2DConditionModel, widths: tuple[int, ...]) -> diffusers.ControlNetModel:
