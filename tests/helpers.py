@@ -156,7 +156,8 @@ def pictures(n=3, seed=0):
 
 
 def wrapper(model, **options) -> minti.TrainingWrapper:
-    defaults = {"templates": ("a photo of a {}", "the {}"), "batch_size": 2, "learning_rate": 0.01}
+    templates = ("a photo of a {}", "the {}")
+    defaults = {"initializer_token": "toy", "templates": templates, "batch_size": 2, "learning_rate": 0.01}
     return minti.TrainingWrapper(model, minti.TextualInversionConfig(**(defaults | options)))
 
 
