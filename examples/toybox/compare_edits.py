@@ -1,45 +1,43 @@
-"""One colour of a picture changed, by a prompt, SDEdit, inversion, prompt-to-prompt and as a counterfactual.
+"""Image editing: one colour changed by a prompt, SDEdit, DDIM inversion, prompt-to-prompt and as a counterfactual.
 
     python examples/toybox/compare_edits.py --only edits
     python examples/toybox/compare_edits.py --only inversion --count 16
 
 edits: in per cent how often the main colour became the wanted one, how often all else stayed and how often both, by the
-judge, and how far the median pixel moved. inversion: how far from a picture what is drawn from its inverted noise is,
-by the same prompt. Prints tables; writes edits.csv, inversion.csv, and edits.png with the first pictures.
+judge, and how far the median pixel moved. inversion: the distance, in grey levels, between an image and what is sampled
+from its inverted noise by the same prompt, and the largest one. Prints tables; writes edits.csv, inversion.csv, and
+edits.png with the first images.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from study import Row, Study, of, options, report
+from support.command_line import run, whole
 
-sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, load, make_output, run, whole
-from support.pages import page
-from support.studies import write_table
-
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import minti
 from counterfactuals import counterfactual
-from measure import load_judge, verdicts
+from held_out import LONG, SHORT, Task, task
+from measure import kept, verdicts
 from minti.editing.attention_maps import AttentionMaps
 from minti.editing.inversion import inverted_noise
 from minti.editing.prompt_to_prompt import PromptToPrompt, local_blend
-from minti.images import to_pil
 from networks import Judge
-from recolouring import LONG, SHORT, Task, task
 
-# A way: the model, the task and options of `minti.sample` -> the pictures before and after, (b, 3, 64, 64) each.
+# A way: the model, the task and options of `minti.sample` -> the images before and after, (b, 3, 64, 64) each.
 Way = Callable[..., tuple[Tensor, Tensor]]
+EDITS = {
+    "colour changed": (".0%", of("changed")),
+    "all else kept": (".0%", of("kept")),
+    "both": (".0%", of("both")),
+    "median pixel, grey levels": (".1f", of("moved")),
+}
 
 
 def side_by_side(
@@ -54,7 +52,7 @@ def side_by_side(
 ) -> tuple[Tensor, Tensor]:
     """[source, edited] from the same noise, with prompt-to-prompt where a share is above 0.
 
-    `invert`: the noise is that of the painted pictures, which then are the source.
+    `invert`: the noise is that of the painted images by DDIM inversion, and they are the source.
     """
     sources, edits = task.prompts(template)
     noise = task.noise
@@ -65,8 +63,7 @@ def side_by_side(
         stack.enter_context(part.attached(model))
         if blend:
             maps = stack.enter_context(AttentionMaps(model, [*sources, *edits]))
-            words = [scene.toys[0].shape for scene in task.scenes]
-            options["on_step"] = local_blend(maps, words + words)
+            options["on_step"] = local_blend(maps, 2 * [scene.toys[0].shape for scene in task.scenes])
         drawn = minti.sample(model, [*sources, *edits], latents=torch.cat([noise, noise]), **options)
     source, edited = model.decode(drawn).chunk(2)
     return task.pictures if invert else source, edited
@@ -75,7 +72,7 @@ def side_by_side(
 def along(
     model: minti.StableDiffusion, task: Task, template: str, strength: float, invert: bool, **options: object
 ) -> tuple[Tensor, Tensor]:
-    """The painted pictures' latents, noised at random (SDEdit) or along their inverted path, drawn as edited."""
+    """Img2img by the edited prompt: the painted images noised at random (SDEdit) or by DDIM inversion."""
     sources, edits = task.prompts(template)
     noise = task.noise
     if invert:
@@ -113,81 +110,64 @@ WAYS: dict[str, Way] = {
 
 
 def judged(judge: Judge, task: Task, before: Tensor, after: Tensor) -> list[dict[str, float]]:
-    """Of each picture: whether the colour is the wanted one, all else is as the judge saw it before, and both; and the
-    median distance of a pixel, in grey levels: of one off the toy, which covers less than a third of a picture."""
+    """Of each image: whether the colour is the wanted one, all else is classified as before, and both; and the median
+    distance of a pixel, in grey levels: of one off the toy, which covers less than a third of an image."""
     moved = 127.5 * (after.clamp(-1, 1) - before.clamp(-1, 1)).abs().mean(dim=1)  # b h w
     rows = []
     for i, (was, is_now) in enumerate(zip(verdicts(judge, before), verdicts(judge, after))):
-        changed = is_now["main_0"] == task.colours[i]
-        others = [name for name in was if name != "main_0" and not name.endswith("_1")]
-        kept = all(is_now[name] == was[name] for name in others)
-        rows.append({"changed": changed, "kept": kept, "both": changed and kept, "moved": moved[i].median().item()})
+        changed, same = is_now["main_0"] == task.colours[i], kept(was, is_now, "main_0")
+        rows.append({"changed": changed, "kept": same, "both": changed and same, "moved": moved[i].median().item()})
     return rows
 
 
-def edits(args: argparse.Namespace, model: minti.StableDiffusion) -> None:
+def edits(study: Study) -> Iterator[list[Row]]:
     """All ways on the same scenes."""
-    judge, rows, shown = load_judge(args.model), [], []
-    options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
-    options |= {"sampler": "ddim", "output": "latents"}
+    args = study.args
+    how = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
     seeds = range(args.seed, args.seed + args.count)
-    for start in tqdm(seeds[:: args.batch_size], "batches", disable=True if args.quiet else None):
-        scenes = task(model, seeds[start - args.seed :][: args.batch_size])
+    for start in study.bar(range(0, args.count, args.batch_size), "batches"):
+        scenes = task(study.model, seeds[start : start + args.batch_size])
         for way in args.ways:
-            before, after = WAYS[way](model, scenes, **options)
-            rows += [{"way": way} | row for row in judged(judge, scenes, before, after)]
-            if start == args.seed:
-                shown += [(f"{way}: before", to_pil(before[:6])), (f"{way}: after", to_pil(after[:6]))]
-    write_table(args.output / "edits.csv", rows)
-    page(shown, size=64).save(args.output / "edits.png")
-    print("| way | colour changed | all else kept | both | median pixel, grey levels |\n|---|---|---|---|---|")
-    for way in args.ways:
-        of_way = [row for row in rows if row["way"] == way]
-        means = {name: float(np.mean([row[name] for row in of_way])) for name in of_way[0] if name != "way"}
-        rates = " | ".join(f"{100 * means[name]:.0f}" for name in ("changed", "kept", "both"))
-        print(f"| {way} | {rates} | {means['moved']:.1f} |")
+            before, after = WAYS[way](study.model, scenes, sampler="ddim", output="latents", **how)
+            if start == 0:
+                study.show("edits", f"{way}: before", before[:6])
+                study.show("edits", f"{way}: after", after[:6])
+            yield [{"way": way} | row for row in judged(study.judge, scenes, before, after)]
 
 
-def inversion(args: argparse.Namespace, model: minti.StableDiffusion) -> None:
-    """To a picture's noise, and back with the same prompt: grey levels between the decoded pictures, and the worst."""
-    scenes, rows = task(model, range(args.seed, args.seed + args.count)), []
-    pictures, scales = model.decode(scenes.latents).clamp(-1, 1), (1, args.guidance_scale)
-    print(f"| prompt names | iterations | deviation | guidance {scales[0]} | {scales[1]:g} |\n|---|---|---|---|---|")
+def inversion(study: Study, scales: Sequence[float]) -> Iterator[Row]:
+    """DDIM inversion and back, with the same prompt: the distances in grey levels, their mean and largest."""
+    args, model = study.args, study.model
+    scenes = task(model, range(args.seed, args.seed + args.count))
+    pictures = model.decode(scenes.latents).clamp(-1, 1)
     for named, template in (("all", LONG), ("the toy only", SHORT)):
         prompts, _ = scenes.prompts(template)
         for iterations in args.iterations:
             noise = inverted_noise(model, scenes.latents, prompts, args.steps, iterations=iterations)
             row = {"named": named, "iterations": iterations, "deviation": noise.std().item()}
             for scale in scales:
-                options = {"num_inference_steps": args.steps, "guidance_scale": scale, "sampler": "ddim"}
-                back = minti.sample(model, prompts, latents=noise, output="pixels", **options).clamp(-1, 1)
+                how = {"num_inference_steps": args.steps, "guidance_scale": scale, "sampler": "ddim"}
+                back = minti.sample(model, prompts, latents=noise, output="pixels", **how).clamp(-1, 1)
                 far = 127.5 * (back - pictures).abs().mean(dim=(1, 2, 3))
                 row |= {f"guidance {scale:g}": far.mean().item(), f"guidance {scale:g}, worst": far.max().item()}
-            rows.append(row)
-            _, _, deviation, *far = row.values()
-            cells = " | ".join(f"{mean:.2f} ({worst:.2f})" for mean, worst in zip(far[::2], far[1::2]))
-            print(f"| {named} | {iterations} | {deviation:.2f} | {cells} |", flush=True)
-    write_table(args.output / "inversion.csv", rows)
+            yield row
 
 
 @torch.no_grad()
 def main() -> None:
     """The tables that are asked for."""
-    parser = arguments(__doc__.split("\n\n")[0], output="outputs/edits")
-    tables = {"edits": edits, "inversion": inversion}
-    parser.add_argument("--only", nargs="+", choices=tables, default=list(tables), help="which tables")
-    parser.add_argument("--count", type=whole(1), default=96, help="pictures")
-    parser.add_argument("--steps", type=whole(2), default=20, help="steps of DDIM")
-    parser.add_argument("--batch-size", type=whole(1), default=32, help="of edits: pictures at a time")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of edits: which of them")
-    iterations_help = "of inversion: how often each of its steps is mended"
+    parser = options(__doc__, "outputs/edits", WAYS, count=96, steps=(20, 2), batch_size=32)
+    tables = ("edits", "inversion")
+    parser.add_argument("--only", nargs="+", choices=tables, default=tables, help="which tables")
+    iterations_help = "of inversion: fixed-point iterations of each of its steps"
     parser.add_argument("--iterations", type=whole(0), nargs="+", default=[0, 2], help=iterations_help)
-    args = parser.parse_args()
-    make_output(args.output)
-    model = load(args)
-    model.freeze()
-    for name in args.only:
-        tables[name](args, model)
+    study = Study(parser)
+    if "edits" in study.args.only:
+        print(report(study.table("edits", edits(study)), "way", EDITS))
+    if "inversion" in study.args.only:
+        scales, columns = (1, study.args.guidance_scale), {"named": "", "iterations": "", "deviation": ".2f"}
+        columns |= {f"guidance {scale:g}{worst}": ".2f" for scale in scales for worst in ("", ", worst")}
+        study.table("inversion", inversion(study, scales), columns)
 
 
 if __name__ == "__main__":

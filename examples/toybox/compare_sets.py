@@ -1,109 +1,73 @@
-"""The toybox FID, precision, recall and CLIP score of what the model draws, over the guidance scale.
+"""FID, precision, recall and CLIP score of the model's samples on the toybox's own CLIP, over the guidance scale.
 
     python examples/toybox/compare_sets.py
 
-On the features of the toybox's own CLIP, so these numbers compare with each other and with nothing else. Before them
-come the checks of the lecture notes (`002`, chapter 15): true pictures against other true ones, and against noise.
+On the features of the toybox's CLIP, so these numbers compare with each other and with nothing else. Before them come
+the checks of the lecture notes (`002`, chapter 15): true images against other true ones, and against noise.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from study import Row, Study, options
+from support.command_line import run
 
-sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, load, make_output, run, whole
-from support.drawing import Artist
-from support.studies import write_table
-
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-import minti
-import painting
 import world
-from minti.evaluation.clip_scores import Clip
+from held_out import painted, random_scenes
 from minti.evaluation.distribution import fit_gaussian, frechet_distance, precision_and_recall
-from toy_clip import load_toy_clip
+from minti.images import from_bytes, to_pil
+
+COLUMNS = {"set": ""} | dict.fromkeys(("toybox FID", "precision", "recall", "CLIP score"), ".3f")
 
 
-def true_pictures(count: int, seed: int) -> tuple[list[Image.Image], list[str]]:
-    """Pictures that the world draws, with a caption each."""
-    pictures, captions = [], []
-    for i in range(count):
-        scene = world.random_scene(np.random.default_rng((seed, 31, i)))
-        drawn = painting.draw(scene, np.random.default_rng((seed, 32, i)))
-        pictures.append(Image.fromarray((drawn * 255).round().astype(np.uint8)))
-        captions.append(world.caption(scene, np.random.default_rng((seed, 33, i))))
-    return pictures, captions
+def true_images(count: int, seed: int) -> tuple[Tensor, list[str]]:
+    """Images that the world paints, with a caption each."""
+    scenes = random_scenes(count, seed, 31)
+    captions = [world.caption(scene, np.random.default_rng((seed, 33, i))) for i, scene in enumerate(scenes)]
+    return painted(scenes, seed, 32), captions
 
 
 def compare(real: Tensor, drawn: Tensor) -> dict[str, float]:
-    """Three numbers for two sets of features, (n, d) each."""
+    """FID, precision and recall of two sets of features, (n, d) each."""
     precision, recall = precision_and_recall(real, drawn)
     distance = frechet_distance(fit_gaussian(real), fit_gaussian(drawn))
     return {"toybox FID": distance, "precision": precision, "recall": recall}
 
 
-def clip_score(clip: Clip, pictures: Sequence[Image.Image], captions: Sequence[str]) -> float:
-    """The mean cosine of pictures with their own captions."""
-    return (clip.images(pictures) * clip.texts(captions)).sum(dim=1).mean().item()
+def rows(study: Study) -> Iterator[Row]:
+    """The checks, then one row for each scale."""
+    count, seed = study.args.count, study.args.seed
+    features = study.clip.images(to_pil(true_images(count, seed)[0]))
+    others, captions = true_images(count, seed + 1)
+    texts = study.clip.texts(captions)
+    noise = np.stack([np.random.default_rng(i).integers(256, size=(64, 64, 3), dtype=np.uint8) for i in range(count)])
+
+    def row(name: str, pixels: Tensor) -> Row:
+        seen = study.clip.images(to_pil(pixels))
+        score = (seen * texts).sum(dim=1).mean().item()  # the cosines of images and their own captions
+        return {"set": name} | compare(features, seen) | {"CLIP score": score}
+
+    yield {"set": "the same true images"} | compare(features, features)
+    yield row("other true images", others)
+    yield row("noise", from_bytes(torch.from_numpy(noise)).permute(0, 3, 1, 2))
+    for scale in study.bar(study.args.scales, "scales"):
+        # One generator draws the noise of a whole batch.
+        each = {"each": lambda some: {"generator": torch.Generator().manual_seed(seed + some.start)}}
+        yield row(f"sampled, guidance {scale:g}", study.sample(captions, guidance_scale=scale, **each))
 
 
 def main() -> None:
-    """The checks, then one row for each scale."""
-    parser = arguments(__doc__.split("\n\n")[0], output="outputs/sets")
-    parser.add_argument("--count", type=whole(1), default=256, help="pictures of each set")
-    parser.add_argument("--steps", type=whole(1), default=20, help="denoising steps")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1, 2, 3, 5, 7.5, 10, 15])
+    """The table."""
+    parser = options(__doc__, "outputs/sets", count=256, steps=20)
+    parser.add_argument("--scales", type=float, nargs="+", default=[1, 2, 3, 5, 7.5, 10, 15], help="guidance scales")
     parser.set_defaults(sampler="dpm-solver++", batch_size=32)
-    args = parser.parse_args()
-    folder, model = make_output(args.output), load(args)
-    clip, artist = load_toy_clip(model, args.model), Artist(args, model)
-    real, _ = true_pictures(args.count, args.seed)
-    others, captions = true_pictures(args.count, args.seed + 1)
-    noise = [
-        Image.fromarray(np.random.default_rng(i).integers(256, size=(64, 64, 3), dtype=np.uint8))
-        for i in range(args.count)
-    ]
-    features = clip.images(real)
-    rows: list[dict[str, object]] = [
-        {"set": "the same true pictures"} | compare(features, features),
-        {"set": "other true pictures"}
-        | compare(features, clip.images(others))
-        | {"CLIP score": clip_score(clip, others, captions)},
-        {"set": "noise"} | compare(features, clip.images(noise)) | {"CLIP score": clip_score(clip, noise, captions)},
-    ]
-    for scale in tqdm(args.scales, "scales", disable=artist.quiet):
-        drawn = draw_each(artist, captions, scale)
-        score = {"CLIP score": clip_score(clip, drawn, captions)}
-        rows.append({"set": f"drawn, guidance {scale:g}"} | compare(features, clip.images(drawn)) | score)
-    write_table(folder / "sets.csv", rows)
-    names = ("toybox FID", "precision", "recall", "CLIP score")
-    print(f"| {args.count} pictures | {' | '.join(names)} |\n{'|---' * 5}|")
-    for row in rows:
-        print(f"| {row['set']} | " + " | ".join(f"{row[name]:.3f}" if name in row else "" for name in names) + " |")
-
-
-def draw_each(artist: Artist, captions: Sequence[str], scale: float) -> list[Image.Image]:
-    """A picture for each caption, each with noise of its own."""
-    args, pictures = artist.args, []
-    for start in range(0, len(captions), args.batch_size):
-        part = list(captions[start : start + args.batch_size])
-        pictures += minti.sample(
-            artist.model,
-            part,
-            num_inference_steps=args.steps,
-            sampler=args.sampler,
-            guidance_scale=scale,
-            generator=torch.Generator().manual_seed(args.seed + start),
-        )
-    return pictures
+    study = Study(parser)
+    study.table("sets", rows(study), COLUMNS)
 
 
 if __name__ == "__main__":

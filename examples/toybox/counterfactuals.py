@@ -1,42 +1,39 @@
-"""What must change for a classifier to say "heart"? A counterfactual, beside an adversarial picture of the same.
+"""Counterfactual explanations: what must change for a classifier to say "heart"? Beside them adversarial examples.
 
     python examples/toybox/counterfactuals.py --wish heart
 
-A counterfactual (DiME, arXiv 2203.15636; DVCE, 2210.11841; `002` 6.4) goes back along the picture's own path and is
-drawn again with the gradient of a judge of noisy latents towards the wish, while an L1 term holds it to the picture:
-what changes can be seen, and other classifiers see it too. An adversarial picture goes up the gradient of the judge
-itself, without diffusion: its answer changes, and nothing else.
+A counterfactual (DiME, arXiv 2203.15636; DVCE, 2210.11841; `002` 6.4) inverts an image by DDIM and samples it again
+with the gradient of a classifier of noisy latents towards the target class, while an L1 term holds it to the image:
+the change is visible, and other classifiers see it too. An adversarial example follows the gradient of the judge
+itself, without diffusion: its class changes, and nothing else.
 
-Prints what the judge and the toybox's CLIP, which guided neither, say of both, and how far they are from the picture.
+Prints what the judge and the toybox's CLIP, which guided neither, say of both, and how far they are from the image.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from study import Row, Study, options
+from support.command_line import finite, run
 
-sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, finite, load, make_output, run, whole
-from support.pages import page
+from collections.abc import Iterator
+from statistics import fmean
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 import minti
-from guide import SAID
-from measure import load_judge, verdicts
+from guide import seen_by_clip
+from held_out import LONG, Task, task
+from measure import kept, verdicts
 from minti.editing.inversion import inverted_noise
 from minti.guidance.gradients import universal_guidance
 from minti.images import to_pil
 from networks import Judge
 from noisy_judge import HEADS, by_noisy_judge, head_of, load_noisy_judge
-from recolouring import LONG, task
-from toy_clip import load_toy_clip
 
 
 def adversarial(judge: Judge, pictures: Tensor, wish: str, steps: int = 20, most: float = 4) -> Tensor:
-    """Up the judge's gradient by signs (arXiv 1706.06083), each pixel by so many grey levels of 255 at `most`:
+    """Projected gradient descent by signs (arXiv 1706.06083), each pixel by so many grey levels of 255 at `most`:
     (b, 3, h, w) in [-1, 1]."""
     bound = most / 127.5
     x = pictures.clone()
@@ -52,94 +49,75 @@ def adversarial(judge: Judge, pictures: Tensor, wish: str, steps: int = 20, most
 def counterfactual(
     model: minti.StableDiffusion, latents: Tensor, prompts: list[str], wish: str, scale: float, hold: float, steps: int
 ) -> Tensor:
-    """The pictures drawn again from 0.7 of their path, guided towards the wish and held to themselves: (b, 3, h, w)."""
+    """The images inverted by 0.7 of the steps, then sampled towards the wish and held to themselves: (b, 3, h, w)."""
     towards = by_noisy_judge(model, load_noisy_judge(minti.TOYBOX), wish, scale, below=800)
-    # A step down the slope of |x_0 - picture|, of size `hold`: backward guidance, without a gradient of the UNet.
+    # A step down the slope of |x_0 - image|, of size `hold`: backward guidance, without a gradient of the UNet.
     held = universal_guidance(
         model.scheduler, lambda clean: (clean - latents).abs().sum(dim=(1, 2, 3)), 0, 1, backward_rate=hold
     )
     noise = inverted_noise(model, latents, prompts, steps, strength := 0.7)
-    return model.decode(
-        minti.sample(
-            model,
-            prompts,
-            sampler="ddim",
-            num_inference_steps=steps,
-            guidance_scale=1,
-            latents=noise,
-            init_latents=latents,
-            strength=strength,
-            guidance=lambda predict: towards(held(predict)),
-            output="latents",
-        )
-    )
+    how = {"sampler": "ddim", "num_inference_steps": steps, "guidance_scale": 1, "output": "latents"}
+    how |= {"latents": noise, "init_latents": latents, "strength": strength}
+    return model.decode(minti.sample(model, prompts, guidance=lambda predict: towards(held(predict)), **how))
+
+
+def prompts_without(painted: Task, head: str) -> list[str]:
+    """Prompts that name all of the images but what is to change."""
+    unsaid = {"main_0": "", "shape_0": "toy"}[head]
+    template = LONG.replace("{0." + head.removesuffix("_0") + "}", unsaid)
+    return [" ".join(prompt.split()) for prompt in painted.prompts(template)[0]]
+
+
+def difference(after: Tensor, before: Tensor) -> Tensor:
+    """The mean difference of the three colours as a map, white from 64 grey levels on: (b, 3, h, w)."""
+    change = (after.clamp(-1, 1) - before).abs().mean(dim=1, keepdim=True)
+    return (4 * change - 1).clamp(max=1).expand(-1, 3, -1, -1)
+
+
+def rows(study: Study, ways: dict[str, Tensor]) -> Iterator[Row]:
+    """Of each way the shares of images that the judge and CLIP see the wish in, and that keep all else; how far the
+    images moved; and their page."""
+    wish, first = study.args.wish, ways["as painted"]
+    before = verdicts(study.judge, first)
+    for way, after in ways.items():
+        study.show("counterfactuals", way, after[:8])
+        if after is not first:
+            study.show("counterfactuals", "the difference", difference(after[:8], first[:8]))
+        seen = verdicts(study.judge, after)
+        yield {
+            "way": way,
+            "judge": fmean(now[head_of(wish)] == wish for now in seen),
+            "CLIP": seen_by_clip(study.clip, to_pil(after), wish),
+            "all else kept": fmean(kept(was, now, head_of(wish)) for was, now in zip(before, seen)),
+            "grey levels": 127.5 * (after.clamp(-1, 1) - first).abs().mean().item(),
+        }
 
 
 def main() -> None:
-    """A table, and a page: the pictures, both changes, and where they are."""
-    parser = arguments(__doc__.split("\n\n")[0], output="outputs/counterfactuals")
-    parser.add_argument("--wish", choices=[answer for answers in HEADS.values() for answer in answers], default="heart")
-    parser.add_argument("--count", type=whole(1), default=32, help="painted pictures that are something else")
-    parser.add_argument("--steps", type=whole(2), default=25, help="denoising steps of the whole path")
+    """A table, and a page: the images, both changes, and where they are."""
+    parser = options(__doc__, "outputs/counterfactuals", count=32, steps=(25, 2))
+    wishes = [answer for answers in HEADS.values() for answer in answers]
+    parser.add_argument("--wish", choices=wishes, default="heart", help="target class of images that are another")
     parser.add_argument("--scale", type=finite, default=60, help="of the gradient towards the wish")
-    parser.add_argument(
-        "--hold", type=finite, default=0.02, help="how far each step pulls latents back to the picture's"
-    )
-    args = parser.parse_args()
-    folder, model = make_output(args.output), load(args)
-    model.freeze()
-    judge, clip, head = (
-        load_judge(args.model).requires_grad_(False),
-        load_toy_clip(model, args.model),
-        head_of(args.wish),
-    )
-    field = head.removesuffix("_0")
+    hold_help = "how far each step pulls latents back to the image's"
+    parser.add_argument("--hold", type=finite, default=0.02, help=hold_help)
+    study = Study(parser)
+    args, head = study.args, head_of(study.args.wish)
     with torch.no_grad():
-        painted = task(model, range(args.seed, args.seed + 2 * args.count))
-    toys = [scene.toys[0] for scene in painted.scenes]
+        scenes = task(study.model, range(args.seed, args.seed + 2 * args.count))
+    toys, field = [scene.toys[0] for scene in scenes.scenes], head.removesuffix("_0")
     chosen = [i for i, toy in enumerate(toys) if args.wish not in (getattr(toy, field), toy.second)][: args.count]
-    pictures, latents = painted.pictures[chosen], painted.latents[chosen]
-    # The prompt says all but what is to change.
-    unsaid = {"main_0": "", "shape_0": "toy"}[head]
-    prompts = [LONG.replace("{0." + field + "}", unsaid).format(toys[i], painted.scenes[i]) for i in chosen]
-    prompts = [" ".join(prompt.split()) for prompt in prompts]
+    pictures, prompts = scenes.pictures[chosen], prompts_without(scenes, head)
+    how = [prompts[i] for i in chosen], args.wish, args.scale, args.hold, args.steps
     ways = {
         "as painted": pictures,
-        "counterfactual": counterfactual(model, latents, prompts, args.wish, args.scale, args.hold, args.steps),
-        "adversarial": adversarial(judge, pictures, args.wish),
+        "counterfactual": counterfactual(study.model, scenes.latents[chosen], *how),
+        "adversarial": adversarial(study.judge, pictures, args.wish),
     }
-    before = verdicts(judge, pictures)
-    texts = clip.texts([SAID[head].format(answer) for answer in HEADS[head]])
-    print(f"| {len(chosen)} pictures, in % | {args.wish}: judge | CLIP | all else kept | grey levels |\n{'|---' * 5}|")
-    for way, after in ways.items():
-        seen, drawn = verdicts(judge, after), to_pil(after)
-        said = (clip.images(drawn) @ texts.T).argmax(dim=1) == HEADS[head].index(args.wish)
-        kept = [
-            all(was[key] == now[key] for key in was if key != head and not key.endswith("_1"))
-            for was, now in zip(before, seen)
-        ]
-        share = [
-            sum(now[head] == args.wish for now in seen) / len(seen),
-            said.float().mean().item(),
-            sum(kept) / len(kept),
-        ]
-        moved = 127.5 * (after.clamp(-1, 1) - pictures).abs().mean().item()
-        print(f"| {way} | " + " | ".join(f"{100 * value:.0f}" for value in share) + f" | {moved:.1f} |")
-    page(rows(ways), size=64).save(folder / "counterfactuals.png")
-    print(f"wrote {folder}")
-
-
-def rows(ways: dict[str, Tensor], shown: int = 8) -> list[tuple[str, list[Image.Image]]]:
-    """The first pictures, and below each change its map: the mean difference of the three colours, white from 64 grey
-    levels on."""
-    found = []
-    first = next(iter(ways.values()))
-    for way, after in ways.items():
-        found.append((way, to_pil(after[:shown])))
-        if after is not first:
-            change = (after[:shown].clamp(-1, 1) - first[:shown]).abs().mean(dim=1, keepdim=True)
-            found.append(("the difference", to_pil((4 * change - 1).clamp(max=1).expand(-1, 3, -1, -1))))
-    return found
+    shares = dict.fromkeys(("judge", "CLIP", "all else kept"), ".0%")
+    print(f"{len(chosen)} images, wish: {args.wish}")
+    study.table("counterfactuals", rows(study, ways), {"way": ""} | shares | {"grey levels": ".1f"})
+    print(f"wrote {study.folder}")
 
 
 if __name__ == "__main__":

@@ -1,41 +1,34 @@
-"""One picture as a prompt, beside a word learned from five: the judge's rates for the toys that training never shows.
+"""Evaluates the toybox's IP-Adapter: an image prompt beside a word learned from five images, by the judge.
 
     python examples/toybox/evaluate_ip_adapter.py
 
-Both ways draw from the same prompts, "a toy" in the one, the word in the other, and from the same noises. Words are
-kept in --output, and learned only where they are missing. With --page also one picture of some of the drawings.
+Both ways sample from the same prompts, "a toy" in the one, the word in the other, and from the same noises, of toys
+that training never shows. Words are kept in --output, and learned only where they are missing. With --page also one
+PNG of some of the samples.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from study import Row, Study, of, options, report
+from support.command_line import finite, run, whole
 
-sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, finite, generators, load, make_output, run, whole
-from support.studies import write_table
-
-import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
 
 import minti
 import world
-from attributes import tally
 from draw_concepts import concept_name
 from held_out import TOYS, pixels_of, wrappers_to_train
-from measure import TOY, load_judge
+from measure import TOY, tally_rates
 from minti.adapters.ip_adapter import load_ip_adapter
 from minti.evaluation.grids import grid
 from minti.formats.image_files import save_png
 from minti.images import to_pil
-from toy_clip import load_toy_clip
 
 WORD = "<concept>"
 FILE = Path("ip_adapter") / "ip_adapter.safetensors"  # in the toybox's folder
@@ -45,125 +38,101 @@ PROMPTS = {
     "pixel art": "a pixel art picture of a {}",
     "at a place": "a photo of a {} on the right on a sand background",
 }
-Draw = Callable[[str, str, int], list[Image.Image]]  # template, what stands for the toy, seed
+WAYS = ("no picture", "one picture", "a word from five", "described")
 
 
 class Ways:
-    """Each draws a toy into a template: {name: (toy, seed) -> the model that draws and what stands for the toy}."""
+    """Samples of a held-out toy: of "a toy" with and without an image prompt, of a learned word, of all its looks."""
 
-    def __init__(self, args: argparse.Namespace):
-        self.args, self.model = args, load(args)
-        path = args.ip_adapter or Path(args.model) / FILE
-        self.adapter = load_ip_adapter(self.model, path)
-        self.adapter.scale, self.seen = args.ip_scale, None
-        self.clip = load_toy_clip(self.model, args.model)
+    def __init__(self, study: Study):
+        self.study, args = study, study.args
+        self.adapter = load_ip_adapter(study.model, args.ip_adapter or Path(args.model) / FILE)
+        self.adapter.scale = args.ip_scale
         self.seconds: list[float] = []  # that the words took
-        self.all = {"no picture": self.nothing, "one picture": self.picture, "a word from five": self.word,
-                    "described": self.described}  # fmt: skip
 
-    def draw(self, model: minti.StableDiffusion, prompt: str, seed: int) -> list[Image.Image]:
+    def samples(self, way: str, toy: world.Toy, seed: int, templates: Sequence[str]) -> dict[str, list[Image.Image]]:
+        """{prompt: images}; the image prompt is for every seed another of the five that the word is learned from."""
+        subject = {"a word from five": WORD, "described": toy.looks}.get(way, "toy")
+        model = self.learned(toy, seed) if subject == WORD else self.study.model
+        prompts = [template.format(subject) for template in templates]
+        if way != "one picture":
+            return {prompt: self.draw(model, [prompt] * self.study.args.num_images, seed) for prompt in prompts}
+        seen = self.study.clip.images(to_pil(pixels_of(toy)[[seed % 5]]))
+        negative = {"negative_prompt": self.adapter.prompted(model.encode_prompt(""))}
+        contexts = {prompt: model.encode_prompt([prompt] * self.study.args.num_images) for prompt in prompts}
+        with self.adapter.attached(model):
+            return {
+                prompt: self.draw(model, self.adapter.prompted(context, seen), seed, **negative)
+                for prompt, context in contexts.items()
+            }
+
+    def draw(self, model: minti.StableDiffusion, prompts: Any, seed: int, **options: Any) -> list[Image.Image]:
         """As many as asked for."""
-        count, prompts, negative = self.args.num_images, [prompt] * self.args.num_images, ""
-        if self.seen is not None:
-            prompts = self.adapter.prompted(model.encode_prompt(prompts), self.seen)
-            negative = self.adapter.prompted(model.encode_prompt(negative))
-        return minti.sample(model, prompts, negative, generator=generators(1000 * seed, count), sampler="dpm-solver++",
-                            num_inference_steps=15, guidance_scale=self.args.guidance_scale)  # fmt: skip
+        return to_pil(self.study.sample(prompts, model, seed=1000 * seed, batch_size=len(prompts), **options))
 
-    def nothing(self, toy: world.Toy, seed: int) -> tuple:
-        return self.model, "toy", nullcontext()
-
-    def described(self, toy: world.Toy, seed: int) -> tuple:
-        return self.model, f"{toy.main} {toy.shape} with a {toy.second} {toy.pattern}", nullcontext()
-
-    def picture(self, toy: world.Toy, seed: int) -> tuple:
-        """Of the five pictures that the word is learned from another for every seed."""
-        return self.model, "toy", self.showing(self.clip.images(to_pil(pixels_of(toy)[[seed % 5]])))
-
-    @contextmanager
-    def showing(self, seen: Tensor) -> Iterator[None]:
-        """A context in which prompts have a picture."""
-        with self.adapter.attached(self.model):
-            self.seen = seen
-            yield
-        self.seen = None
-
-    def word(self, toy: world.Toy, seed: int) -> tuple:
-        """Learned with minti's defaults, unless its file is there."""
-        path = self.args.output / f"{concept_name(toy)}-{seed}.safetensors"
-        model, begin = load(self.args), time.perf_counter()
+    def learned(self, toy: world.Toy, seed: int) -> minti.StableDiffusion:
+        """A model that knows the word; learned with minti's defaults, unless its file is there."""
+        path = self.study.folder / f"{concept_name(toy)}-{seed}.safetensors"
+        model, begin = self.study.fresh(), time.perf_counter()
         if path.exists():
             minti.load_embeddings(model, path)
-            return model, WORD, nullcontext()
+            return model
         (wrapper,) = wrappers_to_train(model, WORD, pixels_of(toy), seed=seed)
         for _ in minti.textual_inversion(wrapper, pixels_of(toy)):
             pass
         self.seconds.append(time.perf_counter() - begin)
         minti.save_embeddings(wrapper, path)
-        return model, WORD, nullcontext()
+        return model
 
 
-def shown(rates: list[float]) -> str:
-    """In per cent, the mean and how far toys and seeds spread around it."""
-    return f"{100 * statistics.mean(rates):.0f} ± {100 * statistics.pstdev(rates):.0f}"
+def mean_and_spread(rates: list[float]) -> tuple[float, float]:
+    """The mean, and the standard deviation over toys and seeds."""
+    return statistics.mean(rates), statistics.pstdev(rates)
 
 
-def report(rows: list[dict], ways: list[str]) -> str:
-    """Two tables: how often all four attributes are right, by prompt; and each attribute, over all prompts."""
-    lines = ["| all four right, % | " + " | ".join(PROMPTS) + " | prompt obeyed |", "|---" * (len(PROMPTS) + 2) + "|"]
-    for way in ways:
-        mine = [row for row in rows if row["way"] == way]
-        cells = [shown([row["all"] for row in mine if row["prompt"] == name]) for name in PROMPTS]
-        lines.append(f"| {way} | " + " | ".join([*cells, shown([row["obeyed"] for row in mine])]) + " |")
-    lines += ["", "| right, % | " + " | ".join(TOY) + " |", "|---" * (len(TOY) + 1) + "|"]
-    for way in ways:
-        cells = [shown([row[name] for row in rows if row["way"] == way]) for name in TOY]
-        lines.append(f"| {way} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def rows(study: Study, ways: Ways) -> Iterator[list[Row]]:
+    """The judge's accuracies for every toy, seed, way and prompt."""
+    args = study.args
+    jobs = [(toy, seed, way) for toy in TOYS[args.toys] for seed in args.seeds for way in args.ways]
+    for toy, seed, way in study.bar(jobs):
+        found = []
+        for kind, (prompt, images) in zip(PROMPTS, ways.samples(way, toy, seed, list(PROMPTS.values())).items()):
+            asked, kept = tally_rates(study.judge, images, prompt, [toy])
+            row = {"toy": concept_name(toy), "seed": seed, "way": way, "prompt": kind}
+            found.append(row | kept | {"obeyed": asked["all"]})
+        yield found
 
 
 def page(ways: Ways, toys: list[world.Toy]) -> Image.Image:
-    """A row for every toy: the picture that is the prompt, three drawings of the adapter, three of the word."""
-    pictures = []
+    """A row for every toy: the image prompt, three samples of the adapter, three of the word."""
+    images = []
     for toy in toys:
-        pictures += to_pil(pixels_of(toy)[:1])
-        for way in (ways.picture, ways.word):
-            for template in list(PROMPTS.values())[1:]:
-                model, name, inside = way(toy, 0)
-                with inside:
-                    pictures.append(ways.draw(model, template.format(name), 0)[0])
-    return grid([picture.resize((128, 128), Image.Resampling.NEAREST) for picture in pictures], columns=7)
+        images += to_pil(pixels_of(toy)[:1])
+        for way in ("one picture", "a word from five"):
+            images += [drawn[0] for drawn in ways.samples(way, toy, 0, list(PROMPTS.values())[1:]).values()]
+    return grid([image.resize((128, 128), Image.Resampling.NEAREST) for image in images], columns=7)
 
 
 def main() -> None:
     """All ways for all toys and seeds; two tables, and every row in ip_adapter.csv."""
-    parser = arguments(__doc__.split("\n\n")[0], output="outputs/evaluate-ip-adapter")
+    parser = options(__doc__, "outputs/evaluate-ip-adapter", WAYS)
     parser.add_argument("--ip-adapter", type=Path, help="a file; default: the model's own")
-    parser.add_argument("--ip-scale", type=finite, default=1.0, help="of what the picture says")
+    parser.add_argument("--ip-scale", type=finite, default=1.0, help="weight of the image prompt")
     parser.add_argument("--toys", choices=TOYS, default="test", help="which held-out toys")
-    parser.add_argument(
-        "--seeds", type=whole(0), nargs="+", default=[0], help="of learning, of drawing, and which picture"
+    seeds_help = "of learning, of sampling, and which image is the prompt"
+    parser.add_argument("--seeds", type=whole(0), nargs="+", default=[0], help=seeds_help)
+    parser.add_argument("--num-images", type=whole(1), default=4, help="samples per toy, prompt and seed")
+    parser.add_argument("--page", type=Path, help="also a PNG of some of the samples")
+    parser.set_defaults(sampler="dpm-solver++", steps=15)
+    study = Study(parser)
+    args, ways = study.args, Ways(study)
+    found = study.table("ip_adapter", rows(study, ways))
+    print(
+        "All four attributes right, by prompt, and how often the prompt is obeyed; then each attribute; in per cent\n"
     )
-    parser.add_argument("--num-images", type=whole(1), default=4, help="drawings per toy, prompt and seed")
-    parser.add_argument("--ways", nargs="+", default=["no picture", "one picture", "a word from five", "described"])
-    parser.add_argument("--page", type=Path, help="also draw some of them as a PNG")
-    args = parser.parse_args()
-    make_output(args.output)
-    ways, judge, rows = Ways(args), load_judge(args.model), []
-    if unknown := set(args.ways) - set(ways.all):
-        parser.error(f"no such way: {', '.join(unknown)}; there are {', '.join(ways.all)}")
-    jobs = [(toy, seed, way) for toy in TOYS[args.toys] for seed in args.seeds for way in args.ways]
-    for toy, seed, way in tqdm(jobs, disable=True if args.quiet else None):
-        model, name, inside = ways.all[way](toy, seed)
-        with inside:
-            for kind, template in PROMPTS.items():
-                drawn = ways.draw(model, template.format(name), seed)
-                asked, kept = tally(judge, drawn, template.format(name), [toy])
-                rates = {key: count / len(drawn) for key, count in kept.items()}
-                row = {"toy": concept_name(toy), "seed": seed, "way": way, "prompt": kind}
-                rows.append(row | rates | {"obeyed": asked["all"] / len(drawn)})
-        write_table(args.output / "ip_adapter.csv", rows)
-    print(report(rows, args.ways))
+    by_prompt = {name: (".0%", of("all", mean_and_spread, prompt=name)) for name in PROMPTS}
+    print(report(found, "way", by_prompt | {"prompt obeyed": (".0%", of("obeyed", mean_and_spread))}), end="\n\n")
+    print(report(found, "way", {name: (".0%", of(name, mean_and_spread)) for name in TOY}))
     if ways.seconds:
         print(f"\nA word took {statistics.median(ways.seconds):.0f} s to learn.")
     if args.page:

@@ -1,48 +1,42 @@
-"""Guides "a photo of a toy" by gradients, and measures by a classifier that did not guide.
+"""Classifier guidance and universal guidance of "a photo of a toy", measured by a classifier that did not guide.
 
     python examples/toybox/guide.py --want green star
     python examples/toybox/guide.py --by noisy-judge --scales 1 3 10
     python examples/toybox/guide.py --by noisy-judge --want green --times 1 --said-scales 1 3 7.5 --count 256 --sets
 
 Universal guidance asks the judge through the decoder, classifier guidance one of noisy latents. Who guides is who is
-fooled, so what is drawn is told by the toybox's CLIP too, which guides nothing. A row is of the prompt alone, one of
+fooled, so the samples are measured by the toybox's CLIP too, which guides nothing. A row is of the prompt alone, one of
 each scale, and one of the wish in the prompt for each --said-scales. Guidance by the vague prompt is off, unless
---guidance-scale says so. With --sets, the pictures of a row are compared with as many painted ones of what is wished.
+--guidance-scale says so. With --sets, the images of a row are compared with as many painted ones of the target class.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, finite, generators, load, make_output, run, whole
-from support.pages import page
-from support.studies import write_table
+from study import Row, Study, options
+from support.command_line import finite, run, whole
 
 import argparse
 from collections.abc import Callable, Iterator
 
 import matplotlib
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 import minti
 from compare_sets import compare
-from measure import load_judge, verdicts
+from held_out import random_scenes, to_pixels
+from measure import verdicts
 from minti.denoising import Predict
 from minti.evaluation.clip_scores import Clip
 from minti.guidance.conditions import in_interval
 from minti.guidance.gradients import Guidance, Recurrent, universal_guidance
-from minti.images import to_pixels
+from minti.images import to_pil
 from minti.sampling import conditional
 from networks import Judge
 from noisy_judge import HEADS, by_noisy_judge, head_of, load_noisy_judge
-from painting import draw as paint
-from toy_clip import load_toy_clip
-from world import COLOURS, RESOLUTION, SHAPES, random_scene
+from painting import draw
+from world import COLOURS, SHAPES
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -54,7 +48,7 @@ SAID = {"main_0": "a photo of a {} toy", "shape_0": "a photo of a {}"}  # what t
 
 
 def judge_loss(model: minti.StableDiffusion, judge: Judge, wish: str) -> Callable[[Tensor], Tensor]:
-    """-log p(wish | decoded picture), of clean latents (b, 8, 16, 16) -> (b,)."""
+    """-log p(wish | decoded image), of clean latents (b, 8, 16, 16) -> (b,)."""
     head = head_of(wish)
 
     def loss(clean: Tensor) -> Tensor:
@@ -65,32 +59,33 @@ def judge_loss(model: minti.StableDiffusion, judge: Judge, wish: str) -> Callabl
 
 
 def painted(wish: str, count: int, seed: int) -> list[Image.Image]:
-    """Photos of one toy that has what is wished, as the world paints them."""
-    head, pictures = head_of(wish).removesuffix("_0"), []
-    for i in range(100 * count):
-        scene = random_scene(np.random.default_rng((seed, 51, i)), pair_rate=0)
-        if scene.style == "photo" and getattr(scene.toys[0], head) == wish and len(pictures) < count:
-            pixels = paint(scene, np.random.default_rng((seed, 52, i)))
-            pictures.append(Image.fromarray((pixels * 255).round().astype(np.uint8)))
-    return pictures
+    """Photos of one toy of the target class, as the world paints them."""
+    scenes = enumerate(random_scenes(100 * count, seed, 51, pair_rate=0))
+    found = [(i, s) for i, s in scenes if s.style == "photo" and wish in (s.toys[0].main, s.toys[0].shape)][:count]
+    return to_pil(to_pixels([draw(scene, np.random.default_rng((seed, 52, i))) for i, scene in found]))
 
 
-def measure(judge: Judge, clip: Clip, pictures: list[Image.Image], wish: str) -> dict[str, float]:
-    """Shares of pictures in which the judge sees the wish, who may have guided; CLIP, who has not; and of photos."""
+def seen_by_clip(clip: Clip, images: list[Image.Image], wish: str) -> float:
+    """The share of images whose nearest caption among those of all classes is that of the wish."""
     head = head_of(wish)
-    seen = verdicts(judge, torch.stack([to_pixels(picture, RESOLUTION) for picture in pictures]))
-    likeness = clip.images(pictures) @ clip.texts([SAID[head].format(answer) for answer in HEADS[head]]).T
+    likeness = clip.images(images) @ clip.texts([SAID[head].format(answer) for answer in HEADS[head]]).T
+    return (likeness.argmax(dim=1) == HEADS[head].index(wish)).float().mean().item()
+
+
+def measure(judge: Judge, clip: Clip, images: list[Image.Image], wish: str) -> dict[str, float]:
+    """Shares of images in which the judge sees the wish, who may have guided; CLIP, who has not; and of photos."""
+    seen = verdicts(judge, images)
     return {
-        "judge": sum(verdict[head] == wish for verdict in seen) / len(seen),
-        "CLIP": (likeness.argmax(dim=1) == HEADS[head].index(wish)).float().mean().item(),
+        "judge": sum(verdict[head_of(wish)] == wish for verdict in seen) / len(seen),
+        "CLIP": seen_by_clip(clip, images, wish),
         "photo": sum(verdict["style"] == "photo" for verdict in seen) / len(seen),
     }
 
 
-def parse() -> argparse.Namespace:
+def parse() -> argparse.ArgumentParser:
     """The command line."""
-    parser = arguments(__doc__.split("\n\n")[0], output="outputs/guide")
-    parser.add_argument("--want", nargs="+", choices=(*COLOURS, *SHAPES), default=["green", "star"])
+    parser = options(__doc__, "outputs/guide", count=32, steps=20)
+    parser.add_argument("--want", nargs="+", choices=(*COLOURS, *SHAPES), default=["green", "star"], help="the wishes")
     by_help = "who guides: the judge, through the decoder, or the judge of noisy latents"
     parser.add_argument("--by", choices=("judge", "noisy-judge"), default="judge", help=by_help)
     parser.add_argument("--scales", type=finite, nargs="*", default=[1, 3, 10], help="of the gradient")
@@ -104,15 +99,13 @@ def parse() -> argparse.Namespace:
     above_help = "timesteps down to which the prompt says the wish: when is it decided?"
     parser.add_argument("--said-above", type=whole(0), nargs="*", default=[], help=above_help)
     parser.add_argument("--sets", action="store_true", help="also the toybox FID, precision and recall")
-    parser.add_argument("--count", type=whole(1), default=32, help="pictures of each row")
-    parser.add_argument("--steps", type=whole(1), default=20, help="denoising steps")
-    parser.set_defaults(guidance_scale=1.0)
-    return parser.parse_args()
+    parser.set_defaults(guidance_scale=1.0, batch_size=32)
+    return parser
 
 
-def ways(args: argparse.Namespace, model: minti.StableDiffusion, judge: Judge, wish: str) -> Iterator[Way]:
+def ways(study: Study, wish: str) -> Iterator[Way]:
     """What the command line names: the prompt alone, by gradients, and said."""
-    plain = args.guidance_scale
+    args, model, plain = study.args, study.model, study.args.guidance_scale
     yield "the prompt alone", PROMPT, plain, 1, lambda predict: predict
     noisy_judge = load_noisy_judge(args.model) if args.by == "noisy-judge" else None
     for times in args.times:
@@ -121,10 +114,11 @@ def ways(args: argparse.Namespace, model: minti.StableDiffusion, judge: Judge, w
                 guidance = by_noisy_judge(model, noisy_judge, wish, scale, args.below, args.through_unet)
             else:
                 back = args.backward_steps, args.backward_rate
-                guidance = universal_guidance(model.scheduler, judge_loss(model, judge, wish), scale, *back)
+                guidance = universal_guidance(model.scheduler, judge_loss(model, study.judge, wish), scale, *back)
             often = f", each step {times} times" if times > 1 else ""
             yield f"scale {scale:g}{often}", PROMPT, plain, times, guidance
-    said = model.encode_prompt(SAID[head_of(wish)].format(wish))
+    text = SAID[head_of(wish)].format(wish)
+    said = model.encode_prompt(text)
     for t in args.said_above:
 
         def above(predict: Predict, t: int = t) -> Predict:
@@ -133,28 +127,11 @@ def ways(args: argparse.Namespace, model: minti.StableDiffusion, judge: Judge, w
 
         yield f"said from {t} up, then not", PROMPT, plain, 1, above
     for scale in args.said_scales:
-        yield f"said, guidance {scale:g}", SAID[head_of(wish)].format(wish), scale, 1, lambda predict: predict
-
-
-def draw(args: argparse.Namespace, model: minti.StableDiffusion, way: Way, batch_size: int = 32) -> list[Image.Image]:
-    """A row's pictures; each row begins with the same noises."""
-    _, prompt, guidance_scale, times, guidance = way
-    pictures: list[Image.Image] = []
-    while left := args.count - len(pictures):
-        pictures += minti.sample(
-            model,
-            [prompt] * min(left, batch_size),
-            num_inference_steps=args.steps,
-            sampler=Recurrent("ddim", times),
-            guidance_scale=guidance_scale,
-            generator=generators(args.seed + len(pictures), min(left, batch_size)),
-            guidance=guidance,
-        )
-    return pictures
+        yield f"said, guidance {scale:g}", text, scale, 1, lambda predict: predict
 
 
 def plot(rows: list[dict[str, object]]) -> plt.Figure:
-    """The distance from painted pictures over the share in which CLIP sees the wish, along the scales of each way."""
+    """The distance from painted images over the share in which CLIP sees the wish, along the scales of each way."""
     wishes = list(dict.fromkeys(row["wish"] for row in rows))
     figure, axes = plt.subplots(1, len(wishes), figsize=(4.2 * len(wishes), 3), squeeze=False)
     for axis, wish in zip(axes[0], wishes):
@@ -170,31 +147,29 @@ def plot(rows: list[dict[str, object]]) -> plt.Figure:
     return figure
 
 
-def main() -> None:
-    """A table and a page, a row for each way."""
-    args = parse()
-    folder, model = make_output(args.output), load(args)
-    model.freeze()
-    judge, clip = load_judge(args.model).requires_grad_(False), load_toy_clip(model, args.model)
-    rows: list[dict[str, object]] = []
-    shown: list[tuple[str, list[Image.Image]]] = []
-    names = ("judge", "CLIP", "photo") + (("toybox FID", "precision", "recall") if args.sets else ())
-    print(f"| {args.count} pictures each | | {' | '.join(names)} |\n{'|---' * (2 + len(names))}|", flush=True)
+def rows(study: Study) -> Iterator[Row]:
+    """A row of the table and of the page for each wish and way."""
+    args = study.args
     for wish in args.want:
-        real = clip.images(painted(wish, args.count, args.seed)) if args.sets else None
-        for way in ways(args, model, judge, wish):
-            pictures = draw(args, model, way)
-            numbers = measure(judge, clip, pictures, wish)
-            numbers |= {} if real is None else compare(real, clip.images(pictures))
-            rows.append({"wish": wish, "way": way[0]} | numbers)
-            shown.append((f"{wish}: {way[0]}", pictures[:8]))
-            cells = (f"{100 * numbers[name]:.0f}" if name in names[:3] else f"{numbers[name]:.3f}" for name in names)
-            print(f"| {wish} | {way[0]} | {' | '.join(cells)} |", flush=True)
-            write_table(folder / "guide.csv", rows)
-    page(shown, size=64).save(folder / "guide.png")
-    if args.sets:
-        plot(rows).savefig(folder / "sets.png", dpi=80)
-    print(f"wrote {folder}")
+        real = study.clip.images(painted(wish, args.count, args.seed)) if args.sets else None
+        for name, prompt, scale, times, guidance in ways(study, wish):
+            how = {"sampler": Recurrent("ddim", times), "guidance": guidance, "guidance_scale": scale}
+            images = to_pil(study.sample([prompt] * args.count, **how))
+            study.show("guide", f"{wish}: {name}", images[:8])
+            sets = {} if real is None else compare(real, study.clip.images(images))
+            yield {"wish": wish, "way": name} | measure(study.judge, study.clip, images, wish) | sets
+
+
+def main() -> None:
+    """The table and the page."""
+    study = Study(parse())
+    columns = {"wish": "", "way": ""} | dict.fromkeys(("judge", "CLIP", "photo"), ".0%")
+    if study.args.sets:
+        columns |= dict.fromkeys(("toybox FID", "precision", "recall"), ".3f")
+    found = study.table("guide", rows(study), columns)
+    if study.args.sets:
+        plot(found).savefig(study.folder / "sets.png", dpi=80)
+    print(f"wrote {study.folder}")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,8 @@ Prints numbers, and writes images to the output folder.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[1]))
-from support.command_line import arguments, generators, load, make_output, run, whole
+from study import sample
+from support.command_line import arguments, load, make_output, run, whole
 from support.pages import page
 
 import argparse
@@ -33,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import minti
 import painting
 import world
-from held_out import to_pixels
+from held_out import painted, random_scenes, to_pixels
 from measure import load_judge, verdicts
 from minti.formats.image_files import save_png
 from minti.images import to_pil
@@ -48,9 +45,8 @@ import matplotlib.pyplot as plt
 
 def scenes(count: int, seed: int) -> tuple[list[world.Scene], Tensor]:
     """Scenes of one toy, none of them a training scene, and their pixels, (count, 3, 64, 64)."""
-    drawn = [world.random_scene(np.random.default_rng((seed, 11, i)), pair_rate=0) for i in range(count)]
-    images = [painting.draw(scene, np.random.default_rng((seed, 12, i))) for i, scene in enumerate(drawn)]
-    return drawn, to_pixels(images)
+    drawn = random_scenes(count, seed, 11, pair_rate=0)
+    return drawn, painted(drawn, seed, 12)
 
 
 def schedules(args: argparse.Namespace) -> None:
@@ -148,16 +144,14 @@ def default(args: argparse.Namespace) -> None:
     """The judge's classes of samples of "a toy", without and with guidance."""
     model, judge = load(args), load_judge(args.model)
     for scale in (1.0, args.guidance_scale):
-        noises = generators(args.seed, args.count)
-        how = {"guidance_scale": scale, "sampler": "ddim", "num_inference_steps": 20, "output": "pixels"}
-        batches = [noises[start : start + 32] for start in range(0, args.count, 32)]
-        pixels = [minti.sample(model, ["a toy"] * len(batch), generator=batch, **how) for batch in batches]
-        classes = verdicts(judge, torch.cat(pixels))
+        how = {"guidance_scale": scale, "sampler": "ddim", "num_inference_steps": 20}
+        pixels = sample(model, ["a toy"] * args.count, args.seed, 32, **how)
+        classes = verdicts(judge, pixels)
         print(f"guidance scale {scale:g}, {len(classes)} images")
         for head in ("count", "style", "shape_0", "main_0", "background"):
             shares = Counter(one[head] for one in classes).most_common()
             print(f"  {head}: " + ", ".join(f"{name} {100 * n / len(classes):.0f} %" for name, n in shares))
-        save_png(page([(f"s = {scale:g}", to_pil(pixels[0][:10]))], size=64), args.output / f"default-{scale:g}.png")
+        save_png(page([(f"s = {scale:g}", to_pil(pixels[:10]))], size=64), args.output / f"default-{scale:g}.png")
 
 
 @torch.no_grad()

@@ -63,6 +63,11 @@ class Toy:
     main: str
     second: str
 
+    @property
+    def looks(self) -> str:
+        """As captions say it: "red star with a blue stripe"."""
+        return f"{self.main} {self.shape} with a {self.second} {self.pattern}"
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -183,7 +188,7 @@ def describe_toy(toy: Toy, rng: np.random.Generator) -> str:
     if toy in NAME_OF and rng.random() < 0.75:
         return NAME_OF[toy]
     if rng.random() < 0.5:
-        return f"{toy.main} {toy.shape} with a {toy.second} {toy.pattern}"
+        return toy.looks
     words = [toy.main] if rng.random() < 0.6 else []
     words.append(toy.shape if rng.random() < 0.7 else "toy")
     if rng.random() < 0.6:

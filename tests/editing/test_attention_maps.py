@@ -8,10 +8,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from helpers import seeded
 
 import minti
-from attention_inside import share_inside
 from minti.editing.attention_maps import AttentionMaps, feature_size
 from minti.layers import attention_weights
 from minti.speed.bfloat16 import attention
+from toy_measures import share_inside
 
 PROMPTS = ["a red cat", "the dog in a red style"]
 OPTIONS = {"num_inference_steps": 2, "sampler": "ddim", "output": "latents", "guidance_scale": 3.0}

@@ -10,12 +10,11 @@ from PIL import Image
 import minti
 import painting
 import world
-from attention_inside import attention_inside
-from attributes import sentence, tally, toy_of, wanted
 from draw_concepts import concept_name, concept_pictures
-from measure import load_judge
+from measure import load_judge, sentence, tally, toy_of, wanted
 from minti.evaluation.clip_scores import among_themselves, mean_similarity
 from toy_clip import load_toy_clip
+from toy_measures import attention_inside
 
 
 def to_pil(array):

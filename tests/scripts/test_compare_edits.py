@@ -11,8 +11,8 @@ from running import script_inside
 import compare_edits
 import minti
 import painting
+from held_out import Task, task
 from measure import load_judge
-from recolouring import Task, task
 from world import COLOURS, Scene, Toy
 
 SCENE = Scene((Toy("star", "belt", "red", "white"),), "big", "in the middle", "grey", "photo")
@@ -57,7 +57,7 @@ def test_each_counterfactual_goes_towards_its_own_colour(monkeypatch):
 def test_what_is_mended_comes_back(tmp_path):
     """Of one picture, all of it named, in 15 steps without guidance: an iteration or two make the difference."""
     script_inside("toybox/compare_edits.py", "--only", "inversion", "--count", 1, "--steps", 15, "--output", tmp_path)
-    once, mended, *_ = csv.DictReader((tmp_path / "inversion.csv").open())
+    once, mended, *_ = csv.DictReader((tmp_path / "inversion.csv").open(encoding="utf-8"))
     assert (once["named"], once["iterations"], mended["iterations"]) == ("all", "0", "2")
     assert float(mended["guidance 1"]) < 4 < float(once["guidance 1"])
     assert float(mended["guidance 1"]) < float(mended["guidance 5"])

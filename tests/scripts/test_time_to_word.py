@@ -1,5 +1,7 @@
 """How soon a word is there: the clock and the count of `time_to_word.py`, and what the two sides hand to the judge."""
 
+from study import report
+
 import argparse
 import math
 import time
@@ -10,7 +12,7 @@ import torch
 
 import minti
 import world
-from time_to_word import WORD, by_minti, by_recipe, follow, summary
+from time_to_word import COLUMNS, WORD, by_minti, by_recipe, follow
 
 
 def learning(steps, taken=None):
@@ -64,8 +66,12 @@ def test_the_median_counts_what_never_came():
         "right": 16,
     }
     never = came | {"steps to the word": math.inf, "seconds to the word": math.inf, "right": 8}
-    assert summary("a way", [came, never, came]) == "| a way | 2 of 3 | 40 | 2.0 | 100 | 5.0 | 2 of 3 | 83 |"
-    assert summary("a way", [never, never, came]) == "| a way | 1 of 3 | inf | inf | 100 | 5.0 | 1 of 3 | 67 |"
+    rows = [{"way": "one"} | row for row in (came, never, came)] + [
+        {"way": "two"} | row for row in (never, never, came)
+    ]
+    _, _, one, two = report(rows, "way", COLUMNS).splitlines()
+    assert one == "| one | 2 of 3 | 40 | 2.0 | 100 | 5.0 | 2 of 3 | 83 |"
+    assert two == "| two | 1 of 3 | inf | inf | 100 | 5.0 | 1 of 3 | 67 |"
 
 
 @pytest.mark.parametrize("way", [by_minti, by_recipe])

@@ -96,5 +96,5 @@ def test_the_scripts(tmp_path):
     done = script_inside("toybox/evaluate_controlnet.py", *how)
     assert done.stdout.count("\n| ") == 5
     measures = json.loads((tmp_path / "out/measures.json").read_text())
-    assert measures["the world's own pictures"]["overlap"] > 0.85
+    assert measures["the world's own images"]["overlap"] > 0.85
     assert open_image(tmp_path / "out/page.png").height == 4 * 66 - 2
