@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from minti.configs import ModelDefaults, TextConfig
 from minti.runs.checks import check_templates
-from minti.runs.messages import one_line, short_repr
+from minti.runs.messages import one_line, short_repr, shortened
 from minti.scheduler import PREDICTION_TYPES, SPACINGS, NoiseScheduler, SchedulerConfig
 from minti.unet import UNet, UNetConfig
 from minti.vae import VAE, VAEConfig
@@ -69,7 +69,7 @@ def check_config(kind: type, values: Mapping[str, Any], origin: str, only: Mappi
         accepted = rules.get(key, None if passes else rules.get(""))
         value = tuple(value) if isinstance(value, list) else value
         if accepted is not None and value not in accepted:
-            what = f"{origin}: {short_repr(key)} = {short_repr(value)}, but minti implements SD v1, where it is "
+            what = f"{origin}: {shortened(key)} = {short_repr(value)}, but minti implements SD v1, where it is "
             raise ValueError(what + " or ".join(map(repr, accepted)))
         if key in known:  # of the default's type; a whole number is a float, too
             default = known[key].default
@@ -109,7 +109,7 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[s
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     for problem, keys in (("lacks", missing), ("has an unexpected", unexpected)):
         if keys:
-            what = f"tensor {short_repr(name_in_file(min(keys)))}" + f" and {len(keys) - 1} more" * (len(keys) > 1)
+            what = f"tensor {shortened(name_in_file(min(keys)))}" + f" and {len(keys) - 1} more" * (len(keys) > 1)
             raise ValueError(f"{path} {problem} {what}; it does not fit the model's config")
     for key, tensor in tensors.items():
         found, wanted = f"{path}: {name_in_file(key)} has shape {tuple(tensor.shape)}", tuple(expected[key].shape)
