@@ -20,7 +20,6 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
-from minti.denoising import SampleStep
 from minti.editing.attention_maps import AttentionMaps
 from minti.editing.inversion import inverted_noise
 from minti.editing.prompt_to_prompt import PromptToPrompt, local_blend
@@ -80,7 +79,6 @@ def main() -> None:
     part = PromptToPrompt(model, sources, edits, *shares, dict(args.weight))
     maps = AttentionMaps(model, [*sources, *edits])
     before, _, after = (args.blend or "").partition("=")
-    blend = local_blend(maps, [before] * n + [after or before] * n) if args.blend else None
     noise = randn(model.latents_shape(n), generators(args.seed, n), model.device, model.dtype)
     if args.invert:
         side = model.resolution
@@ -90,16 +88,12 @@ def main() -> None:
     with ExitStack() as stack:
         stack.enter_context(part.attached(model))
         bar = stack.enter_context(tqdm(total=args.steps, desc="drawing", disable=True if args.quiet else None))
-        if blend:
-            stack.enter_context(maps)
-
-        def on_step(step: SampleStep) -> None:
-            bar.update()
-            if blend:
-                blend(step)
-
         options = {"sampler": "ddim", "num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
-        drawn = minti.sample(model, sources + edits, latents=torch.cat([noise, noise]), on_step=on_step, **options)
+        if args.blend:
+            stack.enter_context(maps.attached(model))
+            options["keep"] = local_blend(maps, [before] * n + [after or before] * n)
+        options |= {"latents": torch.cat([noise, noise]), "on_step": lambda step: bar.update()}
+        drawn = minti.sample(model, sources + edits, **options)
     rows |= {"source": drawn[:n], "edited": drawn[n:]}
     for name, pictures in rows.items():
         for i, picture in enumerate(pictures):

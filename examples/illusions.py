@@ -14,16 +14,15 @@ import torch
 import minti
 from minti.denoising import SAMPLERS, Predict
 from minti.formats.image_files import save_png
-from minti.guidance.conditions import Condition, composed_guidance
 from minti.guidance.illusions import VIEWS, anagram, blurred, hybrid
 from minti.images import to_pil
+from minti.sampling import classifier_free_guidance
 
 
 def second(model: minti.StableDiffusion, prompt: str, count: int, scale: float) -> Predict:
-    """The composed_guidance prediction by another prompt than the run's own, for so many pictures."""
-    return composed_guidance(
-        model.unet, [Condition(model.encode_prompt([prompt] * count), scale)], model.encode_prompt([""] * count)
-    )
+    """Classifier-free guidance by another prompt than the run's own, for a batch of that size."""
+    context, empty = (model.encode_prompt([text] * count) for text in (prompt, ""))
+    return classifier_free_guidance(model.unet, context, empty, scale)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
+from minti.editing.image_to_image import ImageToImage
 from minti.formats.image_files import open_image, save_png
 
 LARGEST = 4  # times the model's own size: beyond it no feature map sees more than a part of the canvas
@@ -41,8 +42,8 @@ def outpainted(
         canvas.paste(turned(picture), (border + x * picture.width, border + y * picture.height))
     canvas.paste(picture, (border, border))
     mask.paste(0, (border, border, border + picture.width, border + picture.height))
-    given = {"init_latents": picture_latents(model, canvas, height, width), "mask": latent_mask(mask, factor)}
-    [drawn] = minti.sample(model, prompt, strength=1.0, **given, **options)
+    inpainting = ImageToImage(picture_latents(model, canvas, height, width), 1.0, latent_mask(mask, factor))
+    [drawn] = minti.sample(model, prompt, begin=inpainting, **options)
     drawn.paste(picture, (border, border))
     return drawn
 

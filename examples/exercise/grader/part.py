@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minti.utils import one_line, short_repr
+from minti.runs.messages import one_line, short_repr
 
 Function = Callable[..., Any]
 Probe = Callable[[Function], Any]  # calls a function on inputs of its own, the same every time; what comes of it

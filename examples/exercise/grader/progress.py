@@ -8,7 +8,7 @@ from typing import Any
 
 from exercise.grader.process import Graded
 from exercise.grader.submission import PARTS, lesson
-from minti.utils import replacing
+from minti.runs.files import replacing
 
 FILE = "progress.json"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exercise.grader.process import Graded, grade
 from exercise.grader.submission import PARTS, lesson
-from minti.utils import replacing
+from minti.runs.files import replacing
 
 Row = tuple[str, dict[str, Graded]]
 

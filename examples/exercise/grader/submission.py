@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from exercise.grader.part import Function, Part, Verdict, judge, line_of
 from minti.formats.image_files import save_png
-from minti.utils import one_line, short_repr
+from minti.runs.messages import one_line, short_repr
 
 PARTS = {
     "schedule": "01_schedule",

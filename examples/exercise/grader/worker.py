@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from exercise.grader.submission import draw, judged
-from minti.utils import one_line
+from minti.runs.messages import one_line
 
 
 def main() -> None:

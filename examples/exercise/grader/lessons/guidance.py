@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from minti.diffusion import guidance
 from PIL import Image
 from torch import Tensor
 
@@ -14,20 +13,21 @@ import minti
 from exercise.grader.part import Mistake, Part, Task
 from exercise.grader.world import captioned, randn, toybox
 from minti.denoising import Predict
+from minti.guidance.conditions import Conditions
+from minti.sampling import Counter, Network, classifier_free_guidance, conditional
 
 
 def guided(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
-    pull = guidance.Pull(torch.tensor([1.0]), scale)
-    network = lambda latents, timesteps, context: torch.cat([uncond, cond])  # noqa: E731
-    return guidance.guided(network, [pull], torch.tensor([0.0]))(uncond, 0) if scale != 1 else cond
+    def network(latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:  # context: 1 with the prompt, 0 without
+        return torch.cat([cond if half.any() else uncond for half in context.split(len(cond))])
+
+    prompt = torch.ones(len(cond), 1, 1)
+    return classifier_free_guidance(network, prompt, torch.zeros_like(prompt), scale)(uncond, 0)
 
 
 def evaluations(pictures: int, steps: int, scale: float, every: int) -> int:
-    network = guidance.Counted(lambda latents, timesteps, context: latents)
-    context = torch.zeros(pictures, 1, 1)
-    predict = guidance.guided(
-        guidance.refreshed(network, every, pictures), [guidance.Pull(context, scale)], torch.zeros_like(context)
-    )
+    network, context = Counter(lambda latents, timesteps, context: latents), torch.zeros(pictures, 1, 1)
+    predict = Conditions(toybox(), refresh_every=every)(network, context, context, scale)
     for t in range(steps):
         predict(torch.zeros(pictures, 1, 1, 1), t)
     return network.evaluations
@@ -38,19 +38,19 @@ def picture(mine: Any) -> Image.Image:
     model, scales = toybox(), (0.0, 1.0, 3.0, 5.0, 10.0)
     said = ("a blue heart with a yellow belt", "a sketch of a red star")
     prompts = [prompt for prompt in said for _ in scales]
-    with torch.no_grad():
-        empty = guidance.unguided(model.unet, model.encode_prompt([""] * len(prompts)))
 
-    def bent(predict: Predict) -> Predict:
-        def bent_prediction(latents: Tensor, t: int) -> Tensor:
-            pairs = zip(empty(latents, t).split(1), predict(latents, t).split(1), scales * 2)
-            return torch.cat([mine.guided(*pair) for pair in pairs])
+    def of_the_learner(network: Network, context: Tensor, negative: Tensor, scale: float) -> Predict:
+        uncond, cond = conditional(network, negative), conditional(network, context)
 
-        return bent_prediction
+        def predict(latents: Tensor, t: int) -> Tensor:
+            each = zip(uncond(latents, t).split(1), cond(latents, t).split(1), scales * 2)
+            return torch.cat([mine.guided(*one) for one in each])
 
-    latents = randn(*model.latents_shape(1), seed=3).expand(len(prompts), -1, -1, -1)
-    options = {"num_inference_steps": 10, "sampler": "ddim", "guidance_scale": 1.0}
-    drawn = minti.sample(model, prompts, latents=latents, guidance=bent, **options)
+        return predict
+
+    latents = randn(*model.latents_shape(1), seed=3)
+    options = {"num_inference_steps": 10, "sampler": "ddim", "latents": latents, "cfg": of_the_learner}
+    drawn = minti.sample(model, prompts, **options)
     return captioned(drawn, [f"scale {scale:g}" for scale in scales] * 2, len(scales), said)
 
 

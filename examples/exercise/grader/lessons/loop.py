@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 import minti
 from exercise.grader.part import Mistake, Part, Task
 from exercise.grader.world import captioned, chart, predicting_noise, randn, seeded, toybox, toys
-from minti.adapter import Adapter as Beside
+from minti.adapter import Adapter
 from minti.textual_inversion import LearnedEmbedding, TrainingImages
 from minti.training import Trainer
 
@@ -22,11 +22,11 @@ TEMPLATES = ("a photo of a {}", "a {}", "a picture of a {}")
 
 
 def learn(steps: int, draw: Callable[[], Any], loss: Callable[[Any], Tensor], optimizer: Optimizer) -> list[float]:
-    part = Beside()  # what learns is the optimizer's own
-    part.trained = lambda: [each for group in optimizer.param_groups for each in group["params"]]
+    adapter = Adapter()  # what it trains is what the optimizer has
+    adapter.trainable = lambda: [each for group in optimizer.param_groups for each in group["params"]]
     model = toybox()
-    loop = Trainer(model, part, lambda _: draw(), lambda _, batch: loss(batch), optimizer, steps, seeded())
-    return [step.loss for step in loop]
+    trainer = Trainer(model, adapter, lambda _: draw(), lambda _, batch: loss(batch), optimizer, steps, seeded())
+    return [step.loss for step in trainer]
 
 
 def looping(
@@ -54,11 +54,11 @@ def looping(
 def picture(mine: Any) -> Image.Image:
     """A word learned in sixty steps by the learner's loss and loop, its curve, and toys drawn with it."""
     model, (pictures, _) = toybox(), toys()
-    row = model.text_encoder.get_input_embeddings().weight[model.tokenizer("toy").input_ids[1]]
-    ids = model.words["<mine>"] if "<mine>" in model.words else model.add_word("<mine>", row[None])
-    wrapper = predicting_noise(model)
-    word, concept, generator = LearnedEmbedding(row[None], ids[0]), TrainingImages(model, pictures), seeded()
-    optimizer = AdamW(word.trainable(), lr=0.02)
+    layer = model.text_encoder.get_input_embeddings()
+    if "<mine>" not in model.words:
+        model.add_word("<mine>", layer.weight[[model.tokenizer("toy").input_ids[1]]])
+    word, data = LearnedEmbedding(layer, model.words["<mine>"]), TrainingImages(model, pictures)
+    wrapper, generator, optimizer = predicting_noise(model), seeded(), AdamW(word.trainable(), lr=0.02)
 
     def loss(batch: Any) -> Tensor:
         context = model.encode_prompt(batch.prompts)
@@ -66,7 +66,7 @@ def picture(mine: Any) -> Image.Image:
 
     prompts = [template.replace("{}", "<mine>") for template in TEMPLATES]
     with word.attached(model):
-        losses = mine.learn(60, partial(concept.batch, 4, prompts, generator), loss, optimizer)
+        losses = mine.learn(60, partial(data.batch, 4, prompts, generator), loss, optimizer)
         said = ["a photo of a <mine>", "a sketch of a <mine>", "a <mine> next to a blue star"]
         options = {"num_inference_steps": 15, "sampler": "ddim", "generator": seeded(1)}
         drawn = minti.sample(model, said, **options)

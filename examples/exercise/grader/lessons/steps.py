@@ -11,8 +11,8 @@ from torch import Tensor
 
 from exercise.grader.part import Mistake, Part, Task
 from exercise.grader.world import ALPHAS, BETAS, captioned, predicting_noise, randn, scheduler_of, toybox
-from minti.guidance.conditions import Condition, composed_guidance
 from minti.images import to_pil
+from minti.sampling import classifier_free_guidance
 
 
 def ddpm_step(latents: Tensor, noise: Tensor, z: Tensor, t: int, betas: Tensor, alphas_cumprod: Tensor) -> Tensor:
@@ -71,10 +71,8 @@ def picture(mine: Any) -> Image.Image:
     model, prompts = toybox(), ["a red star", "a blue moon", "a yellow cross", "a green heart"]
     with torch.no_grad():
         context, empty = model.encode_prompt(prompts), model.encode_prompt([""] * 4)
-        predict, alphas_cumprod = (
-            composed_guidance(predicting_noise(model).unet, [Condition(context, 5.0)], empty),
-            model.scheduler.alphas_cumprod,
-        )
+        predict = classifier_free_guidance(predicting_noise(model).unet, context, empty, 5.0)
+        alphas_cumprod = model.scheduler.alphas_cumprod
         latents = randn(*model.latents_shape(4))
         stops = model.scheduler.timesteps(15)
         for t, s in zip(stops, [*stops[1:], -1]):

@@ -16,13 +16,15 @@ from minti.textual_inversion import MaskedEmbedding
 
 
 def extended(weight: Tensor, initializer_id: int, num_vectors: int) -> Tensor:
-    # as `initial_rows` and `add_word` do
+    # as `TrainingWrapper.initial_vectors` and `StableDiffusion.add_word` do
     return torch.cat([weight, weight[initializer_id].expand(num_vectors, -1)])
 
 
 def keep_the_rest(optimizer: Optimizer, weight: nn.Parameter, first: int) -> None:
-    embedding = nn.Embedding(*weight.shape, _weight=weight)
-    MaskedEmbedding(embedding, first, len(weight) - first).follow(optimizer, None)
+    adapter = MaskedEmbedding(nn.Embedding(*weight.shape, _weight=weight), range(first, len(weight)))
+    # as `TrainingWrapper.attach` does
+    optimizer.register_step_pre_hook(lambda *_: adapter.before_step(None, optimizer))
+    optimizer.register_step_post_hook(lambda *_: adapter.after_step(None))
 
 
 def patched(around: Callable[[Callable, nn.Parameter, int, Tensor], None], alias: bool = False) -> Callable[..., None]:
