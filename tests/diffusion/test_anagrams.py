@@ -1,4 +1,4 @@
-"""Two prompts in one picture: by closed forms, and against the plain run."""
+"""Visual anagrams and hybrid images, two prompts in one image: by closed forms, and against the plain run."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,14 @@ from helpers import PROMPTS, seeded
 from PIL import Image, ImageOps
 
 import minti
-from minti.guidance.conditions import Condition, composed_guidance
+from minti.guidance.conditions import Condition, Conditions, composed_guidance
 from minti.guidance.illusions import VIEWS, View, anagram, blurred, hybrid
 from minti.scheduler import NoiseScheduler, SchedulerConfig
 
 SAME = View(lambda x: x, lambda x: x)
 PIL = {
-    "half": lambda picture: picture.rotate(180),
-    "quarter": lambda picture: picture.transpose(Image.Transpose.ROTATE_270),  # PIL turns the other way round
+    "half": lambda image: image.rotate(180),
+    "quarter": lambda image: image.transpose(Image.Transpose.ROTATE_270),  # PIL turns the other way round
     "mirror": ImageOps.mirror,
 }
 
@@ -37,7 +37,7 @@ def test_white_noise_stays_white(name):
 
 
 def gaussian_noise(scheduler, t, mean, variance):
-    """The perfect network's answer where clean pictures are N(mean, variance), coordinate by coordinate."""
+    """The perfect network's answer where clean images are N(mean, variance), coordinate by coordinate."""
     a = scheduler.alphas_cumprod[t].double()
     total = a * variance + (1 - a)
     return lambda latents, _: (1 - a).sqrt() * (latents - a.sqrt() * mean) / total
@@ -60,7 +60,7 @@ def test_on_gaussians_it_is_the_score_of_the_product_s_root(name):
 
 @pytest.mark.parametrize("make", [lambda other: anagram(other, VIEWS["half"]), lambda other: hybrid(other, 1.3)])
 def test_averaging_v_is_averaging_the_noise(make):
-    """The same clean pictures, whatever the network was trained to say."""
+    """The same clean images, whatever the network was trained to say."""
     clean, x = torch.randn(2, 2, 3, 6, 6, generator=seeded()).double()
     t, answers = 600, {}
     predicts = [lambda latents, t: 0.4 * latents.tanh() + clean, lambda latents, t: latents.cos() - clean]  # of noise
@@ -86,7 +86,7 @@ def drawn(model, guidance):
 
 
 @pytest.mark.parametrize("make", [lambda other: anagram(other, SAME), lambda other: hybrid(other, 1.5)])
-def test_the_same_prompt_twice_is_the_plain_picture_bit_for_bit(tiny, make):
+def test_the_same_prompt_twice_is_the_plain_image_bit_for_bit(tiny, make):
     other = composed_guidance(tiny.unet, [Condition(tiny.encode_prompt(PROMPTS), 4.0)], tiny.encode_prompt(["", ""]))
     plain = drawn(tiny, lambda predict: predict)
     assert torch.equal(drawn(tiny, make(other)), plain)
@@ -97,7 +97,7 @@ def test_without_a_turn_it_is_two_prompts_at_half_their_weights(tiny):
     other = composed_guidance(
         tiny.unet, [Condition(tiny.encode_prompt(["a toy", "a cat"]), 4.0)], tiny.encode_prompt(["", ""])
     )
-    halves = {"guidance_scale": 2.0, "also": [(["a toy", "a cat"], 2.0)]}
+    halves = {"guidance_scale": 2.0, "cfg": Conditions(tiny, extra_prompts=[(["a toy", "a cat"], 2.0)])}
     options = {"num_inference_steps": 4, "sampler": "ddim", "output": "latents"}
     expected = minti.sample(tiny, PROMPTS, generator=seeded(), **options, **halves)
     torch.testing.assert_close(drawn(tiny, anagram(other, SAME)), expected, rtol=1e-4, atol=1e-4)
@@ -105,7 +105,7 @@ def test_without_a_turn_it_is_two_prompts_at_half_their_weights(tiny):
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_of_a_network_that_turns_along_it_is_the_network(name):
-    """v(f(x)) = f(v(x)) for what treats every pixel alike; pictures need not be square."""
+    """v(f(x)) = f(v(x)) for what treats every pixel alike; images need not be square."""
     network = lambda latents, t: latents.tanh() + t  # noqa: E731
     x = torch.randn(2, 3, 4, 6, generator=seeded())
     assert torch.equal(anagram(network, VIEWS[name])(network)(x, 5), network(x, 5))

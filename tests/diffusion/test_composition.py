@@ -1,13 +1,12 @@
-"""Several prompts in one picture."""
+"""Composed guidance: several prompts in one image."""
 
 import pytest
 import torch
 from helpers import seeded
-from minti.diffusion.guidance import Counted
 
 import minti
-from minti.guidance.conditions import Condition, cached_unconditional, composed_guidance, in_interval
-from minti.sampling import conditional
+from minti.guidance.conditions import Condition, Conditions, cached_unconditional, composed_guidance, in_interval
+from minti.sampling import Counter, conditional
 from minti.scheduler import NoiseScheduler
 
 PROMPTS = ["a red cat", "the dog"]
@@ -17,8 +16,8 @@ def test_a_prompt_twice_with_half_weights_is_the_prompt_once(tiny):
     options = {"num_inference_steps": 5, "sampler": "ddim", "output": "latents"}
     once = minti.sample(tiny, PROMPTS, "a toy", guidance_scale=7.0, generator=seeded(), **options)
     for prompt in PROMPTS:
-        also = [(prompt, 3.5)]
-        twice = minti.sample(tiny, [prompt] * 2, "a toy", guidance_scale=3.5, generator=seeded(), also=also, **options)
+        cfg = Conditions(tiny, extra_prompts=[(prompt, 3.5)])
+        twice = minti.sample(tiny, [prompt] * 2, "a toy", guidance_scale=3.5, generator=seeded(), cfg=cfg, **options)
         i = PROMPTS.index(prompt)
         assert (twice - once)[i].abs().max() <= 1e-5 * once.abs().max()
         assert (twice - once)[1 - i].abs().max() > 1e-2 * once.abs().max()
@@ -52,7 +51,7 @@ def test_gaussians_give_the_exact_score_of_their_product():
     def context(k):
         return torch.full((2, 1, 1), float(k))
 
-    counted = Counted(network)
+    counted = Counter(network)
     prediction = composed_guidance(counted, [Condition(context(i), weights[i - 1]) for i in (1, 2, 3)], context(0))
     precision, moment = parts[0][1].clone(), parts[0][2].clone()
     for weight, (_, part_precision, part_moment) in zip(weights, parts[1:]):
@@ -65,14 +64,14 @@ def test_gaussians_give_the_exact_score_of_their_product():
     torch.testing.assert_close(score, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_mask_says_where_a_prompt_pulls(tiny):
+def test_a_mask_says_where_a_prompt_acts(tiny):
     """In one step from the same latents: outside its mask a prompt does nothing, inside it all that it does alone."""
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :4] = 1
     options = {"num_inference_steps": 1, "sampler": "ddim", "output": "latents", "guidance_scale": 3.0}
 
-    def draw(also):
-        return minti.sample(tiny, PROMPTS, generator=seeded(), also=also, **options)
+    def draw(extra):
+        return minti.sample(tiny, PROMPTS, generator=seeded(), cfg=Conditions(tiny, extra_prompts=extra), **options)
 
     neither, masked, everywhere = draw([]), draw([("a toy", 4.0, mask)]), draw([("a toy", 4.0)])
     assert (masked - neither)[..., 4:].abs().max() <= 1e-5 * neither.abs().max()
@@ -86,11 +85,11 @@ def test_several_prompts_can_save_what_one_can():
     """The unconditional prediction kept for a step; outside an interval the first prompt's own answer."""
     network = lambda x, t, context: t[:, None, None, None] + context[..., None] * x  # noqa: E731
     contexts = [torch.full((2, 1, 1), number) for number in (2.0, 3.0, 5.0)]
-    counted = Counted(network)
-    pulls = [Condition(contexts[1], 2.0), Condition(contexts[2], -0.5)]
+    counted = Counter(network)
+    conditions = [Condition(contexts[1], 2.0), Condition(contexts[2], -0.5)]
     predict = in_interval(
         (200, 800),
-        composed_guidance(cached_unconditional(counted, 2, 2), pulls, contexts[0]),
+        composed_guidance(cached_unconditional(counted, 2, 2), conditions, contexts[0]),
         conditional(counted, contexts[1]),
     )
     x = torch.tensor([1.0, 10.0]).view(2, 1, 1, 1)
@@ -102,13 +101,13 @@ def test_several_prompts_can_save_what_one_can():
 
 
 @pytest.mark.parametrize(
-    ("also", "message"),
+    ("extra", "message"),
     [
         ([("a toy", 1.0, torch.ones(1, 1, 3, 3))], "mask have shape"),
         ([("a toy", float("nan"))], "weight = nan; expected a number"),
         ([(["a", "b", "c"], 1.0)], "3 further prompts for 2 prompts"),
     ],
 )
-def test_what_cannot_pull_is_said(tiny, also, message):
+def test_a_condition_that_cannot_be_is_refused(tiny, extra, message):
     with pytest.raises(ValueError, match=message):
-        minti.sample(tiny, PROMPTS, num_inference_steps=1, also=also)
+        minti.sample(tiny, PROMPTS, num_inference_steps=1, cfg=Conditions(tiny, extra_prompts=extra))

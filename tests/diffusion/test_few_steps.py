@@ -4,9 +4,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from helpers import seeded
+from helpers import parse_config, seeded
 
-from minti.configs import parse_config
 from minti.denoising import DDIM, DDPM, Run
 from minti.scheduler import NoiseScheduler, SchedulerConfig
 
@@ -37,7 +36,7 @@ def zero_snr(spacing="trailing"):
 
 
 def predict_with(scheduler):
-    """A network that sees in the latents any function of them as the picture, and the noise that goes with it."""
+    """A network that sees in the latents any function of them as the image, and the noise that goes with it."""
 
     def predict(x, t):
         clean = torch.tanh(x) * (0.3 + t / 1500)
@@ -90,7 +89,7 @@ def test_eta_is_from_0_to_1(eta):
         (diffusers.DDPMScheduler, {"clip_sample": False, "thresholding": True}, "thresholding = True"),
     ],
 )
-def test_what_would_draw_otherwise_is_refused(kind, options, message):
+def test_what_would_sample_otherwise_is_refused(kind, options, message):
     with pytest.raises(ValueError, match=f"scheduler_config.json: {message}"):
         parse_config(SchedulerConfig, dict(kind(**options).config), "scheduler_config.json")
 
@@ -104,6 +103,6 @@ def test_what_would_draw_otherwise_is_refused(kind, options, message):
         (diffusers.DDIMScheduler, {"clip_sample": False}),
     ],
 )
-def test_what_draws_the_same_is_read(kind, options):
+def test_what_samples_the_same_is_read(kind, options):
     config = parse_config(SchedulerConfig, dict(kind(beta_start=0.001, **options).config))
     assert config.beta_start == 0.001

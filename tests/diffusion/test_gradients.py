@@ -1,4 +1,4 @@
-"""Guidance by gradients, where the answer is known: mixtures of Gaussians, a linear loss, moments of a renoised leg."""
+"""Guidance by gradients, where the answer is known: mixtures of Gaussians, a linear loss, moments of a renoised interval."""
 
 import re
 from functools import partial
@@ -98,7 +98,7 @@ def test_a_linear_loss_on_a_gaussian(prediction_type):
 
 @pytest.mark.parametrize("sampler", [DDPM(), DDIM(), DDIM(eta=1.0)])
 def test_recurrence_stays_at_the_level(sampler):
-    """On a Gaussian every leg, however often it is taken, ends in the exact marginal: its mean and deviation."""
+    """On a Gaussian every interval, however often it is taken, ends in the exact marginal: its mean and deviation."""
     scheduler, stops = scheduler_of(), sampler.stops(scheduler_of(), 100)
     start = torch.randn(1, 1, 100, 200, generator=seeded())
     for number, step in enumerate(Recurrent(sampler, 3)(gaussian(scheduler), Run(start, scheduler, stops, seeded(1)))):

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 from helpers import PROMPTS, seeded
-from minti.diffusion.guidance import Counted
 
 import minti
 from minti.denoising import DDIM, Run
-from minti.guidance.conditions import Condition, cached_unconditional, composed_guidance
+from minti.guidance.conditions import Condition, Conditions, cached_unconditional, composed_guidance
+from minti.sampling import Counter
 from minti.scheduler import NoiseScheduler, SchedulerConfig
 
 
@@ -21,7 +21,7 @@ def test_evaluations_are_counted(tiny):
         assert [step.timestep for step in steps] == tiny.scheduler.timesteps(4)
 
 
-def test_the_empty_prompt_is_encoded_once_for_each_picture_and_only_where_it_counts(tiny):
+def test_the_empty_prompt_is_encoded_once_for_each_image_and_only_where_it_counts(tiny):
     encoded = []
     hook = tiny.text_encoder.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
     next(minti.sample_steps(tiny, [*PROMPTS, "a photo"], num_inference_steps=2))
@@ -47,7 +47,7 @@ def test_refreshing_every_k_steps(tiny):
     run = lambda **options: list(  # noqa: E731
         minti.sample_steps(tiny, PROMPTS, num_inference_steps=6, sampler="ddim", generator=seeded(), **options)
     )
-    exact, every, third = run(), run(refresh_every=1), run(refresh_every=3)
+    exact, every, third = run(), run(cfg=Conditions(tiny, refresh_every=1)), run(cfg=Conditions(tiny, refresh_every=3))
     assert torch.equal(exact[-1].latents, every[-1].latents)
     assert third[-1].evaluations == 2 * 6 + 2 * 2
     assert torch.equal(third[0].latents, exact[0].latents)
@@ -59,7 +59,7 @@ def test_guidance_in_an_interval(tiny):
     run = lambda **options: list(  # noqa: E731
         minti.sample_steps(tiny, PROMPTS, num_inference_steps=6, sampler="ddim", generator=seeded(), **options)
     )
-    limited, off = run(guidance_interval=(timesteps[3], timesteps[2])), run(guidance_scale=1)
+    limited, off = run(cfg=Conditions(tiny, interval=(timesteps[3], timesteps[2]))), run(guidance_scale=1)
     assert [step.evaluations for step in limited] == [2, 4, 8, 12, 14, 16]
     torch.testing.assert_close(limited[1].latents, off[1].latents)
     assert not torch.allclose(limited[2].latents, off[2].latents)
@@ -68,8 +68,8 @@ def test_guidance_in_an_interval(tiny):
 def test_what_is_kept_is_the_unconditional_prediction():
     """uncond of the last refresh + s (cond - that), with a network whose answers can be told apart."""
     negative, prompt = torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 5.0)
-    counted = Counted(lambda x, t, context: t[:, None, None, None] + context[..., None] * x)
-    predict = composed_guidance(cached_unconditional(counted, 3, pictures=1), [Condition(prompt, 2.0)], negative)
+    counted = Counter(lambda x, t, context: t[:, None, None, None] + context[..., None] * x)
+    predict = composed_guidance(cached_unconditional(counted, 3, images=1), [Condition(prompt, 2.0)], negative)
     x = torch.tensor([1.0, 10.0]).view(1, 1, 1, 2)
     for i, t in enumerate((900, 700, 500, 300, 100)):
         last = (900, 300)[i // 3]

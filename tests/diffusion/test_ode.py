@@ -76,17 +76,29 @@ def test_from_pure_noise_counts_as_almost_pure(sampler, spacing):
 
 
 @pytest.mark.parametrize("sampler", [Euler(), Heun()])
-def test_it_goes_on_from_what_is_written_to_a_step(sampler):
-    """Put on another run's way after its fourth step, it stays there."""
+def test_it_continues_from_what_keep_returns(sampler):
+    """Put on another run's path after its fourth step, it stays there.
+
+    `keep` edits the latents; what a caller writes into a step's tensors changes no run any more.
+    """
     scheduler = NoiseScheduler()
     predict, stops = gaussian_world(MEAN, STD, scheduler), sampler.stops(scheduler, 10)
     starts = [torch.randn(1, 4, 8, 8, generator=seeded(i), dtype=torch.float64) for i in (1, 2)]
-    one, other = (sampler(predict, Run(start, scheduler, stops)) for start in starts)
-    for i, (ours, theirs) in enumerate(zip(one, other)):
+    at_fourth: list[torch.Tensor] = []  # the other run's latents as `keep` gets them, once a step of Heun's twice
+
+    def remember(latents, level):
+        if level is stops[4].level:
+            at_fourth.append(latents)
+        return latents
+
+    def take(latents, level):
+        return at_fourth.pop(0) if level is stops[4].level else latents
+
+    other = list(sampler(predict, Run(starts[1], scheduler, stops, keep=remember)))
+    one = list(sampler(predict, Run(starts[0], scheduler, stops, keep=take)))
+    for i, (ours, theirs) in enumerate(zip(one, other, strict=True)):
         if i < 3:
             assert (ours.latents - theirs.latents).abs().max() > 0.1
-        elif i == 3:
-            ours.latents.copy_(theirs.latents)
         else:
             torch.testing.assert_close(ours.latents, theirs.latents, rtol=0, atol=1e-6)
 

@@ -1,12 +1,13 @@
 """The samplers alone: against diffusers' schedulers, and in a world where the exact prediction is known."""
 
+from dataclasses import replace
+
 import diffusers
 import pytest
 import torch
-from helpers import CLASSES, SCHEDULER, SKIP, THEIR_KEYS, seeded
+from helpers import CLASSES, SCHEDULER, SKIP, THEIR_KEYS, parse_config, seeded
 
-from minti.configs import parse_config
-from minti.denoising import DDIM, DDPM, SAMPLERS, Run
+from minti.denoising import DDIM, DDPM, SAMPLERS, Run, make_sampler
 from minti.scheduler import NoiseScheduler, SchedulerConfig
 
 
@@ -47,7 +48,7 @@ def test_bare_sampler_equals_diffusers_scheduler(sampler, spacing, prediction_ty
         step = theirs.step(output, t, expected, **draws, **{k: v for k, v in options.items() if k == "eta"})
         expected = step.prev_sample
 
-    sampler = SAMPLERS[sampler](**options)
+    sampler = replace(make_sampler(sampler), **options)
     *_, last = sampler(network, Run(start, ours, sampler.stops(ours, 25), seeded(4)))
     assert torch.isfinite(expected).all()
     assert torch.equal(last.latents, expected)
@@ -92,7 +93,7 @@ def test_one_big_ddim_step_in_a_gaussian_world():
 
 @pytest.mark.parametrize("variance", ["posterior", "beta"])
 def test_ancestral_sampling_reaches_the_gaussian_world(variance):
-    """With the exact prediction and all timesteps, DDPM draws from N(mean, std^2)."""
+    """With the exact prediction and all timesteps, DDPM samples from N(mean, std^2)."""
     scheduler, n = NoiseScheduler(), 20_000
     start = torch.randn(1, 1, n, 1, generator=seeded(), dtype=torch.float64)
     predict = gaussian_world(1.5, 0.4, scheduler)
@@ -108,7 +109,7 @@ def test_deterministic_samplers_carry_noise_to_the_gaussian_world(sampler, predi
     """Where x_0 ~ N(mean, std^2) the exact flow is x_0 = mean + std (x_T - sqrt(a) mean) / sqrt(a std^2 + 1 - a)."""
     scheduler = NoiseScheduler(SchedulerConfig(prediction_type=prediction_type, set_alpha_to_one=True))
     mean, std = 1.5, 0.4
-    sampler = SAMPLERS[sampler]()
+    sampler = make_sampler(sampler)
     stops = sampler.stops(scheduler, 250)
     a = scheduler.alphas_cumprod[stops[0].timestep].double()
     x = torch.randn(1, 1, 50, 1, generator=seeded(), dtype=torch.float64)

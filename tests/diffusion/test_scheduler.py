@@ -3,11 +3,10 @@
 import diffusers
 import pytest
 import torch
+from helpers import parse_config
 
-from minti.configs import parse_config
 from minti.denoising import DDPM
-from minti.samplers.schedules import make_betas
-from minti.scheduler import NoiseScheduler, SchedulerConfig
+from minti.scheduler import NoiseScheduler, SchedulerConfig, make_betas
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
@@ -30,7 +29,7 @@ def test_betas_are_float32_whatever_torch_makes_by_default(schedule):
     expected = pair(beta_schedule=schedule)[0].betas
     torch.set_default_dtype(torch.float64)
     try:
-        betas = make_betas(schedule, 0.00085, 0.012, 1000)
+        betas = make_betas(SchedulerConfig(beta_schedule=schedule))
     finally:
         torch.set_default_dtype(torch.float32)
     assert betas.dtype == torch.float32
@@ -48,7 +47,7 @@ def test_timesteps_equal_diffusers(spacing, offset, n):
 
 def test_timesteps_beyond_the_schedule_are_an_error():
     ours, _ = pair(steps_offset=1)
-    with pytest.raises(ValueError, match="begin at timestep 1000"):
+    with pytest.raises(ValueError, match=r"1000.*fewer steps"):
         ours.timesteps(1000)
     with pytest.raises(ValueError, match="expected 1 to 1000"):
         ours.timesteps(1001)
@@ -103,7 +102,7 @@ def test_posterior_is_bayes_rule(t, s):
     torch.testing.assert_close(scheduler.posterior(x_0, x_t, t, s, "beta")[1].double(), 1 - r, rtol=1e-3, atol=0)
 
 
-def test_posterior_of_the_last_step_is_the_clean_picture():
+def test_posterior_of_the_last_step_is_the_clean_image():
     x_0, x_t = torch.randn(2, 1, 4, 2, 2)
     mean, variance = NoiseScheduler().posterior(x_0, x_t, 1, -1)
     torch.testing.assert_close(mean, x_0)
@@ -172,13 +171,14 @@ def test_config_errors():
         parse_config(SchedulerConfig, {"prediction_type": "score"})
     with pytest.raises(ValueError, match="unknown beta_schedule 'cubic'"):
         parse_config(SchedulerConfig, {"beta_schedule": "cubic"})
-    with pytest.raises(ValueError, match=r"unknown variance 'learned'; expected one of \('posterior', 'beta'\)"):
+    with pytest.raises(ValueError, match=r"unknown variance 'learned'; expected one of posterior, beta"):
         DDPM(variance="learned")
 
 
-@pytest.mark.parametrize(("count", "message"), [(0, "expected at least 1"), (100_001, "expected at most 100,000")])
-def test_how_many_timesteps_there_may_be(count, message):
-    with pytest.raises(ValueError, match=f"num_train_timesteps = {count}; {message}"):
+@pytest.mark.parametrize("count", [0, -3, 10**30])
+def test_how_many_timesteps_there_may_be(count):
+    """At least one, and as many as fit into memory: configs have no other limit any more."""
+    with pytest.raises(ValueError, match=r"config\.json: "):
         parse_config(SchedulerConfig, {"num_train_timesteps": count})
     assert parse_config(SchedulerConfig, {"num_train_timesteps": 1}).num_train_timesteps == 1
     slow = {"num_train_timesteps": 100_000, "beta_start": 1e-7, "beta_end": 1e-7}
