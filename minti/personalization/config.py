@@ -33,6 +33,10 @@ class PersonalizationConfig(TextualInversionConfig):
     huber: float | None = None
     min_snr: float | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rate(self.warmup_steps)  # refused now, not after the first step
+
     def rate(self, taken: int) -> float:
         """Factor of the learning rate after so many steps: a linear rise, then 1, or a cosine to 0 at the last step.
         Raises ValueError: a cosine without `steps`."""

@@ -30,7 +30,14 @@ from minti.runs.distributed import add_up, rank, world_size
 from minti.runs.messages import short_repr
 from minti.runs.monitor import Monitor, TrainingState, ValidationSet
 from minti.sampling import sample
-from minti.textual_inversion import Batch, Images, LearnedEmbedding, TrainingImages, batch_loss
+from minti.textual_inversion import (
+    Batch,
+    Images,
+    LearnedEmbedding,
+    TextualInversionConfig,
+    TrainingImages,
+    batch_loss,
+)
 from minti.utils import check_choice
 from minti.wrapper import TrainingWrapper
 
@@ -67,7 +74,7 @@ class DreamBoothConfig(PersonalizationConfig):
         return self.class_prompt or f"a photo of a {self.initializer_token}"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        TextualInversionConfig.__post_init__(self)  # a cosine may leave `steps` open: `DreamBooth` says how many
         check_choice("learns", self.learns, ("network", "lora"))
         for name in ("num_vectors", "row_update", "max_steps", "max_row_norm"):
             if getattr(self, name) != PersonalizationConfig.__dataclass_fields__[name].default:
