@@ -5,8 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import pictures, train, wrapper
-from minti.learning import textual_inversion
+from helpers import ids_of, pictures, train, wrapper
 
 import minti
 from minti import text
@@ -16,7 +15,7 @@ SEVERAL = {"num_vectors": 3, "gradient_accumulation": 2, "max_gradient_norm": 0.
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_only_the_new_rows_change(tiny, form):
+def test_only_the_new_vectors_change(tiny, form):
     """Many steps with strong weight decay: every other row and parameter stays bit-identical."""
     before = {part: copy.deepcopy(getattr(tiny, part).state_dict()) for part in ("unet", "vae", "text_encoder")}
     w, _ = train(tiny, row_update=form, weight_decay=0.5, steps=25, num_vectors=2)
@@ -45,7 +44,7 @@ def test_both_forms_learn_the_same_vector(tiny_folder, options):
     torch.testing.assert_close(learned[0][2], learned[1][2], rtol=1e-5, atol=1e-6)
 
 
-def test_one_step_is_adamw_on_the_rows_gradient(tiny):
+def test_one_step_is_adamw_on_the_vectors_gradient(tiny):
     """The first step by hand: AdamW moves every number by the learning rate, after decay (arXiv 1711.05101)."""
     w = wrapper(tiny, weight_decay=0.1, steps=1)
     start = tiny.text_encoder.get_input_embeddings().weight[text.single_token_id(tiny.tokenizer, "toy")].clone()
@@ -57,18 +56,18 @@ def test_one_step_is_adamw_on_the_rows_gradient(tiny):
     assert moved.abs().median() == pytest.approx(0.01, rel=1e-2)
 
 
-def test_the_loss_of_a_step_is_the_mean_over_its_batches(tiny, monkeypatch):
-    of_batches = []
+def test_the_loss_of_a_step_is_the_mean_over_its_batches(tiny):
+    trainer, of_batches = minti.textual_inversion(wrapper(tiny, gradient_accumulation=3), pictures()), []
+    loss = trainer.loss
 
-    def noted(*args):
-        loss = minti.diffusion_loss(*args)
-        of_batches.extend([loss] if loss.requires_grad else [])  # and not those of the fixed set
-        return loss
+    def noted(model, batch):
+        of_batches.append(loss(model, batch))
+        return of_batches[-1]
 
-    monkeypatch.setattr(textual_inversion, "diffusion_loss", noted)
-    state = next(minti.textual_inversion(wrapper(tiny, gradient_accumulation=3), pictures()))
+    trainer.loss = noted
+    step = next(trainer)
     assert len({loss.item() for loss in of_batches}) == 3
-    assert state.loss == pytest.approx(np.mean([loss.item() for loss in of_batches]), rel=1e-6)
+    assert step.loss == pytest.approx(np.mean([loss.item() for loss in of_batches]), rel=1e-6)
 
 
 def test_same_seed_same_word(tiny_folder):
@@ -81,13 +80,13 @@ def test_same_seed_same_word(tiny_folder):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_model_samples_with_the_learned_rows_at_every_yield_and_after_a_break(tiny, form):
+def test_the_model_samples_with_the_learned_vectors_at_every_yield_and_after_a_break(tiny, form):
     w = wrapper(tiny, row_update=form, steps=50)
     contexts = []
     for state in minti.textual_inversion(w, pictures()):
         contexts.append(tiny.encode_prompt("a <concept>").detach())
         weight = tiny.text_encoder.get_input_embeddings().weight
-        assert torch.equal(weight[w.placeholder_ids], w.embedding.values)
+        assert torch.equal(weight[ids_of(w)], w.embedding.values)
         if state.step == 4:
             break
     assert not torch.equal(contexts[0], contexts[1])
@@ -101,7 +100,7 @@ def test_learning_rate_schedules(tiny_folder):
         np.testing.assert_allclose([state.learning_rate for state in states], 0.01 * np.array(expected), rtol=1e-5)
 
 
-def test_the_length_of_the_rows_can_be_limited(tiny):
+def test_the_length_of_the_vectors_can_be_limited(tiny):
     w, states = train(tiny, steps=10, learning_rate=1.0, max_row_norm=1.5, num_vectors=2)
     assert max(state.row_norm for state in states) <= 1.5 * w.vocabulary_norm * (1 + 1e-5)
     assert states[-1].row_norm > 1.2 * w.vocabulary_norm

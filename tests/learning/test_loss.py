@@ -1,4 +1,4 @@
-"""Exercise E4, task 1: the loss, of one batch and over the fixed set."""
+"""Exercise E4, task 1: the loss, of one batch and over the validation set."""
 
 from functools import partial
 
@@ -87,7 +87,7 @@ def test_checkpointing_gives_the_same_gradient_for_less_memory(tiny):
     assert kept[1] < kept[0] / 2
 
 
-def test_the_fixed_loss_is_the_mean_over_its_set(tiny):
+def test_the_validation_loss_is_the_mean_over_its_set(tiny):
     w = wrapper(tiny)
     minti.prepare_for_textual_inversion(w)
     fixed = ValidationSet(TrainingImages(tiny, pictures()), 6, torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""How an error counts: min-SNR weights, the Huber loss, masks; and a caption for each picture."""
+"""How an error counts: min-SNR weights, the Huber loss, masks; and a caption for each image."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,10 @@ from PIL import Image
 
 import minti
 from minti.formats.image_files import open_folder
-from minti.personalization.augmented_images import Captions, open_captions
+from minti.personalization.augmented_images import AugmentedImages, Captions, open_captions
 from minti.personalization.losses import DiffusionLoss
 from minti.runs.monitor import ValidationSet
 from minti.scheduler import NoiseScheduler, SchedulerConfig
-from minti.textual_inversion import TrainingImages
 
 TIMESTEPS = torch.tensor([3, 200, 600, 999])
 
@@ -26,7 +25,7 @@ def answers():
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_min_snr_is_that_of_diffusers_scripts(kind):
-    """Their weights, picture by picture: min(snr, gamma) / snr, for the velocity / (snr + 1)."""
+    """Their weights, image by image: min(snr, gamma) / snr, for the velocity / (snr + 1)."""
     scheduler = NoiseScheduler(SchedulerConfig(prediction_type=kind))
     snr = compute_snr(scheduler, TIMESTEPS)
     weights = torch.stack([snr, 5.0 * torch.ones_like(snr)], dim=1).min(dim=1)[0]
@@ -83,25 +82,25 @@ def test_a_mask_is_where_an_error_counts():
     assert prediction.grad[(masks == 1).expand_as(prediction)].all()
 
 
-# --- masks and captions from pictures to the batch --------------------------------------------------------------------
+# --- masks and captions from images to the batch --------------------------------------------------------------------
 
 
 def cut_out(left=4, size=16):
-    """A picture that is opaque from a column on."""
+    """An image that is opaque from a column on."""
     values = np.full((size, size, 4), 255, dtype=np.uint8)
     values[:, :left, 3] = 0
     return Image.fromarray(values, "RGBA")
 
 
 def test_masks_come_from_the_alpha_channel(tiny):
-    concept = TrainingImages(tiny, [cut_out(), cut_out(8)], flip=True, masked=True)
+    data = AugmentedImages(tiny, [cut_out(), cut_out(8)], flip=True, masked=True)
     columns = [[0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1]]  # of latents, two pixels wide
     columns += [row[::-1] for row in columns]
-    assert torch.equal(concept.masks, torch.tensor(columns).float()[:, None, None, :].expand(-1, 1, 8, -1))
-    batch = concept.batch(4, ["a cat"], seeded())
-    assert torch.equal(batch.masks, concept.masks[batch.numbers])
-    for place, some in ValidationSet(concept, 6, seeded()).batches(["a cat"], 4):
-        assert torch.equal(some.masks, concept.masks[some.numbers]), place
+    assert torch.equal(data.masks, torch.tensor(columns).float()[:, None, None, :].expand(-1, 1, 8, -1))
+    batch = data.batch(4, ["a cat"], seeded())
+    assert torch.equal(batch.masks, data.masks[batch.indices])
+    for place, some in ValidationSet(data, 6, seeded()).batches(["a cat"], 4):
+        assert torch.equal(some.masks, data.masks[some.indices]), place
 
 
 def test_what_is_transparent_does_not_teach(tiny_folder):
@@ -116,26 +115,26 @@ def test_what_is_transparent_does_not_teach(tiny_folder):
             learned.append(word.embedding.values.detach())
     assert not torch.equal(learned[0], learned[1])
     assert torch.equal(learned[0], learned[2])  # laid on white all the same: what is transparent has no colour
-    with pytest.raises(ValueError, match="picture 1 has no alpha channel"):
+    with pytest.raises(ValueError, match="image 1 has no alpha channel"):
         train(model, [cut_out(), cut_out().convert("RGB")], masked=True)
-    with pytest.raises(ValueError, match="picture 0 is transparent everywhere"):
+    with pytest.raises(ValueError, match="image 0 is transparent everywhere"):
         train(model, [cut_out(16)], masked=True)
 
 
-def test_each_picture_has_its_caption(tiny):
+def test_each_image_has_its_caption(tiny):
     w = wrapper(tiny, captions=("a {} in red", "the dog", "a cat"))
     assert isinstance(w.prompts, Captions)
     assert w.prompts == ["a <concept> in red", "the dog", "a cat"]
-    concept = TrainingImages(tiny, pictures(3), flip=True)
-    batch = concept.batch(32, w.prompts, seeded())
-    assert {(number % 3, said) for number, said in zip(batch.numbers, batch.prompts)} == set(enumerate(w.prompts))
-    assert len(set(batch.numbers)) == 6
-    for _, some in ValidationSet(concept, 8, seeded()).batches(w.prompts, 8):
-        assert [w.prompts[number % 3] for number in some.numbers] == some.prompts
+    data = AugmentedImages(tiny, pictures(3), flip=True)
+    batch = data.batch(32, w.prompts, seeded())
+    assert {(number % 3, said) for number, said in zip(batch.indices, batch.prompts)} == set(enumerate(w.prompts))
+    assert len(set(batch.indices)) == 6
+    for _, some in ValidationSet(data, 8, seeded()).batches(w.prompts, 8):
+        assert [w.prompts[number % 3] for number in some.indices] == some.prompts
 
 
 def test_captions_that_do_not_fit(tiny):
-    with pytest.raises(ValueError, match="2 captions for 3 pictures"):
+    with pytest.raises(ValueError, match="2 captions for 3 images"):
         train(tiny, captions=("a {}", "the {}"))
     with pytest.raises(ValueError, match="does not find <other> in the prompt 'the dog'"):
         train(tiny, pictures(1), captions=("the dog",), placeholder_token="<other>")
@@ -147,7 +146,7 @@ def test_captions_from_files(tmp_path, recwarn):
     for name in ("b", "a"):
         cut_out().save(tmp_path / f"{name}.png")
     (tmp_path / "a.txt").write_text("a {}\n in red ")
-    with pytest.raises(ValueError, match=r"b\.txt cannot be read .*; every picture needs a caption"):
+    with pytest.raises(ValueError, match=r"b\.txt cannot be read .*; every image needs a caption"):
         open_captions(tmp_path)
     (tmp_path / "b.txt").write_text("the {}")
     assert open_captions(tmp_path) == ["a {} in red", "the {}"]
@@ -155,5 +154,5 @@ def test_captions_from_files(tmp_path, recwarn):
     assert [image.mode for image in open_folder(tmp_path, alpha=True)] == ["RGBA", "RGBA"]
     assert not recwarn.list
     (tmp_path / "c.txt").write_text("a cat")
-    with pytest.raises(ValueError, match=r"c\.txt is a caption without its picture"):
+    with pytest.raises(ValueError, match=r"c\.txt is a caption without its image"):
         open_captions(tmp_path)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from helpers import pictures, wrapper, write
+from helpers import ids_of, pictures, trainable, wrapper, write
 
 import minti
 from minti import text
-from minti.textual_inversion import TrainingImages
+from minti.personalization.augmented_images import AugmentedImages
 
 FORMS = ("new_rows", "restore")
 
@@ -16,15 +16,16 @@ def test_preparation(tiny, form):
     w = wrapper(tiny, row_update=form, num_vectors=2, initializer_token="cat", placeholder_token="<New>")
     optimizer = minti.prepare_for_textual_inversion(w)
     assert isinstance(optimizer, torch.optim.AdamW)
-    assert tiny.tokenizer(" <NEW> <new>_1", add_special_tokens=False).input_ids == w.placeholder_ids
+    assert tiny.tokenizer(" <NEW> <new>_1", add_special_tokens=False).input_ids == ids_of(w)
     weight = tiny.text_encoder.get_input_embeddings().weight
-    for row in weight[w.placeholder_ids]:
+    for row in weight[ids_of(w)]:
         assert torch.equal(row, weight[text.single_token_id(tiny.tokenizer, "cat")])
-    trainable = [p for part in (tiny.unet, tiny.vae, tiny.text_encoder) for p in part.parameters() if p.requires_grad]
-    assert len(trainable) == (1 if form == "restore" else 0)
+    assert [id(parameter) for parameter in trainable(tiny)] == ([id(weight)] if form == "restore" else [])
+    (trained,) = optimizer.param_groups[0]["params"]
+    assert trained is (weight if form == "restore" else w.embedding.values)
 
 
-def test_the_lean_form_keeps_nothing_for_the_old_rows(tiny):
+def test_the_form_of_new_rows_keeps_nothing_for_the_old_ones(tiny):
     w = wrapper(tiny, num_vectors=2)
     optimizer = minti.prepare_for_textual_inversion(w)
     next(minti.textual_inversion(w, pictures(), optimizer))
@@ -35,10 +36,9 @@ def test_the_lean_form_keeps_nothing_for_the_old_rows(tiny):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_torch_schedulers_accept_the_patched_step(tiny, form):
+def test_an_own_loop_with_a_scheduler_of_torch(tiny, form):
     w = wrapper(tiny, row_update=form)
     optimizer = minti.prepare_for_textual_inversion(w)
-    assert optimizer.step.__func__
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, 1.0, 4)
     old = tiny.text_encoder.get_input_embeddings().weight.detach().clone()
     for _ in range(4):
@@ -47,12 +47,13 @@ def test_torch_schedulers_accept_the_patched_step(tiny, form):
         optimizer.step()
         schedule.step()
     new = tiny.text_encoder.get_input_embeddings().weight
-    assert torch.equal(new[: w.embedding.first], old[: w.embedding.first])
-    assert not torch.equal(new[w.embedding.first :], old[w.embedding.first :])
+    first = ids_of(w)[0]
+    assert torch.equal(new[:first], old[:first])
+    assert not torch.equal(new[first:], old[first:])
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_clipping_looks_at_the_new_rows_alone(tiny, form):
+def test_clipping_looks_at_the_new_vectors_alone(tiny, form):
     w = wrapper(tiny, row_update=form, max_gradient_norm=None)
     optimizer = minti.prepare_for_textual_inversion(w)
     norms = []
@@ -69,12 +70,12 @@ def test_default_learning_rate_is_relative_to_the_vocabulary(tiny):
 
 
 def test_flipping_adds_mirror_images(tiny):
-    concept = TrainingImages(tiny, pictures(), flip=True)
-    assert len(concept) == 6
+    data = AugmentedImages(tiny, pictures(), flip=True)
+    assert len(data) == 6
     with torch.no_grad():
         mirrored = tiny.encode(pictures()[1:2].flip(-1))
-    torch.testing.assert_close(concept.mean[4:5], mirrored.mean)
-    draws = [concept.latents(torch.tensor([4]), torch.Generator().manual_seed(i)) for i in (0, 0, 1)]
+    torch.testing.assert_close(data.mean[4:5], mirrored.mean)
+    draws = [data.latents(torch.tensor([4]), torch.Generator().manual_seed(i)) for i in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
 
@@ -97,7 +98,7 @@ def test_each_row_is_kept_below_the_limit_by_itself(tiny, form):
     assert optimizer.step(lambda: 7.0) == 7.0
     torch.testing.assert_close(w.embedding.values.detach(), rows * limit * torch.tensor([[1.0], [0.5]]))
     weight = tiny.text_encoder.get_input_embeddings().weight
-    assert torch.equal(weight[w.placeholder_ids], w.embedding.values)
+    assert torch.equal(weight[ids_of(w)], w.embedding.values)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_words_that_cannot_be_learned(tiny, options, message):
         ({"templates": "poem"}, "unknown templates 'poem'"),
         ({"row_update": "all"}, "unknown row_update 'all'"),
         ({"lr_schedule": "step"}, "unknown lr_schedule 'step'"),
-        ({"steps": 0}, "steps = 0; expected at least 1"),
+        ({"steps": 0}, "steps = 0; expected a whole number from 1"),
     ],
 )
 def test_bad_configs(options, message):

@@ -1,26 +1,26 @@
-"""When a word is learned, which rows are kept, and failing loudly."""
+"""Validation loss, best values, early stopping: when a word is learned, which vectors are kept, and failing loudly."""
 
 import numpy as np
 import pytest
 import torch
-from helpers import pictures, train, wrapper
+from helpers import ids_of, learning, pictures, train, wrapper
 
 import minti
 from minti.runs.monitor import STEP_COST, evaluation_interval, has_levelled_off
 
 
-def test_the_best_rows_are_kept(tiny):
+def test_the_best_vectors_are_kept(tiny):
     """A learning rate that soon spoils the word: what stays is the best evaluation, not the last."""
     w = wrapper(tiny, steps=96, learning_rate=0.05)
     rows, losses = {}, {}
-    for state in minti.textual_inversion(w, pictures()):
+    for state in learning(w):
         losses.setdefault(0, state.initializer_loss)
         if state.validation_loss is not None:
             rows[state.step], losses[state.step] = w.embedding.values.detach().clone(), state.validation_loss
     best = min(losses, key=losses.get)
     assert 0 < best < max(losses), "the test needs a run that gets better, then worse"
     assert torch.equal(w.embedding.values, rows[best])
-    assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[w.placeholder_ids], rows[best])
+    assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[ids_of(w)], rows[best])
 
 
 def test_a_run_that_never_got_better_keeps_what_it_began_with(tiny):
@@ -28,22 +28,22 @@ def test_a_run_that_never_got_better_keeps_what_it_began_with(tiny):
     w = wrapper(tiny, steps=2)
     optimizer = minti.prepare_for_textual_inversion(w)
     optimizer.param_groups[0]["maximize"] = True
-    *_, last = minti.textual_inversion(w, pictures(), optimizer)
+    *_, last = learning(w, optimizer=optimizer)
     assert last.validation_loss > last.initializer_loss
-    assert w.run.best_step == 0
+    assert w.trainer.monitor.best_step == 0
     toy = tiny.tokenizer.convert_tokens_to_ids("toy</w>")
     assert torch.equal(w.embedding.values[0], tiny.text_encoder.get_input_embeddings().weight[toy])
 
 
-def test_a_run_that_is_left_before_it_was_judged_keeps_its_last_rows(tiny):
+def test_a_run_that_is_left_before_it_was_judged_keeps_its_last_vectors(tiny):
     w = wrapper(tiny, steps=50)
-    for state in minti.textual_inversion(w, pictures()):
+    for state in learning(w):
         last = w.embedding.values.detach().clone()
         if state.step == 2:
             break
     assert state.validation_loss is None
     assert torch.equal(w.embedding.values, last)
-    assert not torch.equal(last, w.run.best["values"])
+    assert not torch.equal(last, w.trainer.monitor.best["values"])
 
 
 def test_levelling_off():
@@ -89,9 +89,10 @@ def test_training_stops_by_itself(tiny):
     assert [state.finished for state in states].count(True) == 1
 
 
-def test_no_pictures(tiny):
-    with pytest.raises(ValueError, match="no pictures to learn from"):
-        next(minti.textual_inversion(wrapper(tiny), []))
+def test_no_images(tiny):
+    with pytest.raises(ValueError, match="no images to learn from"):
+        minti.textual_inversion(wrapper(tiny), [])
+    assert not tiny.words
 
 
 def test_a_loss_that_is_not_finite(tiny):
@@ -99,14 +100,14 @@ def test_a_loss_that_is_not_finite(tiny):
     with torch.no_grad():
         tiny.unet.conv_out.bias[0] = torch.nan
     with pytest.raises(
-        minti.TrainingError, match=r"the loss is nan at step 1 .*, of picture .*; so is unet: conv_out\.bias"
+        minti.TrainingError, match=r"the loss is nan at step 1 .*, of image .*; so is unet: conv_out\.bias"
     ):
         next(minti.textual_inversion(wrapper(tiny), pictures()))
 
 
-def test_pictures_that_are_not_finite(tiny):
+def test_images_that_are_not_finite(tiny):
     with pytest.raises(ValueError, match="the latents have numbers that are not finite"):
-        next(minti.textual_inversion(wrapper(tiny), torch.full((1, 3, 16, 16), float("nan"))))
+        minti.textual_inversion(wrapper(tiny), torch.full((1, 3, 16, 16), float("nan")))
 
 
 def test_a_word_without_gradient(tiny):
@@ -118,6 +119,6 @@ def test_a_word_without_gradient(tiny):
         next(minti.textual_inversion(wrapper(tiny), pictures()))
 
 
-def test_rows_that_do_not_move(tiny):
+def test_vectors_that_do_not_move(tiny):
     with pytest.raises(minti.TrainingError, match="after 5 steps the word <concept> has not moved"):
         train(tiny, learning_rate=0.0, steps=10)

@@ -1,14 +1,14 @@
-"""Settings that could only waste time are refused before anything is loaded; clipping; the fixed set."""
+"""Settings that could only waste time are refused before anything is loaded; clipping; the validation set."""
 
 import math
 
 import pytest
 import torch
-from helpers import pictures, seeded, wrapper
+from helpers import learning, pictures, seeded, wrapper
 
 import minti
+from minti.personalization.augmented_images import AugmentedImages
 from minti.runs.monitor import ValidationSet
-from minti.textual_inversion import TrainingImages
 
 
 @pytest.mark.parametrize(
@@ -20,9 +20,9 @@ from minti.textual_inversion import TrainingImages
         *(({"weight_decay": value}, "weight_decay = ") for value in (-0.1, math.nan)),
         ({"warmup_steps": -1}, "warmup_steps = -1"),
         ({"seed": -1}, "seed = -1"),
-        ({"seed": 2**63}, "seed = 9223372036854775808; expected at most 9,223,372,036,854,775,807"),
-        ({"num_vectors": 0}, "num_vectors = 0; expected at least 1"),
-        ({"num_vectors": 1001}, "num_vectors = 1001; expected at most 1,000"),
+        ({"seed": 2**63}, "seed = 9223372036854775808; expected a whole number from 0 to 9,223,372,036,854,775,807"),
+        ({"num_vectors": 0}, "num_vectors = 0; expected a whole number from 1"),
+        ({"num_vectors": 1001}, "num_vectors = 1001; expected a whole number from 1 to 1,000"),
         ({"templates": ()}, "templates is empty"),
         ({"lr_schedule": "cosine"}, "say with `steps` which that is"),
         ({"lr_schedule": "cosine", "max_steps": 100}, "say with `steps` which that is"),
@@ -41,7 +41,7 @@ def test_the_most_that_is_allowed():
 def test_a_cosine_ends_at_zero(tiny):
     """At its last step, which `steps` names: 1/2 (1 + cos(pi i / n)) before it."""
     w = wrapper(tiny, steps=4, lr_schedule="cosine")
-    rates = [state.learning_rate for state in minti.textual_inversion(w, pictures())]
+    rates = [state.learning_rate for state in learning(w)]
     assert rates == pytest.approx([0.01 * 0.5 * (1 + math.cos(math.pi * i / 4)) for i in range(4)])
 
 
@@ -72,21 +72,21 @@ def test_the_optimizer_gets_the_clipped_gradient(tiny_folder, form):
         assert state.gradient_norm == pytest.approx(norm)
 
 
-# --- the fixed set ----------------------------------------------------------------------------------------------------
+# --- the validation set ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("count", "flip"), [(200, False), (100, True), (5, False), (3, True), (16, False), (17, False)]
 )
-def test_the_fixed_set_is_spread_over_all_pictures(tiny, count, flip):
+def test_the_validation_set_is_spread_over_all_images(tiny, count, flip):
     """Each of them as often as any other, or one more; of too many, one in every so many, mirror images included."""
     grey = torch.linspace(-1, 1, count)[:, None, None, None].expand(count, 3, 16, 16).clone()
     grey[..., :8] += 0.5  # so that the mirror image is another
-    concept = TrainingImages(tiny, grey, flip)
-    concept.logvar.fill_(-30)  # every draw is the mean
-    size, total = 16, len(concept)
-    fixed = ValidationSet(concept, size, seeded())
-    distances = (fixed.latents[:, None] - tiny.scale(concept.mean)[None]).flatten(2).norm(dim=2)  # size total
+    data = AugmentedImages(tiny, grey, flip=flip)
+    data.logvar.fill_(-30)  # every draw is the mean
+    size, total = 16, len(data)
+    fixed = ValidationSet(data, size, seeded())
+    distances = (fixed.latents[:, None] - tiny.scale(data.mean)[None]).flatten(2).norm(dim=2)  # size total
     numbers = sorted(distances.argmin(dim=1).tolist())
     if total > size:
         assert len(set(numbers)) == size

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import pictures, seeded, train, wrapper, write
+from helpers import ids_of, learning, pictures, seeded, train, trainable, wrapper, write
 
 import minti
 from minti.embeddings import read_embeddings, write_embeddings
@@ -20,7 +20,7 @@ def assert_detached(model):
     """Nothing of the training is left in the model."""
     assert not embedding(model)._forward_hooks
     assert embedding(model).weight.grad is None
-    assert not any(p.requires_grad for part in (model.unet, model.vae, model.text_encoder) for p in part.parameters())
+    assert not trainable(model)
 
 
 def assert_word(model, path, folder):
@@ -74,8 +74,8 @@ def test_the_second_word_s_learning_rate_is_the_first_one_s(tiny, tmp_path):
 def test_loading_inside_the_loop(tiny, tiny_folder, tmp_path, form):
     """A loaded word is itself at once and ever after, and the other one learns as if nothing had happened."""
     w, paths = wrapper(tiny, row_update=form, steps=3), []
-    for state in minti.textual_inversion(w, pictures()):
-        if state.step in (1, 3):  # with a step to come, and with the return to the best rows alone
+    for state in learning(w):
+        if state.step in (1, 3):  # with a step to come, and with the restoring of the best vectors alone
             paths.append(a_file(tmp_path / f"{state.step}.safetensors", f"<word-{state.step}>"))
             minti.load_embeddings(tiny, paths[-1])
         for path in paths:
@@ -86,18 +86,18 @@ def test_loading_inside_the_loop(tiny, tiny_folder, tmp_path, form):
         assert_word(tiny, path, tiny_folder)
     alone, _ = train(minti.StableDiffusion.from_pretrained(tiny_folder), row_update=form, steps=3)
     assert w.embedding.values.shape == (1, 48)
-    assert torch.equal(w.embedding.values, alone.rows.values)
+    assert torch.equal(w.embedding.values, alone.embedding.values)
 
 
 @pytest.mark.parametrize("forms", [("new_rows", "restore"), ("restore", "restore")])
 def test_two_words_in_turns(tiny, tiny_folder, forms):
-    """Both end with the rows that each learns alone, though the one's loop ends in the middle of the other's."""
+    """Both end with the vectors that each learns alone, though the one's loop ends in the middle of the other's."""
     options = [
         {"placeholder_token": f"<word-{i}>", "row_update": form, "steps": 3 - i, "seed": i}
         for i, form in enumerate(forms)
     ]
     both = [wrapper(tiny, **each) for each in options]
-    first, second = (minti.textual_inversion(w, pictures()) for w in both)
+    first, second = (learning(w) for w in both)
     for loop in (first, second, first):
         next(loop)
     assert len(list(second)) == 1
@@ -106,7 +106,7 @@ def test_two_words_in_turns(tiny, tiny_folder, forms):
     for w, each in zip(both, options):
         model, prompt = minti.StableDiffusion.from_pretrained(tiny_folder), f"a {each['placeholder_token']}"
         alone, _ = train(model, **each)
-        assert torch.equal(w.embedding.values, alone.rows.values)
+        assert torch.equal(w.embedding.values, alone.embedding.values)
         assert torch.equal(tiny.encode_prompt(prompt), model.encode_prompt(prompt))
 
 
@@ -118,7 +118,7 @@ def test_two_words_in_turns(tiny, tiny_folder, forms):
 def test_the_model_is_detached_however_the_loop_ends(tiny, form, end):
     w = wrapper(tiny, row_update=form, steps=9)
     try:
-        for state in minti.textual_inversion(w, pictures()):
+        for state in learning(w):
             if state.step == 2 and end == "break":
                 break
             if state.step == 2 and end == "exception":
@@ -129,46 +129,46 @@ def test_the_model_is_detached_however_the_loop_ends(tiny, form, end):
         assert end in ("exception", "training error")
     assert_detached(tiny)
     assert w.embedding.values.isfinite().all()
-    assert torch.equal(embedding(tiny).weight[w.placeholder_ids], w.embedding.values)
+    assert torch.equal(embedding(tiny).weight[ids_of(w)], w.embedding.values)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_model_is_detached_where_a_loop_cannot_begin(tiny, form):
     w = wrapper(tiny, row_update=form)
     optimizer = minti.prepare_for_textual_inversion(w)
-    with pytest.raises(ValueError, match="no pictures"):
-        next(minti.textual_inversion(w, [], optimizer))
+    with pytest.raises(ValueError, match="no images"):
+        minti.textual_inversion(w, [], optimizer)
     assert_detached(tiny)
 
 
 @pytest.mark.parametrize("forms", [*itertools.product(FORMS, FORMS)])
 def test_a_loop_that_is_left_alone_does_not_overwrite_what_was_learned_since(tiny, forms):
     paused = wrapper(tiny, placeholder_token="<a>", row_update=forms[0], steps=1)
-    loop = minti.textual_inversion(paused, pictures())
+    loop = learning(paused)
     assert next(loop).finished  # evaluated, and not yet ended
-    own = paused.rows.values.detach().clone()
+    own = paused.embedding.values.detach().clone()
     newer, _ = train(tiny, placeholder_token="<b>", row_update=forms[1], steps=2)
-    rows = newer.rows.values.detach().clone()
+    rows = newer.embedding.values.detach().clone()
     loop.close()
     weight = embedding(tiny).weight
-    assert torch.equal(weight[newer.placeholder_ids], rows)
-    assert torch.equal(weight[paused.placeholder_ids], own)
+    assert torch.equal(weight[ids_of(newer)], rows)
+    assert torch.equal(weight[ids_of(paused)], own)
     assert_detached(tiny)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_loop_of_the_same_word_that_is_left_alone(tiny, form):
-    """The word is learned anew with the same rows; only then is the first loop closed."""
+    """The word is trained on with the same vectors; only then is the first loop closed."""
     w = wrapper(tiny, row_update=form, steps=1)
     optimizer = minti.prepare_for_textual_inversion(w)
-    first = minti.textual_inversion(w, pictures(), optimizer)
+    first = learning(w, optimizer=optimizer)
     next(first)
     before = w.embedding.values.detach().clone()
-    for _ in minti.textual_inversion(w, pictures(seed=1), optimizer):
+    for _ in learning(w, pictures(seed=1), optimizer):
         pass
     newer = w.embedding.values.detach().clone()
     assert not torch.equal(newer, before)
     first.close()
     assert torch.equal(w.embedding.values, newer)
-    assert torch.equal(embedding(tiny).weight[w.placeholder_ids], newer)
+    assert torch.equal(embedding(tiny).weight[ids_of(w)], newer)
     assert_detached(tiny)
