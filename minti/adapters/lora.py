@@ -97,12 +97,11 @@ class LoRA(Adapter):
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
         """Adds to what its layers give: y = W₀ x + w (α / r) B A x. Raises ValueError: as `beside`."""
-
-        def add(pair: Pair, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            return (output + pair(inputs[0]) * self.scale(pair)).to(output.dtype)
-
         for pair, layer in self.beside(model):
-            yield layer.register_forward_hook(partial(add, pair)).remove
+            yield layer.register_forward_hook(partial(self._add, pair)).remove
+
+    def _add(self, pair: Pair, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        return (output + pair(inputs[0]) * self.scale(pair)).to(output.dtype)
 
     @contextmanager
     def merged(self, model: StableDiffusion) -> Iterator[None]:
