@@ -1,4 +1,4 @@
-"""The map of the notes' formulas names what exists; and the formulas as the notes write them."""
+"""The table of the notes' formulas names what exists; and formulas as the notes write them, where the code differs."""
 
 import ast
 import importlib
@@ -12,11 +12,12 @@ import torch.nn.functional as F
 
 from minti.guidance.conditions import Condition, composed_guidance
 from minti.layers import Attention, TimestepEmbedding, timestep_embedding
+from minti.sampling import classifier_free_guidance
 from minti.scheduler import NoiseScheduler
 
 ROOT = Path(__file__).parent.parent
-MAP = (ROOT / "examples/formulas.md").read_text()
-ROWS = [cells for line in MAP.splitlines() if len(cells := line.split(" | ")) == 4 and "`" in line]
+TABLE = (ROOT / "examples/formulas.md").read_text()
+ROWS = [cells for line in TABLE.splitlines() if len(cells := line.split(" | ")) == 4 and "`" in line]
 NAMES = re.compile(r"`([^`]+)`")
 
 
@@ -40,7 +41,7 @@ def named(column: int, beginning: str) -> list[str]:
     return sorted({name for row in ROWS for name in NAMES.findall(row[column]) if name.startswith(beginning)})
 
 
-def test_every_line_of_the_map_names_a_function_and_a_test():
+def test_every_row_of_the_table_names_a_function_and_a_test():
     assert len(ROWS) > 25
     for row in ROWS:
         assert [name for name in NAMES.findall(row[2]) if name.startswith(("minti.", "examples/"))], row
@@ -48,19 +49,19 @@ def test_every_line_of_the_map_names_a_function_and_a_test():
 
 
 @pytest.mark.parametrize("name", named(2, "minti."))
-def test_the_functions_of_the_map_exist(name):
+def test_the_functions_of_the_table_exist(name):
     assert callable(resolve(name))
 
 
 @pytest.mark.parametrize("name", [*named(2, "examples/"), *named(3, "tests/")])
-def test_the_tests_and_scripts_of_the_map_exist(name):
+def test_the_tests_and_scripts_of_the_table_exist(name):
     path, _, function = name.partition("::")
     assert (ROOT / path).is_file()
     assert function in defined(ROOT / path)
 
 
 def test_a_name_that_does_not_exist_is_found_out():
-    for name in ("minti.diffusion.scheduler.NoiseScheduler.remove_noise", "minti.scheduler", "mintage"):
+    for name in ("minti.scheduler.NoiseScheduler.remove_noise", "minti.schedulers", "mintage"):
         with pytest.raises((AttributeError, ModuleNotFoundError)):
             resolve(name)
     assert "test_formulae" not in defined(Path(__file__))
@@ -99,9 +100,11 @@ def test_both_ways_to_write_guidance(s):
     network = lambda x, t, c: torch.tanh(x * c.mean(dim=(1, 2))[:, None, None, None]) + t[0] / 1000  # noqa: E731
     x, t = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(1)), torch.full((3,), 700)
     cond, uncond = network(x, t, context), network(x, t, empty)
-    got = composed_guidance(network, [Condition(context, s)], empty)(x, 700)
-    torch.testing.assert_close(got, uncond + s * (cond - uncond))
-    torch.testing.assert_close(got, s * cond - (s - 1) * uncond, rtol=1e-5, atol=1e-5)
+    plain = classifier_free_guidance(network, context, empty, s)
+    composed = composed_guidance(network, [Condition(context, s)], empty)
+    for got in (plain(x, 700), composed(x, 700)):
+        torch.testing.assert_close(got, uncond + s * (cond - uncond))
+        torch.testing.assert_close(got, s * cond - (s - 1) * uncond, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(cond, uncond)
 
 
