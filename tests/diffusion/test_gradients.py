@@ -1,4 +1,4 @@
-"""Guidance by gradients, where the answer is known: mixtures of Gaussians, a linear loss, moments of a renoised interval."""
+"""Guidance by gradients where the answer is known: mixtures of Gaussians, a linear loss, moments after renoising."""
 
 import re
 from functools import partial

@@ -4,10 +4,9 @@ import diffusers
 import pytest
 import torch
 from helpers import UNET as SMALL
-from helpers import random_controlnet
+from helpers import parse_config, random_controlnet
 
-from minti.adapters.controlnet import ControlNetConfig, ControlNetwork, copied
-from minti.configs import parse_config
+from minti.adapters.controlnet import ONLY, ControlNetConfig, ControlNetwork, copied
 from minti.unet import UNet, UNetConfig
 
 NETWORKS = {
@@ -45,7 +44,7 @@ def question(config, widths, size=(8, 12)):
 def test_controlnet_equals_diffusers(name, size):
     config, widths = NETWORKS[name]
     theirs = their_controlnet(config, widths)
-    ours = ControlNetwork(parse_config(ControlNetConfig, dict(theirs.config))).eval()
+    ours = ControlNetwork(parse_config(ControlNetConfig, dict(theirs.config), **ONLY)).eval()
     ours.load_state_dict(theirs.state_dict())
     asked = question(config, widths, size)
     down, mid = theirs(*asked, return_dict=False)
@@ -58,7 +57,7 @@ def test_controlnet_equals_diffusers(name, size):
 def test_gradients_equal_diffusers():
     config, widths = NETWORKS["as SD"]
     theirs = their_controlnet(config, widths)
-    ours = ControlNetwork(parse_config(ControlNetConfig, dict(theirs.config)))
+    ours = ControlNetwork(parse_config(ControlNetConfig, dict(theirs.config), **ONLY))
     ours.load_state_dict(theirs.state_dict())
     asked = question(config, widths)
     down, mid = theirs(*asked, return_dict=False)
@@ -73,7 +72,7 @@ def test_gradients_equal_diffusers():
 
 @torch.no_grad()
 def test_a_copy_begins_as_diffusers_does():
-    """The left half's weights, and zeros where diffusers has zeros; only the hint encoder is drawn."""
+    """The encoder half's weights, and zeros where diffusers has zeros; only the hint encoder is drawn."""
     config, widths = NETWORKS["as the toybox"]
     torch.manual_seed(0)
     their_unet = diffusers.UNet2DConditionModel(**config)

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from helpers import UNET as SMALL
 from helpers import VAE as SMALL_VAE
-from minti.networks.kernels import Convolution
+from helpers import parse_config
 from torch import nn
 
-from minti.configs import parse_config
+from minti.evaluation.distribution import kl_to_standard_normal
 from minti.layers import GEGLU, Attention, ResnetBlock, timestep_embedding
+from minti.speed import bfloat16
 from minti.unet import UNet, UNetConfig
 from minti.vae import VAE, VAEConfig
 
@@ -99,6 +100,7 @@ def test_a_hook_reaches_every_layer():
     torch.manual_seed(0)
     unet = UNet(parse_config(UNetConfig, SMALL | {"block_out_channels": (32, 64, 1024)})).eval().bfloat16()
     vae = VAE(parse_config(VAEConfig, SMALL_VAE)).eval().bfloat16()
+    bfloat16.accelerate(unet, vae)
     weights = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     layers = [m for network in (unet, vae) for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     reached = []
@@ -107,7 +109,7 @@ def test_a_hook_reaches_every_layer():
     unet(torch.randn(1, 4, 8, 8).bfloat16(), torch.tensor([3]), torch.randn(1, 7, 48).bfloat16())
     vae.decode(vae.encode(torch.zeros(1, 3, 16, 16).bfloat16()).mean)
     assert len(reached) == len(layers) == len(set(reached))
-    assert any(layer.out_channels >= 1024 for layer in layers if isinstance(layer, Convolution))
+    assert any(layer.out_channels >= 1024 and "forward" in vars(layer) for layer in layers if hasattr(layer, "stride"))
     now = unet.state_dict()
     assert all(torch.equal(now[name], was) and now[name].stride() == was.stride() for name, was in weights.items())
 
@@ -133,7 +135,7 @@ def plain_geglu(block, x):
     ],
     ids=["resnet", "geglu"],
 )
-def test_recomputing_keeps_less_and_changes_no_number(block, plain, shape):
+def test_gradient_checkpointing_keeps_less_and_changes_no_number(block, plain, shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     block.requires_grad_(False)
 
@@ -171,7 +173,7 @@ def test_vae_equals_diffusers(layers, batch):
     draw = expected.sample(torch.Generator().manual_seed(5))
     assert torch.equal(got.sample(torch.Generator().manual_seed(5)), draw)
     assert torch.equal(ours.decode(draw), theirs.decode(draw).sample)
-    torch.testing.assert_close(got.kl(), expected.kl())
+    torch.testing.assert_close(kl_to_standard_normal(got), expected.kl())
 
 
 def test_vae_logvar_is_clamped_and_sizes_are_checked():
@@ -206,7 +208,7 @@ def test_another_architecture_is_refused_by_name(key, value):
 
 @torch.no_grad()
 def test_large_batches_are_decoded_in_slices(tiny):
-    """Large pictures one at a time, small ones together."""
+    """Large images one at a time, small ones together."""
     latents = torch.randn(3, 4, 600, 500, generator=torch.Generator().manual_seed(0))
     parts = []
     tiny.vae.decode = lambda latents: parts.append(len(latents)) or latents[:, :3]

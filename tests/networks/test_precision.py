@@ -14,7 +14,7 @@ from minti.layers import Attention
 from minti.speed import bfloat16
 from minti.textual_inversion import TextualInversionConfig
 from minti.training import Trainer
-from minti.training_config import TrainingWrapper
+from minti.wrapper import TrainingWrapper
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -108,7 +108,8 @@ def test_layers_in_bfloat16_choose_products_where_they_pay(monkeypatch):
         function = getattr(bfloat16, name)
         monkeypatch.setattr(bfloat16, name, lambda *args, f=function, name=name: used.append(name) or f(*args))
     attention = Attention(16, heads=2)
-    wide, narrow = (bfloat16.Convolution(8, channels, 3, padding=1) for channels in (1024, 16))
+    wide, narrow = (nn.Conv2d(8, channels, 3, padding=1) for channels in (1024, 16))
+    bfloat16.accelerate(attention, wide, narrow)
     chosen = (["attention_products"], ["convolution_product"], [])
     inputs = (torch.randn(1, 1024, 16), torch.randn(1, 8, 4, 4), torch.randn(1, 8, 4, 4))
     for layer, x, expected in zip((attention, wide, narrow), inputs, chosen):
@@ -146,21 +147,24 @@ def test_every_sampler_runs_in_half_precision(tiny_folder, tiny, dtype, sampler)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_what_learns_is_float32(tiny_folder, dtype):
     model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=dtype)
-    wrapper = TrainingWrapper(model, TextualInversionConfig(steps=12, templates=("a {}",), learning_rate=0.02))
+    wrapper = TrainingWrapper(
+        model, TextualInversionConfig(steps=12, templates=("a {}",), learning_rate=0.02, initializer_token="toy")
+    )
     optimizer = minti.prepare_for_textual_inversion(wrapper)
     assert wrapper.embedding.values.dtype == torch.float32
-    states = list(minti.textual_inversion(wrapper, pictures(), optimizer))
+    states = list(minti.monitored(minti.textual_inversion(wrapper, pictures(), optimizer)))
     assert all(value.dtype == torch.float32 for value in optimizer.state[wrapper.embedding.values].values())
     assert states[-1].validation_loss < states[-1].initializer_loss
     assert {parameter.dtype for parameter in model.unet.parameters()} == {dtype}
 
 
 def test_words_of_float32_in_a_model_of_half_precision(tiny_folder, tmp_path):
-    """Random rows and loaded ones are float32, the model's embedding is not."""
+    """Random embedding vectors and loaded ones are float32, the model's embedding matrix is not."""
     model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=torch.bfloat16)
     wrapper = TrainingWrapper(model, TextualInversionConfig(initializer_token=None, steps=1, templates=("a {}",)))
-    next(minti.textual_inversion(wrapper, pictures()))
-    assert wrapper.embedding.values.dtype == wrapper.run.best["values"].dtype == torch.float32
+    next(iter(minti.monitored(minti.textual_inversion(wrapper, pictures()))))
+    best = wrapper.trainer.monitor.best["values"]
+    assert wrapper.embedding.values.dtype == best.dtype == torch.float32
     rows = torch.randn(2, 48, generator=torch.Generator().manual_seed(0))
     write_embeddings(tmp_path / "word.safetensors", {"<new>": rows})
     minti.load_embeddings(model, tmp_path / "word.safetensors")
@@ -173,20 +177,22 @@ def test_float16_finds_its_scale(tiny_folder, monkeypatch):
     scaler = torch.amp.GradScaler
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *args, **options: scaler(*args, init_scale=2.0**26, **options))
     model = minti.StableDiffusion.from_pretrained(tiny_folder, dtype=torch.float16)
-    wrapper = TrainingWrapper(model, TextualInversionConfig(steps=16, templates=("a {}",), learning_rate=0.01))
+    wrapper = TrainingWrapper(
+        model, TextualInversionConfig(steps=16, templates=("a {}",), learning_rate=0.01, initializer_token="toy")
+    )
     optimizer = minti.prepare_for_textual_inversion(wrapper)
     former, moved, norms = wrapper.embedding.values.detach().clone(), [], []
-    for state in minti.textual_inversion(wrapper, pictures(), optimizer):
+    for state in minti.monitored(minti.textual_inversion(wrapper, pictures(), optimizer)):
         moved.append(not torch.equal(wrapper.embedding.values, former))
         norms.append(state.gradient_norm)
         former = wrapper.embedding.values.detach().clone()
     assert not moved[0]
-    assert moved[-2]  # the last yield may have gone back to the best rows
+    assert moved[-2]  # the last yield may have restored the best values
     assert [not math.isnan(norm) for norm in norms[:-1]] == moved[:-1]
 
 
 def test_a_scale_that_is_not_found(tiny, monkeypatch):
-    """Twenty steps may be lost from where torch's scale begins; the one after them says why."""
+    """Twenty steps may be skipped from where torch's scale begins; the one after them says why."""
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0**16, growth_interval=1))
     learned = wrapper(tiny, steps=30)
     with torch.no_grad():
@@ -194,35 +200,35 @@ def test_a_scale_that_is_not_found(tiny, monkeypatch):
     begin = tiny.text_encoder.get_input_embeddings().weight[tiny.tokenizer.convert_tokens_to_ids("toy</w>")].clone()
     with pytest.raises(minti.TrainingError, match="the loss is inf at step 21"):
         list(minti.textual_inversion(learned, pictures()))
-    assert torch.equal(learned.rows.values.detach()[0], begin)
-    assert learned.run.loop.taken == 0
+    assert torch.equal(learned.embedding.values.detach()[0], begin)
+    assert learned.trainer.completed - learned.trainer.skipped == 0
 
 
-def test_lost_steps_between_good_ones(tiny, monkeypatch):
+def test_skipped_steps_between_good_ones(tiny, monkeypatch):
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0**17, growth_interval=1))
     learned, states = train(tiny, steps=7)
     assert [math.isnan(state.gradient_norm) for state in states] == [True, True, False, True, False, True, False]
-    assert learned.run.loop.taken == 3
+    assert learned.trainer.number - learned.trainer.skipped == 3
 
 
 @pytest.mark.parametrize(("row", "lost"), [(0, True), (-1, True), (None, False)])
 def test_a_row_that_overflows_in_the_matrix(tiny, monkeypatch, row, lost):
-    """torch's scaler leaves the step out whichever row it is, so that it is lost."""
+    """torch's scaler leaves the step out whichever row it is, so that it is skipped."""
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: NarrowScaler(2.0, growth_interval=1))
     learned = wrapper(tiny, row_update="restore")
     optimizer = minti.prepare_for_textual_inversion(learned)
     learned.detach()
-    (weight,) = learned.rows.trainable()
+    (weight,) = learned.embedding.trainable()
 
     def loss(model, batch):
         if row is not None:
             weight.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([row % len(weight)]), math.inf))
         return weight.sum()
 
-    loop = Trainer(tiny, learned.rows, lambda generator: None, loss, optimizer, 1, seeded(), max_norm=None)
-    (step,) = loop
+    trainer = Trainer(tiny, learned.embedding, lambda generator: None, loss, optimizer, 1, seeded(), max_norm=None)
+    (step,) = trainer
     assert math.isnan(step.gradient_norm) == lost
-    assert loop.taken == (not lost)
+    assert trainer.skipped == lost
     assert len(optimizer.state) == (not lost)
 
 
