@@ -27,8 +27,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What suits a model: the keys of `defaults.json` beside its weights, which only minti reads; the defaults are SD
-    v1's. `templates`, `prompts`: to train a new word with, and to try it on, with `{}` where the word goes."""
+    """What suits a model: the keys of its `defaults.json`, which only minti reads; the defaults are SD v1's."""
 
     half_precision: bool = True  # whether bfloat16 may be taken where a machine is fast at it
     guidance_scale: float = 7.5
@@ -49,8 +48,7 @@ class ModelDefaults:
 
 
 def read_config(kind: type, path: Path, **only: tuple[Any, ...]) -> Any:
-    """A config file as the dataclass of its kind. `only`: further keys, and the values that minti implements.
-    Raises FileNotFoundError, ValueError: missing, damaged, or of another architecture; names the file and the key."""
+    """A config file as the dataclass of its kind; `only`: further keys, and the values that they may have."""
     values = plugin("minti.formats.strict:read_json", lambda path: json.loads(path.read_text(encoding="utf-8")))(path)
     known = [field.name for field in fields(kind)]
     check("formats.strict:check_config", kind, values, str(path), only)

@@ -23,8 +23,7 @@ class Stop(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """All that a sampler needs besides `predict`: latents (b, c, h, w), standard normal noise or what `add_noise` made for
-    the stop number `start`; n + 1 stops, from noisy to clean; `keep`, applied to the latents after every step."""
+    """All that a sampler needs besides `predict`: noise or noised latents for stop `start`, n + 1 stops, `keep`."""
 
     latents: Tensor
     scheduler: NoiseScheduler
@@ -39,16 +38,14 @@ class Run:
         return pairwise(self.stops[self.start :])
 
     def prev_timestep(self, t: int) -> int:
-        """Where DDIM's step from t ends, as in diffusers: T // n below; the last one at -1, where alpha-bar is 1, or in SD
-        at 0 (`set_alpha_to_one`)."""
+        """Where DDIM's step from t ends, as in diffusers: T // n below, at last -1 or 0 (`set_alpha_to_one`)."""
         config = self.scheduler.config
         stride = config.num_train_timesteps // (len(self.stops) - 1)
         return t - stride if t >= stride else (-1 if config.set_alpha_to_one else 0)
 
 
 class SampleStep(NamedTuple):
-    """A denoising step: the timestep it left, the latents (b, c, h, w) after it, the clean latents predicted there (for a
-    preview), and how many images have gone through the network so far."""
+    """A denoising step: its timestep, the latents after it, the clean latents predicted, network evaluations so far."""
 
     timestep: float
     latents: Tensor
@@ -117,8 +114,7 @@ class DDIM(Sampler):
             yield SampleStep(t, latents, clean)
 
 
-# A sampler's class, or "module:class" of one that is imported when it is first used.
-SAMPLERS: dict[str, type[Sampler] | str] = {"ddpm": DDPM, "ddim": DDIM}
+SAMPLERS: dict[str, type[Sampler] | str] = {"ddpm": DDPM, "ddim": DDIM}  # or "module:class", imported when it is used
 SAMPLERS |= {"pndm": "minti.samplers.multistep:PNDM", "dpm-solver++": "minti.samplers.multistep:DPMSolver"}
 SAMPLERS |= {"euler": "minti.samplers.ode:Euler", "heun": "minti.samplers.ode:Heun"}
 

@@ -13,22 +13,19 @@ from minti.utils import check, plugin
 
 
 def save_embeddings(wrapper: Any, path: str | os.PathLike[str]) -> None:
-    """Writes the learned embedding vectors, {placeholder: (num_vectors, d) float32}, as diffusers'
-    `load_textual_inversion` reads them. Raises OSError, ValueError: as `write_embeddings`."""
+    """Writes the learned vectors, {placeholder: (num_vectors, d)}, for diffusers' `load_textual_inversion`."""
     write_embeddings(path, {wrapper.config.placeholder_token: wrapper.embedding.values})
 
 
 def write_embeddings(path: str | os.PathLike[str], words: dict[str, Tensor]) -> None:
-    """Writes {placeholder: (num_vectors, d)}, atomically.
-    Raises ValueError: the file is not a `.safetensors`, or a number is not finite. OSError: it cannot be written."""
+    """Writes {placeholder: (num_vectors, d)}, atomically. Raises ValueError, OSError: it cannot be written."""
     check("runs.checks:written_words", path, words)
     with plugin("minti.runs.files:replacing", nullcontext)(path) as temporary:  # clone: safetensors writes no views
         save_file({token: x.detach().cpu().float().clone() for token, x in words.items()}, temporary)
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The words of a file, {placeholder: (num_vectors, d)}: diffusers' safetensors, or what `minti.formats` reads.
-    Raises FileNotFoundError, ValueError: no such file, a damaged one, or no word in it; names the file."""
+    """The words of a file, {placeholder: (num_vectors, d)}. Raises OSError, ValueError: names the file."""
     words = plugin("minti.formats.foreign_embeddings:read", load_file)(Path(path))
     check("runs.checks:read_words", path, words)
     return {token: (x[None] if x.ndim == 1 else x).detach().float() for token, x in words.items()}
@@ -36,11 +33,8 @@ def read_embeddings(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeholder: str | None = None) -> list[str]:
     """Loads learned words of a file (textual inversion) into the model's vocabulary, so that prompts can use them.
-    `placeholder`: what to call the file's word instead of its own name. Returns the placeholders.
-
-    Raises FileNotFoundError, ValueError: as `read_embeddings`; vectors of another width than the model's, or a
-    placeholder that exists already. Everything is checked before the first word is added.
-    """
+    `placeholder`: what to call the file's word instead of its own name. Returns the placeholders. Raises OSError,
+    ValueError: the file, or a word that does not fit the model; all is checked before the first word is added."""
     words = read_embeddings(path)
     if placeholder is not None:
         check("runs.checks:one_word", path, words)

@@ -10,10 +10,7 @@ from minti.utils import plugin
 
 def to_pixels(image: Image.Image, size: int | tuple[int, int], flip: bool = False) -> Tensor:
     """The transform of exercise E4: resize the shorter side, crop the centre, optionally mirror, scale.
-
-    `size` is (height, width), or one number for both; a smaller image is enlarged. Returns (3, height, width) float32
-    in [-1, 1].
-    """
+    `size`: (height, width), or one number for both. -> (3, height, width) float32 in [-1, 1]."""
     height, width = (size, size) if isinstance(size, int) else size
     rgb = image if image.mode == "RGB" else plugin("minti.formats.image_files:to_rgb")(image)
     fitted = ImageOps.fit(rgb, (width, height), Image.Resampling.BICUBIC)

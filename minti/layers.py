@@ -1,11 +1,8 @@
-"""The pieces that the UNet and the VAE are built from.
+"""The layers of UNet and VAE: resnet blocks, attention, the timestep embedding (lecture notes `002`, 1.3, 1.4 and 7.4;
+questions `003`, 12 and 13; slides `004`, 2.3). Submodules carry the names of the SD v1.4 checkpoint.
 
-Lecture notes `002`, 1.3 and 1.4 (attention), 7.4 (cross-attention); questions `003`, 12 (timestep embedding) and 13
-(attention); slides `004`, 2.3 (timestep embedding).
-
-Every submodule carries the name that its weights have in the SD v1.4 checkpoint, so that loading is `load_state_dict`.
-Shapes: `b` batch, `c` channels, `h w` height and width, `n` positions of the feature map, `m` tokens of the
-prompt (77 in SD v1.4), `d` features.
+Shapes: `b` batch, `c` channels, `h w` height and width, `n` positions of the feature map, `m` tokens of the prompt (77
+in SD v1.4), `d` features.
 """
 
 import math
@@ -17,6 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from minti.utils import check
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, flip_sin_to_cos: bool = True, freq_shift: float = 0) -> Tensor:
@@ -35,7 +34,7 @@ def timestep_embedding(timesteps: Tensor, dim: int, flip_sin_to_cos: bool = True
 
 
 class TimestepEmbedding(nn.Module):
-    """From the sinusoidal features to the vector that every resnet block gets: (b, in_channels) -> (b, time_embed_dim)."""
+    """From sinusoidal features to the vector that every resnet block gets: (b, in_channels) -> (b, time_embed_dim)."""
 
     def __init__(self, in_channels: int, time_embed_dim: int):
         super().__init__()
@@ -70,8 +69,7 @@ class ResnetBlock(nn.Module):
 
 
 def checkpointed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Gradient checkpointing: function(x), of which only a large x is kept for the backward pass, and the rest is computed
-    again: the same numbers, less memory, a little more time (a convolution at the end is not computed twice)."""
+    """Gradient checkpointing: of function(x) only a large x is kept for the backward pass, the rest computed again."""
     if not torch.is_grad_enabled() or x.numel() < 2**18:
         return function(x)
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
@@ -80,29 +78,20 @@ def checkpointed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v of (b, heads, n or m, d) -> (b, heads, n, d)
 
 
-def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """Attention maps, softmax(q kᵀ / √d): (b, heads, n, d) and (b, heads, m, d) -> (b, heads, n, m) float32."""
-    return (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-
-
 class Attention(nn.Module):
     """Attention, softmax(q kᵀ / √d) v over several heads ("Attention Is All You Need", eq. 1): queries from x, (b, n,
     query_dim), keys and values from `context`, (b, m, context_dim), or from x: self-attention. -> (b, n, query_dim).
 
-    Attributes:
-        attend: how it is computed; `minti.speed` gives a layer a faster one.
-        around: wrappers f(attend, q, k, v) that watch or change attention, the last one outermost.
-        after: functions f(q, attended) of its result, called in turn.
-    """
+    attend: how it is computed; `minti.speed` gives a layer a faster one. around: wrappers f(attend, q, k, v) that
+    watch or change attention, the last one outermost. after: functions f(q, attended) of its result, in turn."""
 
     attend = staticmethod(F.scaled_dot_product_attention)
 
     def __init__(self, query_dim: int, heads: int, context_dim: int | None = None, qkv_bias: bool = False):
         super().__init__()
         context_dim = query_dim if context_dim is None else context_dim
-        if query_dim % heads:
-            raise ValueError(f"{query_dim} channels do not divide into {heads} attention heads")
         self.heads = heads
+        check("runs.checks:heads", query_dim, heads)
         self.to_q = nn.Linear(query_dim, query_dim, bias=qkv_bias)
         self.to_k = nn.Linear(context_dim, query_dim, bias=qkv_bias)
         self.to_v = nn.Linear(context_dim, query_dim, bias=qkv_bias)
@@ -153,20 +142,9 @@ class GEGLU(nn.Module):
         return checkpointed(product, self.proj(x))  # b n d_in -> b n (2 d_out) -> b n d_out
 
 
-class FeedForward(nn.Module):
-    """The transformer block's two layers for each token, four times as wide inside: (b, n, d) -> (b, n, d)."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))  # net.1: dropout
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-
 class TransformerBlock(nn.Module):
-    """Self-attention among the positions, cross-attention to the prompt, feed-forward; each is added to its input.
-    (b, n, d) and the context's (b, m, context_dim) -> (b, n, d)."""
+    """Self-attention among the positions, cross-attention to the prompt, feed-forward layers four times as wide
+    inside; each is added to its input. (b, n, d) and the context's (b, m, context_dim) -> (b, n, d)."""
 
     def __init__(self, dim: int, heads: int, context_dim: int):
         super().__init__()
@@ -175,17 +153,18 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.attn2 = Attention(dim, heads, context_dim)
         self.norm3 = nn.LayerNorm(dim)
-        self.ff = FeedForward(dim)
+        net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))  # net.1: dropout
+        self.ff = nn.ModuleDict({"net": net})
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         x = self.attn1(self.norm1(x)) + x
         x = self.attn2(self.norm2(x), context) + x
-        return self.ff(self.norm3(x)) + x
+        return self.ff["net"](self.norm3(x)) + x
 
 
 class SpatialTransformer(nn.Module):
-    """Cross-attention to the prompt (latent diffusion, arXiv 2112.10752, 3.3): every position of the feature map attends
-    to the words. (b, c, h, w) and the context's (b, m, context_dim) -> (b, c, h, w)."""
+    """Cross-attention to the prompt (latent diffusion, arXiv 2112.10752, 3.3): every position of the feature map
+    attends to the words. (b, c, h, w) and the context's (b, m, context_dim) -> (b, c, h, w)."""
 
     def __init__(self, channels: int, heads: int, context_dim: int, groups: int):
         super().__init__()
@@ -205,7 +184,7 @@ class SpatialTransformer(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width with a convolution of stride 2; the VAE pads `asymmetric`, on the right and at the bottom."""
+    """Halves height and width with a convolution of stride 2; the VAE pads on the right and at the bottom only."""
 
     def __init__(self, channels: int, asymmetric: bool = False):
         super().__init__()

@@ -1,8 +1,5 @@
-"""A model folder in the layout of SD v1.4 (a config and safetensors for every part) to its networks.
-
-Networks are built without storage (torch's "meta" device) and the file's tensors, mapped from the disk, are handed to
-them: no weight is initialised only to be overwritten, and none is kept twice. No code that a file brings is run.
-"""
+"""A model folder in the layout of SD v1.4 (a config and safetensors for every part) to its networks, which are built
+on torch's "meta" device and handed the file's tensors, mapped from the disk. No code of a file is run."""
 
 import re
 from collections.abc import Callable
@@ -36,10 +33,8 @@ def load_network(
     name_in_file: Callable[[str], str] = str,
 ) -> Any:
     """A frozen network with the weights of a file, or with `tensors` that were read from it.
-
     dtype: None keeps the file's. rename: the file's tensors by the network's names. name_in_file: for messages.
-    Raises FileNotFoundError, ValueError: missing, damaged, or of another architecture; names file and tensor.
-    """
+    Raises FileNotFoundError, ValueError: missing, damaged, or of another architecture; names file and tensor."""
     if tensors is None:
         tensors = plugin("minti.formats.tensors:read_tensors", lambda path, dtype: load_file(path))(path, dtype)
     try:
@@ -76,8 +71,7 @@ def make_text_encoder(config: TextConfig) -> CLIPTextModel:
 
 
 def load_folder(folder: Path, device: Any, dtype: torch.dtype | None, variant: str | None = None) -> dict[str, Any]:
-    """The parts of a model folder by their names, and its `defaults`.
-    Raises FileNotFoundError, ValueError: missing, damaged, or of another architecture; names file, key or tensor."""
+    """The parts of a model folder by their names. Raises OSError, ValueError: names the file, the key or the tensor."""
     check("formats.strict:has_parts", folder)
 
     def network(part: str, kind: type, make: Callable[[Any], nn.Module], stem: str, *rename: Callable) -> Any:

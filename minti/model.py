@@ -28,13 +28,8 @@ TOYBOX = PACKAGE / "toybox" if (PACKAGE / "toybox").is_dir() else PACKAGE.parent
 
 @dataclass
 class StableDiffusion:
-    """A text-to-image latent diffusion model (lecture notes `002`, 7.4 and 17). The scaling between the VAE's latents and
-    those that the UNet sees happens here (`scale`, `decode`) and nowhere else.
-
-    Attributes:
-        words: the words that were added to its vocabulary, {placeholder: the ids of its tokens}.
-        learning: of these the words that textual inversion has begun, {placeholder: the adapter that learns it}.
-    """
+    """A text-to-image latent diffusion model (lecture notes `002`, 7.4 and 17). The scaling between the VAE's latents
+    and those that the UNet sees happens here (`scale`, `decode`) and nowhere else."""
 
     unet: UNet
     vae: VAE
@@ -42,8 +37,8 @@ class StableDiffusion:
     tokenizer: CLIPTokenizer
     scheduler: NoiseScheduler
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
-    words: dict[str, list[int]] = field(default_factory=dict)
-    learning: dict[str, Any] = field(default_factory=dict)
+    words: dict[str, list[int]] = field(default_factory=dict)  # that were added: {placeholder: ids of its tokens}
+    learning: dict[str, Any] = field(default_factory=dict)  # of these by textual inversion: {placeholder: adapter}
 
     def __post_init__(self) -> None:
         self.original_tokenizer: CLIPTokenizer | None = None  # from before the first word was added
@@ -52,24 +47,13 @@ class StableDiffusion:
 
     @classmethod
     def from_pretrained(
-        cls,
-        source: str | os.PathLike[str] = TOYBOX,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = torch.float32,
-        **options: Any,
+        cls, source: Any = TOYBOX, device: Any = "cpu", dtype: torch.dtype | None = torch.float32, **options: Any
     ) -> StableDiffusion:
-        """Loads a model of SD v1's architecture: a folder, the original single file, or a Hugging Face hub id.
-
-        Args:
-            source: a folder with `unet/`, `vae/`, `text_encoder/`, `tokenizer/` and `scheduler/`; a file
-                (`.safetensors` or `.ckpt`) of the original release; or a hub id, "CompVis/stable-diffusion-v1-4".
-            device, dtype: where and how the weights are kept; dtype None keeps the files' own.
-            options: `variant`, "fp16" for half precision; of a hub id `revision`, a branch, tag or commit; of a single
-                file `tokenizer`, its CLIP tokenizer's folder, and `ema`, whether to take the averaged UNet.
-
-        Raises OSError: something is missing or cannot be fetched. ValueError: a part is damaged or of another
-        architecture, or an option does not apply.
-        """
+        """Loads a model of SD v1's architecture: a folder with `unet/`, `vae/`, `text_encoder/`, `tokenizer/` and
+        `scheduler/`, the original single file (`.safetensors`, `.ckpt`), or a Hugging Face hub id.
+        dtype: None keeps the files' own. options: `variant`, "fp16" for half precision; of a hub id `revision`; of a
+        single file `tokenizer`, a folder, and `ema`, whether to take the averaged UNet. Raises OSError, ValueError:
+        something is missing, damaged, or of another architecture, or an option does not apply."""
         path, device = Path(source), torch.device(device)
         if path.is_dir() and not options:
             parts = load_folder(path, device, dtype)
@@ -81,8 +65,7 @@ class StableDiffusion:
         return cls(**parts)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes a folder that `from_pretrained` and diffusers open, without the words that were added.
-        Raises OSError: it cannot be written, or is not empty."""
+        """Writes a folder that `from_pretrained` and diffusers open. Raises OSError: it is not empty."""
         plugin("minti.formats.export:save_folder")(self, Path(folder))
 
     @property
@@ -103,8 +86,7 @@ class StableDiffusion:
 
     @torch.no_grad()
     def add_word(self, placeholder: str, vectors: Tensor) -> list[int]:
-        """Adds a word to the vocabulary, its embedding vectors (k, d) at the end of the text encoder's matrix.
-        Returns the ids of its tokens, consecutive. Raises ValueError: it cannot be a new word."""
+        """Adds a word with its embedding vectors (k, d) to the vocabulary; the ids of its tokens."""
         self.original_tokenizer = self.original_tokenizer or copy.deepcopy(self.tokenizer)
         ids = self.words[placeholder] = add_tokens(self.tokenizer, placeholder, len(vectors))
         trainable = self.text_encoder.get_input_embeddings().weight.requires_grad
@@ -122,8 +104,7 @@ class StableDiffusion:
             self.unet.gradient_checkpointing(checkpointing)
 
     def encode(self, pixels: Tensor) -> DiagonalGaussian:
-        """Images (b, 3, H, W) in [-1, 1] to the VAE's distribution over *unscaled* latents.
-        Raises ValueError: a size that is no multiple of the VAE's factor; the result is not finite."""
+        """Images (b, 3, H, W) in [-1, 1] to the VAE's distributions over *unscaled* latents."""
         encoded = self.vae.encode(pixels.to(self.device, self.dtype))
         check("runs.checks:finite", self, "the latents", encoded.mean + encoded.logvar)
         return encoded
@@ -133,19 +114,15 @@ class StableDiffusion:
         return latents * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (b, c, h, w) to images (b, 3, H, W), about [-1, 1] but not clamped, in slices of two million pixels,
-        eight images of 512 x 512. Raises ValueError: the result is not finite."""
+        """Scaled latents (b, c, h, w) to images (b, 3, H, W), not clamped, in slices of two million pixels."""
         pixels = latents.shape[-2] * latents.shape[-1] * self.vae.config.factor**2
         slices = (latents / self.vae.config.scaling_factor).split(max(1, 2**21 // pixels))
         images = torch.cat([self.vae.decode(part) for part in slices])
         check("runs.checks:finite", self, "the images", images)
         return images
 
-    def latents_shape(
-        self, batch: int, height: int | None = None, width: int | None = None
-    ) -> tuple[int, int, int, int]:
-        """The latents' shape, (b, c, h, w), for `batch` images of a size in pixels, the model's own when absent.
-        Raises ValueError: a size that is no multiple of the VAE's factor."""
+    def latents_shape(self, batch: int, height: int | None = None, width: int | None = None) -> tuple[int, ...]:
+        """The latents' shape, (b, c, h, w), for `batch` images of a size in pixels, the model's own when absent."""
         factor, native = self.vae.config.factor, self.resolution
         height, width = native if height is None else height, native if width is None else width
         if height % factor or width % factor or height <= 0 or width <= 0:

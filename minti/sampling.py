@@ -38,10 +38,10 @@ def conditional(network: Network, context: Tensor) -> Predict:
 
 
 def classifier_free_guidance(network: Network, context: Tensor, negative: Tensor, scale: Scale) -> Predict:
-    """Classifier-free guidance (arXiv 2207.12598): uncond + s (cond - uncond). 2 B T evaluations; B T where s = 1.
+    """Classifier-free guidance (arXiv 2207.12598): uncond + s (cond - uncond). 2 B T evaluations; B T where s = 1. The
+    paper, `002`, 15, and the slides `001` write it with w = s - 1; `002`, 7.4, and `003`, 6, with s.
 
-    The paper, the lecture notes `002`, 15, and the slides `001` write it with w = s - 1; `002`, 7.4, and `003`, 6, with
-    s. `negative`: (b, n, d), the encoded negative prompts; an empty prompt makes it the unconditional prediction.
+    `negative`: (b, n, d), the encoded negative prompts; an empty prompt makes it the unconditional prediction.
     """
     if scale == 1:
         return conditional(network, context)
@@ -81,17 +81,14 @@ def sample(
     prompts: words, or contexts (b, n, d). negative_prompt: what guidance leads away from, one for all or for each.
     guidance_scale: 1 switches guidance off; None takes the model's own; or a function of the timestep.
     sampler: a name of `SAMPLERS`, or a `Sampler` with options, such as `DDIM(eta=1)`.
-    generator: one draws for the whole batch, as in diffusers; of a list each draws for one image.
+    generator: one draws for the whole batch, as in diffusers; of a list, each for one image.
     latents: (b or 1, c, h, w), standard normal noise to begin with; drawn when absent.
     height, width: in pixels; the size of the image that the run begins with, or the model's own, when absent.
-    output: "pil", images; "latents", (b, c, h, w), scaled; "pixels", (b, 3, H, W) in about [-1, 1]; "steps", an iterator
-        of every `SampleStep`, without the decoder.
+    output: "pil"; "latents", (b, c, h, w), scaled; "pixels", (b, 3, H, W) in about [-1, 1]; "steps", an iterator of
+        every `SampleStep`, without the decoder.
     cfg, guidance: how the predictions with and without prompt combine; predict -> predict, what else changes them.
     begin, keep: Run -> Run, where the run begins; (latents, level) -> latents, applied after every step.
-    on_step: called with every `SampleStep`, for a progress bar or a preview.
-    gradient: lets a gradient flow through the run.
-    Raises ValueError: what cannot be sampled, in one line; or the latents are not finite.
-    """
+    on_step: called with every `SampleStep`. gradient: lets a gradient flow through the run."""
     check_choice("output", output, OUTPUTS)
     if deprecated:
         cfg, begin = plugin("minti.editing.old_options:translated")(model, deprecated, cfg, begin)
@@ -101,10 +98,15 @@ def sample(
         plain = scale == 1 and cfg is classifier_free_guidance  # uncond + 1 (cond - uncond) = cond
         negative = context if plain else encoded(model, negative_prompt, context, "negative prompts")
         predict, walk = guidance(cfg(network, context, negative, scale)), make_sampler(sampler)
-        noise = first_noise(model, len(context), height, width, generator, latents, begin)
+        shape = model.latents_shape(len(context), height, width)
+        if height is None and width is None and hasattr(begin, "init_latents"):  # of an image of any size
+            shape = (len(context), *begin.init_latents.shape[1:])
+        noise = randn(shape, generator, model.device, model.dtype) if latents is None else latents
+        noise = expand(noise, shape, "latents").to(model.device, model.dtype)
         run = begin(Run(noise, model.scheduler, walk.stops(model.scheduler, num_inference_steps), generator))
         steps = walk(predict, replace(run, keep=lambda x, level: keep(run.keep(x, level), level)))
-        steps = watched(steps, network, model, f"guidance_scale {scale}, {model.dtype}", gradient)
+        counted = watched if gradient else torch.no_grad()(watched)  # while it runs, not for who iterates
+        steps = counted(steps, network, model, f"guidance_scale {scale}, {model.dtype}")
         if output == "steps":
             return steps
         for step in steps:
@@ -130,27 +132,13 @@ class Counter:
 
 
 def watched(
-    steps: Iterator[SampleStep], network: Counter, model: StableDiffusion, settings: str, gradient: bool
+    steps: Iterator[SampleStep], network: Counter, model: StableDiffusion, settings: str
 ) -> Iterator[SampleStep]:
     """The steps with their number of evaluations. Raises ValueError: latents are not finite."""
-    while True:
-        with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):  # not for who iterates
-            if (step := next(steps, None)) is None:
-                return
+    for step in steps:
         overflow = f"they have overflowed ({settings}); try a lower guidance scale, or bfloat16"
         check("runs.checks:finite", model, "the latents", step.latents, overflow)
         yield step._replace(evaluations=network.evaluations)
-
-
-def first_noise(
-    model: StableDiffusion, count: int, height: Any, width: Any, generator: Generators, latents: Any, begin: Any
-) -> Tensor:
-    """The initial noise, (b, c, h, w): drawn, or `latents`, in the size that is asked for."""
-    shape = model.latents_shape(count, height, width)
-    if height is None and width is None and hasattr(begin, "init_latents"):  # of an image of any size
-        shape = (count, *begin.init_latents.shape[1:])
-    noise = randn(shape, generator, model.device, model.dtype) if latents is None else latents
-    return expand(noise, shape, "latents").to(model.device, model.dtype)
 
 
 def encoded(model: StableDiffusion, prompts: Prompts, like: Tensor | None = None, name: str = "prompts") -> Tensor:
@@ -158,11 +146,7 @@ def encoded(model: StableDiffusion, prompts: Prompts, like: Tensor | None = None
     if isinstance(prompts, str):  # for each, as in diffusers: of fewer rows a product may round otherwise
         prompts = [prompts] * (1 if like is None else len(like))
     context = prompts if isinstance(prompts, Tensor) else model.encode_prompt(list(prompts))
-    width = model.unet.config.cross_attention_dim
-    if context.ndim != 3 or context.shape[-1] != width or not len(context):
-        raise ValueError(f"contexts of shape {tuple(context.shape)}; expected (b, n, {width}), as of encode_prompt")
-    if like is not None and len(context) not in (1, len(like)):
-        raise ValueError(f"{len(context)} {name} for {len(like)} prompts; give one, or one for each")
+    check("runs.checks:contexts", context, model.unet.config.cross_attention_dim, like, name)
     context = context.to(model.device, model.dtype)
     return context if like is None else expand(context, like.shape, "contexts")
 

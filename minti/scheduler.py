@@ -6,13 +6,13 @@ questions `003`, 1, 2, 11, 20. The lecture counts t = 1 .. T; the code 0 .. T - 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minti.utils import check_choice, plugin
+from minti.utils import check, check_choice, plugin
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
@@ -36,8 +36,7 @@ class SchedulerConfig:
 
 
 def make_betas(config: SchedulerConfig) -> Tensor:
-    """The variances beta_t, (T,) float32: "linear" (DDPM), or "scaled_linear" (arXiv 2112.10752), whose square roots are
-    linear. `minti.samplers.schedules` makes the cosine, and a schedule with zero terminal SNR."""
+    """beta_t, (T,) float32: linear (DDPM), or with linear square roots (arXiv 2112.10752); `samplers.schedules`."""
     check_choice("beta_schedule", config.beta_schedule, SCHEDULES)
     if config.beta_schedule == "squaredcos_cap_v2" or config.rescale_betas_zero_snr:
         return plugin("minti.samplers.schedules:make_betas")(config)
@@ -57,8 +56,7 @@ Timesteps = float | Tensor | Level
 
 
 class NoiseScheduler:
-    """`betas` and `alphas_cumprod`, (num_train_timesteps,) float32 on the CPU, and the formulas; it holds no state of a run.
-    `timesteps` are an int for all images of a batch, (b,) for each its own, or a `Level`."""
+    """betas and alphas_cumprod, (T,) float32 on the CPU, and the formulas; `timesteps`: an int for all, or (b,)."""
 
     def __init__(self, config: SchedulerConfig | None = None):
         self.config = config or SchedulerConfig()
@@ -66,33 +64,24 @@ class NoiseScheduler:
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
 
     def timesteps(self, num_inference_steps: int, spacing: str | None = None, skip_last: bool = False) -> list[int]:
-        """The timesteps of a run, from noisy to clean (arXiv 2305.08891, table 2). "leading": multiples of T // n plus
-        `steps_offset`; "linspace": from T - 1 to 0; "trailing": from T - 1 down in strides of T / n.
-
-        spacing: the config's when absent, "leading" when that has none. skip_last: space one more than
-        `num_inference_steps` and leave out the cleanest. Raises ValueError: too few or too many steps.
-        """
+        """The timesteps of a run, from noisy to clean (arXiv 2305.08891, table 2). "leading", the config's default:
+        multiples of T // n plus `steps_offset`; "linspace": from T - 1 to 0; "trailing": from T - 1 down in strides of
+        T / n. skip_last: space one step more and leave out the cleanest."""
         total, n = self.config.num_train_timesteps, num_inference_steps
         spacing = spacing or self.config.timestep_spacing or "leading"
         spaced = n + 1 if skip_last else n
-        if not 1 <= n <= spaced <= total:
-            raise ValueError(f"num_inference_steps = {n}; expected 1 to {total - (spaced - n)}")
+        check("runs.checks:run_length", n, total - (spaced - n), spacing)
         if spacing == "leading":
             steps = np.arange(spaced)[::-1][:n] * (total // spaced) + self.config.steps_offset
         elif spacing == "linspace":
             steps = np.linspace(0, total - 1, spaced).round()[::-1][:n].astype(np.int64)
-        elif spacing == "trailing":
-            # [:n]: where total / n is not exact, the last stride may end just above zero.
+        else:  # [:n]: where total / n is not exact, the last stride may end just above zero.
             steps = np.round(np.arange(total, 0, -total / n)).astype(np.int64)[:n] - 1
-        else:
-            raise ValueError(f"unknown timestep spacing {spacing!r}; expected one of {SPACINGS}")
-        if steps[0] >= total:
-            begin = f"{n} steps with leading spacing and steps_offset {self.config.steps_offset} begin at {steps[0]}"
-            raise ValueError(f"{begin}, but the schedule ends at {total - 1}; use fewer steps or another spacing")
+        check("runs.checks:timesteps", torch.from_numpy(steps.copy()), total)
         return steps.tolist()
 
     def alpha_bar(self, timesteps: float | Tensor, like: Tensor | None = None) -> Tensor:
-        """alpha-bar, 1 at timestep -1, shaped to multiply (b, c, h, w): () for a number or (), (b, 1, 1, 1) for (b,). Between
+        """alpha-bar, 1 at timestep -1, to multiply (b, c, h, w): () for a number or (), (b, 1, 1, 1) for (b,). Between
         timesteps, where `samplers.ode` may stop, sqrt((1 - alpha-bar) / alpha-bar) lies on a straight line."""
         if isinstance(timesteps, float):
             low, a = int(timesteps), self.alphas_cumprod[int(timesteps) : int(timesteps) + 2]
@@ -101,9 +90,7 @@ class NoiseScheduler:
         if isinstance(timesteps, Tensor) and like is not None:
             table = table.to(like.device, like.dtype)
         t = torch.as_tensor(timesteps).to(table.device)
-        if t.is_floating_point() or t.ndim > 1 or t.min() < -1 or t.max() >= len(self.alphas_cumprod):
-            found = f"timesteps = {t.tolist()!r}; expected whole numbers"
-            raise ValueError(f"{found} from -1 (clean) to {len(self.alphas_cumprod) - 1}, () or (b,)")
+        check("runs.checks:timesteps", t, len(self.alphas_cumprod))
         return table[t] if t.ndim == 0 else table[t][:, None, None, None]
 
     def level(self, timesteps: Timesteps, like: Tensor | None = None) -> Level:
@@ -114,8 +101,7 @@ class NoiseScheduler:
         return Level(a**0.5, (1 - a) ** 0.5)
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
-        """x_t = sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) epsilon   (DDPM, eq. 4; `002`, 4.3; its chapter 17 has a
-        misprint here: z_{t-1} where z_0 belongs)."""
+        """x_t = sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) epsilon   (DDPM, eq. 4; `002`, 4.3; misprinted in 17)"""
         level = self.level(timesteps, clean)
         return level.signal_rate * clean + level.noise_rate * noise
 
@@ -151,7 +137,7 @@ class NoiseScheduler:
         return level.signal_rate * velocity + level.noise_rate * latents
 
     def score_from_noise(self, noise: Tensor, timesteps: int | Tensor) -> Tensor:
-        """The score, grad_x log p_t(x) = -epsilon / sqrt(1 - alpha-bar_t), minus the gradient of the energy of p_t ~ exp(-E)
+        """The score grad_x log p_t(x) = -epsilon / sqrt(1 - alpha-bar_t), or -grad E where p_t ~ exp(-E)
         (arXiv 2011.13456; `003`, 11; exercise E4, question 1; `002`, 5.7, leaves the factor out)."""
         return -noise / (1 - self.alpha_bar(timesteps, noise)) ** 0.5
 
@@ -168,24 +154,19 @@ class NoiseScheduler:
         clean = self.clean_from_velocity(latents, output, timesteps)
         return clean, self.noise_from_velocity(latents, output, timesteps)
 
-    def posterior(
-        self, clean: Tensor, latents: Tensor, t: int, previous: int, variance: str = "posterior"
-    ) -> tuple[Tensor, Tensor]:
+    def posterior(self, clean: Tensor, latents: Tensor, t: int, previous: int, variance: str = "posterior") -> Any:
         """q(x_s | x_t, x_0) for a step from t to any earlier timestep s = `previous` (DDPM, eq. 6 and 7; -1: the end).
 
             alpha = alpha-bar_t / alpha-bar_s,   beta = 1 - alpha
             mean = sqrt(alpha-bar_s) beta / (1 - alpha-bar_t) x_0
                  + sqrt(alpha) (1 - alpha-bar_s) / (1 - alpha-bar_t) x_t
 
-        Returns the mean, (b, c, h, w), and the variance: "posterior", (1 - alpha-bar_s) / (1 - alpha-bar_t) beta, or "beta"
-        as in `002`, 5.2 (which has a misprint: sigma_t^2 = beta_t, not sigma_t).
-        """
+        Returns the mean and the variance: "posterior", (1 - alpha-bar_s) / (1 - alpha-bar_t) beta, or "beta" as in
+        `002`, 5.2 (which has a misprint: sigma_t^2 = beta_t, not sigma_t)."""
         alpha_bar_t, alpha_bar_s = self.alpha_bar(t), self.alpha_bar(previous)
         alpha = alpha_bar_t / alpha_bar_s
         beta = 1 - alpha
         clean_weight = (alpha_bar_s**0.5 * beta) / (1 - alpha_bar_t)
         latents_weight = alpha**0.5 * (1 - alpha_bar_s) / (1 - alpha_bar_t)
         mean = clean_weight * clean + latents_weight * latents
-        if variance == "beta":
-            return mean, beta
-        return mean, ((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta).clamp(min=1e-20)
+        return mean, beta if variance == "beta" else ((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta).clamp(min=1e-20)

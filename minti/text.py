@@ -1,8 +1,7 @@
-"""Prompts to token ids, by the CLIP tokenizer of Hugging Face, and placeholder tokens for new words.
+"""Prompts to token ids, by the CLIP tokenizer of Hugging Face, and placeholder tokens for words (`002`, 7.3 and 16).
 
 A word of several embedding vectors is several tokens, named as in diffusers: `<cat>`, `<cat>_1`, `<cat>_2`. The model's
 `words`, {placeholder: token ids}, says which belong together, and wherever a prompt says `<cat>`, the others follow.
-Lecture notes `002`, 7.3 and chapter 16.
 """
 
 import warnings
@@ -34,12 +33,8 @@ def token_ids(prompt: str, tokenizer: CLIPTokenizer, words: Words) -> list[int]:
 
 
 def tokenize(prompts: Sequence[str], tokenizer: CLIPTokenizer, words: Words) -> Tensor:
-    """Prompts to token ids, (b, m) int64, between a beginning and an end and padded to the context's length.
-
-    Warns of a prompt that is longer, and says what was cut. Raises ValueError: no prompt, or one that is not text.
-    """
-    if not len(prompts):
-        raise ValueError("no prompt given")
+    """Prompts to token ids, (b, m) int64, padded to the context's length. Warns of a prompt that is longer, and cut."""
+    check("runs.checks:prompts", prompts)
     room, rows = tokenizer.model_max_length - 2, []
     for ids in (token_ids(prompt, tokenizer, words) for prompt in prompts):
         if len(ids) > room:
@@ -56,8 +51,7 @@ def placeholder_tokens(placeholder: str, num_vectors: int) -> list[str]:
 
 
 def add_tokens(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> list[int]:
-    """Adds a word's tokens to the tokenizer, from which they cannot be taken out again; their ids, consecutive.
-    Raises ValueError: as `check_new_placeholder`."""
+    """Adds a word's tokens to the tokenizer; their ids, consecutive. Raises ValueError: it cannot be a new word."""
     tokens = placeholder_tokens(placeholder, num_vectors)
     for token in tokens:
         check("runs.checks:check_new_placeholder", tokenizer, token)
@@ -68,8 +62,5 @@ def add_tokens(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> 
 def single_token_id(tokenizer: CLIPTokenizer, word: str) -> int:
     """The id of a word that is one token. Raises ValueError: it is not a single token, or unknown."""
     ids = token_ids(word, tokenizer, {})
-    if len(ids) != 1 or ids[0] in tokenizer.all_special_ids:
-        pieces = " + ".join(tokenizer.convert_ids_to_tokens(ids[:20])) or "nothing"
-        found = f"initializer token {word[:100]!r} is not a single token of this vocabulary (it becomes {pieces!r})"
-        raise ValueError(f"{found}; choose a plain word, or several, that say roughly what the images show")
+    check("runs.checks:single_token", tokenizer, word, ids)
     return ids[0]

@@ -36,11 +36,10 @@ class TextualInversionConfig:
         restore its other rows after every step. Both learn the same.
     templates: "object", "style", or prompts with `{}` where the word goes.
     steps: optimizer steps; None: at most `max_steps`, and with `minti.monitored` until it levels off.
-    batch_size: images per forward pass, by itself 1 on SD v1.4 and 8 on the toybox. gradient_accumulation: batches per
-        step. gradient_checkpointing: saves memory at the cost of time.
+    batch_size: images per forward pass, by itself 1 on SD v1.4 and 8 on the toybox.
+    gradient_accumulation, gradient_checkpointing: batches per step; whether to save memory at the cost of time.
     learning_rate: of AdamW, by itself 0.3 times the root mean square of the vocabulary, about 4e-3 on SD v1.4.
-    max_gradient_norm: the gradient is clipped to this norm; None: it is not.
-    """
+    max_gradient_norm: the gradient is clipped to this norm, unless it is None."""
 
     placeholder_token: str = "<concept>"
     num_vectors: int = 1
@@ -75,10 +74,8 @@ def diffusion_loss(
     generator: Generators = None,
 ) -> Tensor:
     """Task 1: the diffusion loss, ((noise - prediction) ** 2).mean(), () float32 (DDPM, eq. 14; `002`, 4.3; `003`, 26).
-
-    latents, noise: (b, c, h, w), clean and scaled; standard normal, drawn from `generator` when absent. timestep_idx: an
-    int, () or (b,), in [0, num_train_timesteps). embeddings: (b, m, d), the encoded prompts.
-    """
+    latents, noise: (b, c, h, w), clean and scaled; standard normal, drawn from `generator` when absent.
+    timestep_idx: an int, () or (b,), in [0, num_train_timesteps). embeddings: (b, m, d), the encoded prompts."""
     timesteps = torch.as_tensor(timestep_idx, device=latents.device).expand(len(latents))
     if noise is None:
         noise = randn(latents.shape, generator, latents.device, latents.dtype)
@@ -91,10 +88,7 @@ def diffusion_loss(
 def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> Optimizer:
     """Task 2: freezes the networks, adds the placeholder's tokens, and makes their embedding vectors, nothing else,
     trainable. They are attached to the model until `wrapper.detach()`, or until `textual_inversion` begins.
-
-    Raises ValueError: the placeholder is a word already, the initializer is neither a known word nor a phrase, a
-    template is too long for the word to fit, or E4's recipe would have to train a matrix in half precision.
-    """
+    Raises ValueError: it cannot be a new word, or the initializer is unknown; see `runs.checks.check_new_word`."""
     model, config, word = wrapper.model, wrapper.config, wrapper.config.placeholder_token
     wrapper.detach()
     if word in model.learning:
@@ -109,13 +103,12 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> Optimizer:
     embedding.name = f"the word {word}"
     wrapper.embedding = model.learning[word] = embedding
     optimizer = AdamW(embedding.trainable(), lr=wrapper.learning_rate, weight_decay=config.weight_decay)
-    wrapper.attach(optimizer)  # for those who write their own loop
-    return optimizer
+    return wrapper.attach(optimizer)  # for those who write their own loop
 
 
 class LearnedEmbedding(Adapter):
-    """The embedding vectors of a new word, `values`, (k, d) float32: all that is trained. The matrix's other rows, 49,408
-    in SD v1.4, have no gradient, no optimizer state and no copy, and none can change."""
+    """The embedding vectors of a new word, `values`, (k, d) float32: all that is trained. The matrix's other rows,
+    49,408 in SD v1.4, have no gradient, no optimizer state and no copy, and none can change."""
 
     def __init__(self, embedding: nn.Embedding, ids: Sequence[int], longest: float = math.inf):
         super().__init__()
@@ -124,13 +117,12 @@ class LearnedEmbedding(Adapter):
 
     def hooks(self, model: Any) -> Iterator[Callable[[], Any]]:
         """Replaces the embedding layer's output at the word's positions, so that the gradient goes there only."""
+        yield model.text_encoder.get_input_embeddings().register_forward_hook(self._put).remove
 
-        def put(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            (ids,) = inputs  # b m
-            own = (ids >= self.first) & (ids < self.first + len(self.values))
-            return output.masked_scatter(own[..., None], self.values[ids[own] - self.first].to(output.dtype))  # b m d
-
-        yield model.text_encoder.get_input_embeddings().register_forward_hook(put).remove
+    def _put(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        (ids,) = inputs  # b m
+        own = (ids >= self.first) & (ids < self.first + len(self.values))
+        return output.masked_scatter(own[..., None], self.values[ids[own] - self.first].to(output.dtype))  # b m d
 
     @torch.no_grad()
     def after_step(self, model: Any) -> None:
@@ -201,13 +193,11 @@ class Batch(NamedTuple):
 
 
 class TrainingImages:
-    """The training images as the VAE's distributions over latents, mean and logvar (n, c, h, w), encoded once: neither
-    they nor the VAE change. Raises ValueError: there are none."""
+    """The training images as the VAE's distributions, mean and logvar (n, c, h, w), encoded once for all."""
 
     @torch.no_grad()
     def __init__(self, model: StableDiffusion, images: Images):
-        if len(images) == 0:
-            raise ValueError("there are no images to learn from")
+        check("runs.checks:images", images)
         if not isinstance(images, Tensor):
             images = torch.stack([to_pixels(image, model.resolution) for image in images])
         self.pixels = images
@@ -246,18 +236,15 @@ def textual_inversion(
 ) -> Trainer:
     """Task 3a: learns the word. `for step in textual_inversion(...)` takes optimizer steps; at every yield, and after a
     break, the model samples with the word. `minti.monitored(...)` adds a validation loss and early stopping.
-
-    `optimizer`: what task 2 returned, or another one; made here when absent. `checkpoint`: what `load_checkpoint` found
-    of an interrupted run. Raises ValueError, TrainingError: no images, or as task 2; see `runs.checks`.
-    """
+    `optimizer`: what task 2 returned, or another one. `checkpoint`: of an interrupted run, from `load_checkpoint`."""
     model, config = wrapper.model, wrapper.config
-    data = (config.training_images or TrainingImages)(model, images)  # before anything is changed
-    optimizer = optimizer or prepare_for_textual_inversion(wrapper)
     wrapper.detach()  # from now on it is attached during a step only, and the trainer tells it of every step
-    draw = partial(data.batch, wrapper.batch_size, wrapper.prompts)
-    trainer = wrapper.begin(
-        wrapper.embedding, data, draw, config.loss or batch_loss, optimizer, config.steps or config.max_steps
-    )
+    data = (config.training_images or TrainingImages)(model, images)  # before anything is changed
+    if optimizer is None:
+        optimizer = prepare_for_textual_inversion(wrapper)
+        wrapper.detach()
+    draw, loss = partial(data.batch, wrapper.batch_size, wrapper.prompts), config.loss or batch_loss
+    trainer = wrapper.begin(wrapper.embedding, data, draw, loss, optimizer, config.steps or config.max_steps)
     if checkpoint is not None:
         plugin("minti.runs.checkpoints:resumed")(trainer, checkpoint)
     return trainer

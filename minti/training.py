@@ -1,9 +1,5 @@
-"""The training loop: an adapter of a frozen model goes down the gradient of a loss.
-
-    for step in Trainer(model, adapter, draw, loss, optimizer, steps, generator): ...
-
-It knows no words and no images: `draw(generator)` gives a batch with all its randomness, `loss(model, batch)` a scalar.
-"""
+"""The training loop: an adapter of a frozen model goes down the gradient of a loss. It knows no words and no images:
+`draw(generator)` gives a batch with all its randomness, `loss(model, batch)` a scalar."""
 
 import math
 from collections.abc import Callable
@@ -22,8 +18,7 @@ class TrainingError(RuntimeError):
 
 
 class Step(NamedTuple):
-    """A training step: its number from 1, mean loss, learning rate, and the gradient norm before clipping (NaN: the
-    step was skipped by float16's gradient scaler)."""
+    """A training step: its number from 1, mean loss, learning rate, gradient norm before clipping (NaN: skipped)."""
 
     step: int
     loss: float
@@ -34,30 +29,17 @@ class Step(NamedTuple):
 class OneProcess:
     """The group of processes that share a step: this one alone. `minti.runs.distributed` has a larger one."""
 
-    rank, size = 0, 1
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
-        return tensor
-
-
-def processes() -> Any:
-    """The group of this process: all that torchrun has started, once they have joined, or this one alone."""
-    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return plugin("minti.runs.distributed:Processes")() if joined else OneProcess()
+    rank, size, sum = 0, 1, staticmethod(lambda tensor: tensor)
 
 
 @dataclass
 class Trainer:
     """An iterator of optimizer steps; the adapter is attached to the model during a step only.
 
-    Attributes:
-        rate: factor of the learning rate, given the number of steps taken so far.
-        accumulation: batches per optimizer step and process.
-        max_norm: the gradient is clipped to this norm; None: it is not.
-        group: the processes that share the work.
-        number, completed: of the step under way, or the last one; of the last one that ended without an error.
-        skipped: how many optimizer steps float16's gradient scaler has skipped.
+    rate: factor of the learning rate, given the number of steps taken. accumulation: batches per step and process.
+    max_norm: the gradient is clipped to this norm; None: it is not. group: the processes that share the work.
+    number, completed: of the step under way, or the last one; of the last one that ended without an error.
+    skipped: how many optimizer steps float16's gradient scaler has skipped.
     """
 
     model: Any
@@ -70,18 +52,12 @@ class Trainer:
     rate: Callable[[int], float] = lambda taken: 1.0
     accumulation: int = 1
     max_norm: float | None = None
-    group: Any = field(default_factory=processes)
-    number: int = field(default=0, init=False)
-    completed: int = field(default=0, init=False)
-    skipped: int = field(default=0, init=False)
-    # For `minti.runs`: model and config, the training images, what goes round this run, what it was resumed from.
-    training: Any = field(default=None, init=False)
-    data: Any = field(default=None, init=False)
-    monitor: Any = field(default=None, init=False)
-    checkpoint: Any = field(default=None, init=False)
+    group: Any = field(default_factory=lambda: plugin("minti.runs.distributed:Processes", OneProcess)())
+    number = completed = skipped = 0
+    training = data = monitor = checkpoint = None  # what `minti.runs` needs: config, images, what goes round this run
 
     def __post_init__(self) -> None:
-        # float16: small gradients would vanish, so the loss is scaled up (`003`, 28). Elsewhere the scaler does nothing.
+        # float16: small gradients would vanish, so the loss is scaled up (`003`, 28). Elsewhere this does nothing.
         self.scaler = torch.amp.GradScaler(self.model.device.type, enabled=self.model.dtype == torch.float16)
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])

@@ -1,8 +1,5 @@
-"""The UNet that predicts the noise: down and up again, with cross-attention to the prompt at every level.
-
-Source: latent diffusion (arXiv 2112.10752); lecture notes `002`, 5.3, 7.2 and chapter 17; questions `003`, 5.
-The tree of submodules is the tree of keys in `unet/diffusion_pytorch_model.safetensors`.
-"""
+"""The UNet that predicts the noise, with cross-attention to the prompt (latent diffusion, arXiv 2112.10752; `002`, 5.3,
+7.2 and 17; `003`, 5). The tree of submodules is the tree of keys in `unet/diffusion_pytorch_model.safetensors`."""
 
 from dataclasses import dataclass
 
@@ -11,22 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from minti.layers import (
-    Downsample,
-    ResnetBlock,
-    SpatialTransformer,
-    TimestepEmbedding,
-    Upsample,
-    timestep_embedding,
-)
+from minti.layers import Downsample, ResnetBlock, SpatialTransformer, TimestepEmbedding, Upsample, timestep_embedding
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The keys of `unet/config.json` that size the network; the defaults are SD v1.4's. `sample_size` is the latents' height
-    and width in training. `attention_head_dim` is the *number* of heads: the release named it wrongly."""
+    """The keys of `unet/config.json` that size the network; the defaults are SD v1.4's."""
 
-    sample_size: int = 64
+    sample_size: int = 64  # the latents' height and width in training
     in_channels: int = 4
     out_channels: int = 4
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -34,7 +23,7 @@ class UNetConfig:
     down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     cross_attention_dim: int = 768
-    attention_head_dim: int = 8
+    attention_head_dim: int = 8  # the *number* of heads: the release named it wrongly, and the name stuck
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
@@ -64,22 +53,19 @@ class EncoderHalf(nn.Module):
 
     def gradient_checkpointing(self, on: bool) -> None:
         """Gradient checkpointing: each layer is computed a second time in the backward pass, to save memory."""
-        for block in (module for module in self.modules() if isinstance(module, UNetBlock)):
+        for block in (*self.down_blocks, self.mid_block, *getattr(self, "up_blocks", ())):
             block.checkpointing = on
 
     def embed_time(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
         """The timesteps as every resnet block receives them: (b,) -> (b, 4 c_0)."""
-        config = self.config
-        features = timestep_embedding(
-            timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift
-        )
+        c = self.config
+        features = timestep_embedding(timesteps, c.block_out_channels[0], c.flip_sin_to_cos, c.freq_shift)
         return self.time_embedding(features.to(dtype))
 
     def left(
         self, noisy_latents: Tensor, time_emb: Tensor, context: Tensor, hint: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """The encoder half, to which a ControlNet adds its hint's features, (b, c_0, h, w): x, (b, c_last, h', w'), and the
-        skip connections, the finest first."""
+        """The encoder half, with a ControlNet's hint (b, c_0, h, w): x, (b, c_last, h', w'), and the skips."""
         x = self.conv_in(noisy_latents) if hint is None else self.conv_in(noisy_latents) + hint
         skips = [x]
         for block in self.down_blocks:
@@ -111,10 +97,10 @@ class UNet(EncoderHalf):
         self.conv_out = nn.Conv2d(sizes[0], config.out_channels, kernel_size=3, padding=1)
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        """Predicts the noise, or what the scheduler's `prediction_type` says: noisy_latents (b, c, h, w), timesteps (b,) and
-        context (b, m, d), the encoded prompts -> (b, c, h, w).
+        """Predicts the noise, or what the scheduler's `prediction_type` says: (b, c, h, w), (b,) and the encoded
+        prompts, (b, m, d) -> (b, c, h, w).
 
-        SD v1.4 at 512 x 512, channels and size of x after each block, with cross-attention to the prompt's (b, 77, 768):
+        SD v1.4 at 512 x 512, channels and size of x after each block, with attention to the prompt's (b, 77, 768):
 
             conv_in                320 x 64 x 64
             down_blocks  0, 1, 2   320 x 32 x 32   640 x 16 x 16   1280 x 8 x 8    with the prompt, then halved
@@ -137,25 +123,18 @@ class UNet(EncoderHalf):
 
 
 class UNetBlock(nn.Module):
-    """Resnet blocks, each followed by cross-attention to the prompt where this level has any: x (b, c, h, w), time_emb (b,
-    4 c_0), context (b, m, d)."""
+    """Resnet blocks, each followed by cross-attention where this level has any: x, (b, c, h, w), stays so."""
 
     checkpointing = False
 
     def __init__(self, channels: list[tuple[int, int]], config: UNetConfig, attends: bool):
         """channels: (in, out) of each resnet in turn."""
         super().__init__()
-        groups, time_embed_dim = config.norm_num_groups, 4 * config.block_out_channels[0]
-        if attends:
-            self.attentions = nn.ModuleList(
-                SpatialTransformer(c_out, config.attention_head_dim, config.cross_attention_dim, groups)
-                for _, c_out in channels
-            )
-        else:
-            self.attentions = [None] * len(channels)
-        self.resnets = nn.ModuleList(
-            ResnetBlock(c_in, c_out, groups, config.norm_eps, time_embed_dim) for c_in, c_out in channels
-        )
+        groups, heads, width = config.norm_num_groups, config.attention_head_dim, config.cross_attention_dim
+        sizes = groups, config.norm_eps, 4 * config.block_out_channels[0]
+        transformers = (SpatialTransformer(c_out, heads, width, groups) for _, c_out in channels)
+        self.attentions = nn.ModuleList(transformers) if attends else [None] * len(channels)
+        self.resnets = nn.ModuleList(ResnetBlock(c_in, c_out, *sizes) for c_in, c_out in channels)
 
     def run(self, layer: nn.Module | None, x: Tensor, condition: Tensor) -> Tensor:
         """A resnet with the time embedding, or an attention with the context, if there is one."""

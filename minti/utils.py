@@ -12,8 +12,7 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def randn(shape: Sequence[int], generator: Generators, device: Any, dtype: torch.dtype) -> Tensor:
-    """Standard normal noise, (b, ...), drawn on the generator's device and moved to `device`. One generator draws the whole
-    batch, as in diffusers; of a list, generator i draws image i; None is torch's global one."""
+    """Standard normal noise, drawn on the generator's device; of a list, generator i draws image i."""
     if isinstance(generator, Sequence):
         if len(generator) != shape[0]:
             raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}; give one, or one for each image")
@@ -23,7 +22,7 @@ def randn(shape: Sequence[int], generator: Generators, device: Any, dtype: torch
 
 
 def plugin(name: str, default: Any = None) -> Any:
-    """What "module:name" of a family names, imported when it is first used; `default`, if there is one, without the family."""
+    """What "module:name" of a family names, imported when it is first used; without the family, the `default`."""
     module, attribute = name.split(":")
     missing = default is not None and importlib.util.find_spec(".".join(module.split(".")[:2])) is None
     return default if missing else getattr(importlib.import_module(module), attribute)

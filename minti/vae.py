@@ -1,8 +1,5 @@
-"""The variational autoencoder (VAE): images to latents and back, so that diffusion happens on a grid 64 times smaller.
-
-Source: latent diffusion (arXiv 2112.10752, 3.1), variational autoencoders (arXiv 1312.6114); lecture notes `002`, 7.1
-and 7.2; questions `003`, 8. The submodules' names are the keys of `vae/diffusion_pytorch_model.safetensors`.
-"""
+"""The variational autoencoder (VAE): images to latents and back, so that diffusion happens on a grid 64 times smaller
+(arXiv 2112.10752, 3.1; arXiv 1312.6114; `002`, 7.1 and 7.2; `003`, 8). Submodules are named as in the checkpoint."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ class VAEConfig:
 
 
 class VAE(nn.Module):
-    """Stable Diffusion's autoencoder, sized by its config. Latents are *unscaled* here (see `StableDiffusion.scale`)."""
+    """Stable Diffusion's autoencoder, sized by its config; its latents are *unscaled* (`StableDiffusion.scale`)."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -49,8 +46,7 @@ class VAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(c, c, kernel_size=1)
 
     def encode(self, pixels: Tensor) -> DiagonalGaussian:
-        """Images, (b, 3, H, W) in [-1, 1], to distributions over latents.
-        Raises ValueError: H or W is no multiple of `config.factor`."""
+        """Images, (b, 3, H, W) in [-1, 1], to distributions over latents. Raises ValueError: an odd size."""
         height, width = pixels.shape[-2:]
         if height % self.config.factor or width % self.config.factor:
             raise ValueError(f"the VAE takes sizes that are multiples of {self.config.factor}; got {height} x {width}")
@@ -63,8 +59,7 @@ class VAE(nn.Module):
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """The encoder's output: for every latent number a normal distribution of its own, by its mean and its
-    log-variance clamped to [-30, 20], (b, c, h, w) each."""
+    """The encoder's output, a normal distribution for every latent number: mean and log-variance, (b, c, h, w) each."""
 
     mean: Tensor
     logvar: Tensor
@@ -84,10 +79,6 @@ class DiagonalGaussian:
         """One draw, (b, c, h, w): mean + std * noise."""
         return self.mean + self.std * randn(self.mean.shape, generator, self.mean.device, self.mean.dtype)
 
-    def kl(self) -> Tensor:
-        """KL divergence to the standard normal, summed over each image: (b,). (arXiv 1312.6114, appendix B)"""
-        return 0.5 * torch.sum(self.mean**2 + self.logvar.exp() - 1.0 - self.logvar, dim=(1, 2, 3))
-
 
 class Encoder(nn.Module):
     """Pixels to moments: (b, 3, H, W) -> (b, 2 c, h, w)."""
@@ -96,10 +87,9 @@ class Encoder(nn.Module):
         super().__init__()
         sizes, groups, layers = config.block_out_channels, config.norm_num_groups, config.layers_per_block
         self.conv_in = nn.Conv2d(config.in_channels, sizes[0], kernel_size=3, padding=1)
-        self.down_blocks = nn.ModuleList(
-            VAEBlock(c_in, c_out, layers, groups, down=level < len(sizes) - 1)
-            for level, (c_in, c_out) in enumerate(zip((sizes[0], *sizes), sizes))
-        )
+        levels = enumerate(zip((sizes[0], *sizes), sizes))
+        blocks = (VAEBlock(*io, layers, groups, down=level < len(sizes) - 1) for level, io in levels)
+        self.down_blocks = nn.ModuleList(blocks)
         self.mid_block = VAEMidBlock(sizes[-1], groups)
         self.conv_norm_out = nn.GroupNorm(groups, sizes[-1], eps=EPS)
         self.conv_out = nn.Conv2d(sizes[-1], 2 * config.latent_channels, kernel_size=3, padding=1)
@@ -119,10 +109,9 @@ class Decoder(nn.Module):
         sizes, groups, layers = config.block_out_channels[::-1], config.norm_num_groups, config.layers_per_block
         self.conv_in = nn.Conv2d(config.latent_channels, sizes[0], kernel_size=3, padding=1)
         self.mid_block = VAEMidBlock(sizes[0], groups)
-        self.up_blocks = nn.ModuleList(
-            VAEBlock(c_in, c_out, layers + 1, groups, up=level < len(sizes) - 1)
-            for level, (c_in, c_out) in enumerate(zip((sizes[0], *sizes), sizes))
-        )
+        levels = enumerate(zip((sizes[0], *sizes), sizes))
+        blocks = (VAEBlock(*io, layers + 1, groups, up=level < len(sizes) - 1) for level, io in levels)
+        self.up_blocks = nn.ModuleList(blocks)
         self.conv_norm_out = nn.GroupNorm(groups, sizes[-1], eps=EPS)
         self.conv_out = nn.Conv2d(sizes[-1], config.out_channels, kernel_size=3, padding=1)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -18,19 +19,13 @@ from minti.utils import plugin, renamed
 class TrainingWrapper:
     """A model and a config, with the model's parts under E4's names.
 
-    Attributes:
-        batch_size, templates, initializer_token, learning_rate: the config's, or what suits the model.
-        vocabulary_norm: mean length of the vocabulary's embedding vectors.
-        subject: what prompts call the thing that is learned.
-        embedding: the adapter that learns a new word, once task 2 has run; its `values`, (k, d), are the vectors.
-        trainer: the last run, once it has begun. metadata: what else must be the same for it to be resumed.
-    """
+    batch_size, templates, initializer_token, learning_rate: the config's, or what suits the model.
+    subject: what prompts call the thing that is learned. vocabulary_norm: mean length of the vocabulary's vectors.
+    embedding: the adapter that learns a new word, once task 2 has run; its `values`, (k, d), are the vectors.
+    trainer: the last run, once it has begun. metadata: what else must be the same for it to be resumed."""
 
-    unet = property(lambda self: self.model.unet)
-    vae = property(lambda self: self.model.vae)
-    text_encoder = property(lambda self: self.model.text_encoder)
-    tokenizer = property(lambda self: self.model.tokenizer)
-    scheduler = property(lambda self: self.model.scheduler)
+    unet, vae, scheduler = (property(attrgetter(f"model.{part}")) for part in ("unet", "vae", "scheduler"))
+    text_encoder, tokenizer = (property(attrgetter(f"model.{part}")) for part in ("text_encoder", "tokenizer"))
     rows, leave = renamed("rows", "embedding"), renamed("leave", "detach")
 
     def __init__(self, model: StableDiffusion, config: Any, subject: str = "", learning_rate: float | None = None):
@@ -57,14 +52,13 @@ class TrainingWrapper:
         return [template.replace("{}", self.subject) for template in self.templates]
 
     def initial_vectors(self) -> Tensor:
-        """The embedding vectors that a new word starts from, (num_vectors, d): a known word's, or what
-        `personalization.initialization` makes of a phrase or of nothing. Raises ValueError: an unknown word."""
+        """What a new word starts from, (num_vectors, d): a known word's vector, a phrase's, or random ones."""
         token, embedding = self.initializer_token, self.text_encoder.get_input_embeddings()
         if token is None or len(token.split()) > 1:
             return plugin("minti.personalization.initialization:initial_vectors")(self)
         return embedding.weight[[single_token_id(self.tokenizer, token)]].repeat(self.config.num_vectors, 1)
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Attaches the embedding, and tells it of every step of the optimizer, until `detach`."""
         model, embedding = self.model, self.embedding
         self._attached.enter_context(embedding.attached(model))
@@ -72,6 +66,7 @@ class TrainingWrapper:
         after = optimizer.register_step_post_hook(lambda *_: embedding.after_step(model))
         self._attached.callback(before.remove)
         self._attached.callback(after.remove)
+        return optimizer
 
     def detach(self) -> None:
         """Detaches the embedding; the model has the word as it is now."""

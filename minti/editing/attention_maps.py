@@ -15,7 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minti.adapter import Adapter
-from minti.layers import Attend, attention_weights
+from minti.editing.weights import attention_weights
+from minti.layers import Attend
 from minti.model import StableDiffusion
 from minti.runs.messages import short_repr
 from minti.text import token_ids
@@ -28,8 +29,8 @@ class AttentionMaps(Adapter):
             images = minti.sample(model, prompts)
         maps.of("<cat>")    # (b, h, w)
 
-    Of a batch that holds unconditional predictions too, which come first, the last `len(prompts)` are recorded: so it is
-    with one prompt, not with extra prompts. The maps are the mean over `evaluations` of the UNet.
+    Of a batch that holds unconditional predictions too, which come first, the last `len(prompts)` are recorded: so it
+    is with one prompt, not with extra prompts. The maps are the mean over `evaluations` of the UNet.
     """
 
     name = "the recorder of attention maps"

@@ -16,8 +16,8 @@ def invert_ddim(predict: Predict, run: Run, iterations: int = 0) -> Iterator[Sam
     """DDIM backwards in time, from a clean image's latents, the run's, to the noise that DDIM would sample it from.
 
     The step from level s up to level t solves DDIM's update for x_t, with the prediction taken at x_s instead of x_t
-    (questions `003`, 33; arXiv 2105.05233, appendix F). `iterations`: how often x_t is then corrected by what a step down
-    from it misses of x_s, whose fixed point DDIM leads back from exactly (as arXiv 2309.04907 iterates).
+    (questions `003`, 33; arXiv 2105.05233, appendix F). `iterations`: how often x_t is then corrected by what a step
+    down from it misses of x_s, whose fixed point DDIM leads back from exactly (as arXiv 2309.04907 iterates).
     """
     latents, scheduler = run.latents, run.scheduler
     for t, level in reversed(run.stops[run.start : -1]):

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from minti.adapter import Adapter
 from minti.denoising import Keep
 from minti.editing.attention_maps import AttentionMaps, token_positions
-from minti.layers import Attend, attention_weights
+from minti.editing.weights import attention_weights
+from minti.layers import Attend
 from minti.model import StableDiffusion
 from minti.runs.messages import short_repr
 from minti.scheduler import Level
@@ -102,7 +103,7 @@ class PromptToPrompt(Adapter):
 
 
 def alignment(source: Sequence[int], edited: Sequence[int], room: int) -> Tensor:
-    """The alignment of two prompts' tokens, (room, room): M[i, j] = 1 where edit token j takes source token i's attention.
+    """The alignment of two prompts, (room, room): M[i, j] = 1 where edit token j takes source token i's attention.
 
     Equal tokens are matched in order, and what stands between two matches in both prompts is a swap: one to one, or
     each of the k tokens in its place gets a k-th, as in the authors' code. Behind the shorter prompt all stay in place.

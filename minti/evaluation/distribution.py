@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minti.vae import DiagonalGaussian
+
 
 class Gaussian(NamedTuple):
     """Mean (d,) and covariance (d, d), float64."""
@@ -51,3 +53,9 @@ def _covered(centres: Tensor, points: Tensor, k: int) -> float:
         raise ValueError(f"{len(centres)} pictures have no {k}-th neighbour; take more than {k} of each")
     radii = torch.cdist(centres.double(), centres.double()).kthvalue(k + 1, dim=1).values  # the nearest is itself
     return (torch.cdist(points.double(), centres.double()) <= radii).any(dim=1).double().mean().item()
+
+
+def kl_to_standard_normal(gaussian: DiagonalGaussian) -> Tensor:
+    """KL divergence of the VAE's distributions to the standard normal, summed over each image: (b,) (arXiv 1312.6114,
+    appendix B)."""
+    return 0.5 * torch.sum(gaussian.mean**2 + gaussian.logvar.exp() - 1.0 - gaussian.logvar, dim=(1, 2, 3))

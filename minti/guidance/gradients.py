@@ -136,7 +136,7 @@ def to_prediction_type(scheduler: NoiseScheduler, clean: Tensor, noise: Tensor, 
 
 @dataclass(frozen=True)
 class Recurrent(Sampler):
-    """Self-recurrence: takes every step several times, noised back in between (arXiv 2302.07121, Algorithm 1, self-recurrence).
+    """Self-recurrence: takes every step several times, noised back in between (arXiv 2302.07121, Algorithm 1).
 
         x_t = sqrt(alpha-bar_t / alpha-bar_s) x_s + sqrt(1 - alpha-bar_t / alpha-bar_s) z
 

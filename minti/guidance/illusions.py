@@ -1,8 +1,8 @@
 """Visual anagrams and hybrid images: a second prompt that sees the latents turned, or that counts in fine detail only.
 
 Each function gives what `minti.sample` takes as `guidance`; `other` predicts by the second prompt, as
-`sampling.classifier_free_guidance` does. Both are linear in the predictions and leave x_t as it is, so that they do to v, which is
-(epsilon - sqrt(1 - alpha-bar) x_t) / sqrt(alpha-bar), what the papers do to epsilon.
+`sampling.classifier_free_guidance` does. Both are linear in the predictions and leave x_t as it is, so that they do to
+v, which is (epsilon - sqrt(1 - alpha-bar) x_t) / sqrt(alpha-bar), what the papers do to epsilon.
 """
 
 from collections.abc import Callable

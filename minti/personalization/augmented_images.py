@@ -37,8 +37,8 @@ class MaskedBatch(NamedTuple):
 
 
 class AugmentedImages(TrainingImages):
-    """Training images with captions, mirror images (`flip`) or alpha masks (`masked`). Raises ValueError: there is not one
-    caption for each image; an image has no alpha channel."""
+    """Training images with captions, mirror images (`flip`) or alpha masks (`masked`). Raises ValueError: there is not
+    one caption for each image; an image has no alpha channel."""
 
     @torch.no_grad()
     def __init__(
@@ -88,7 +88,7 @@ def open_captions(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def opacity(images: Sequence[Image.Image], size: int, flip: bool = False) -> Tensor:
-    """Alpha masks of images, and with `flip` behind them of their mirror images: (n, 1, size, size) in [0, 1], 1: opaque.
+    """Alpha masks of images, and with `flip` behind them of their mirror images: (n, 1, size, size), 1 where opaque.
     Raises ValueError: one has no alpha channel, or is transparent everywhere."""
     masks = []
     for i, image in enumerate(images):

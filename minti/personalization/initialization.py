@@ -55,8 +55,8 @@ def phrase_vectors(
 
 
 def fit(model: StableDiffusion, rows: Tensor, placeholder: str, words: Sequence[str], phrases: Sequence[str]) -> Tensor:
-    """Embedding vectors, (k, d) float32, with which the prompts `words` are encoded nearly as the prompts `phrases`, the
-    same in every process; the search starts at `rows`, and the tokenizer does not know the `placeholder` yet."""
+    """Embedding vectors, (k, d) float32, with which the prompts `words` are encoded nearly as the prompts `phrases`,
+    the same in every process; the search starts at `rows`, and the tokenizer does not know the `placeholder` yet."""
 
     def encode(input_ids: Tensor) -> Tensor:
         return model.text_encoder(input_ids.to(model.text_encoder.device)).last_hidden_state

@@ -19,6 +19,7 @@ from minti.textual_inversion import (
     Images,
     LearnedEmbedding,
     TextualInversionConfig,
+    TrainingImages,
     TrainingWrapper,
     batch_loss,
 )
@@ -42,9 +43,9 @@ def choose_initializer(
         raise ValueError("the vocabulary has no word to start from; start from random vectors")
     wrapper, generator = TrainingWrapper(model, config), torch.Generator().manual_seed(config.seed)
     model.freeze()
-    validation = ValidationSet(config.training_images(model, images), SIZE, generator)
+    validation = ValidationSet((config.training_images or TrainingImages)(model, images), SIZE, generator)
     names, best, losses = list(words), None, {}
-    loss = partial(config.loss, model)
+    loss = partial(config.loss or batch_loss, model)
     for _ in range(rounds):
         changes = first_order_changes(model, validation, words, wrapper.templates, best)
         for i in changes.topk(min(tried, len(words)), largest=False).indices.tolist():

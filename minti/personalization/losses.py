@@ -16,8 +16,8 @@ class DiffusionLoss:
 
     Attributes:
         huber: an error beyond this counts linearly instead of squared (Huber's loss; `003`, 26); None: none does.
-        min_snr: gamma of min-SNR weighting (arXiv 2303.09556), usually 5: timesteps with little noise count no more than
-            those whose signal-to-noise ratio is gamma; None: all count alike.
+        min_snr: gamma of min-SNR weighting (arXiv 2303.09556), usually 5: timesteps with little noise count no more
+            than those whose signal-to-noise ratio is gamma; None: all count alike.
     """
 
     huber: float | None = None

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from minti.model import StableDiffusion
+from minti.personalization.vocabulary import remove_word
 from minti.runs.distributed import add_up
 from minti.runs.monitor import ValidationSet
-from minti.textual_inversion import Images, TextualInversionConfig, TrainingWrapper, batch_loss
+from minti.textual_inversion import Images, TextualInversionConfig, TrainingImages, TrainingWrapper, batch_loss
 
 
 class Decision(NamedTuple):
-    """What one more vector was worth: with `vectors` of them the validation loss, how much lower it is than with one less
-    and the standard error of that (NaN for the first), and whether the gain was above two of them."""
+    """What one more vector was worth: with `vectors` of them the validation loss, how much lower it is than with one
+    less and the standard error of that (NaN for the first), and whether the gain was above two of them."""
 
     vectors: int
     loss: float
@@ -45,8 +46,8 @@ class NumVectorsSearch:
         minti.save_embeddings(search.best, path)
 
     It starts with `config.num_vectors` vectors and has `most` at last; `size` validation images decide. There is one of
-    `decisions` for each wrapper that was trained, and `best` is the wrapper whose vectors are kept; in the end, and where
-    the caller leaves the loop, the model knows the word with these. Raises ValueError: `most` is too few; no images.
+    `decisions` for each wrapper that was trained, and `best` is the wrapper whose vectors are kept; in the end, and
+    where the caller leaves the loop, the model knows the word with these. Raises ValueError: `most` is too few; no images.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class NumVectorsSearch:
         generator = torch.Generator().manual_seed(
             config.seed + 2
         )  # not the draws by which a run chooses its best values
-        self.validation = ValidationSet(config.training_images(model, images), size, generator)
+        self.validation = ValidationSet((config.training_images or TrainingImages)(model, images), size, generator)
         self.decisions: list[Decision] = []
         self.best: TrainingWrapper | None = None
 
@@ -73,7 +74,7 @@ class NumVectorsSearch:
                 yield wrapper
                 if [other for other in model.words if other != word] != others:
                     raise ValueError(f"no word can be added while the vectors of {word} are chosen")
-                new = losses_of(model, self.validation, wrapper.prompts, self.config.loss)
+                new = losses_of(model, self.validation, wrapper.prompts, self.config.loss or batch_loss)
                 gain, error = paired(losses, new)
                 kept = losses is None or gain > 2 * error
                 self.decisions.append(Decision(count, new.mean().item(), gain, error, kept))
@@ -92,7 +93,7 @@ class NumVectorsSearch:
         """Takes the word out of the vocabulary again."""
         word = self.config.placeholder_token
         if word in self.model.learning:
-            self.model.remove_word(word)
+            remove_word(self.model, word)
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ def identity(trainer: Trainer) -> dict[str, Any]:
 def save_checkpoint(training: TrainingWrapper, folder: str | os.PathLike[str], keep: int = 3) -> Path:
     """Writes the state after a run's last step, within its loop or after it, atomically; keeps the newest few.
 
-    Raises ValueError: no run has begun, or an error or Ctrl-C has ended it within a step. OSError: it cannot be written.
+    Raises ValueError: no run has begun, or an error or Ctrl-C has ended it within a step. OSError: no space.
     """
     trainer: Trainer | None = training.trainer
     if trainer is None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from minti.runs.messages import short_repr, shortened
+from minti.scheduler import SPACINGS
 from minti.templates import TEMPLATES
 from minti.text import add_tokens, placeholder_tokens, token_ids
 from minti.training import Trainer, TrainingError
@@ -26,8 +27,8 @@ MAX_SKIPPED = 20  # float16 steps: torch's gradient scaler starts at 2^16, and e
 
 
 def check_range(config: Any, least: float, most: float, *names: str) -> None:
-    """Raises ValueError: a field is no number from `least` to `most`, a whole one where these are (or None, where that is
-    its default); names the field."""
+    """Raises ValueError: a field is no number from `least` to `most`, a whole one where these are (or None, where that
+    is its default); names the field."""
     for name in names:
         value, kinds = getattr(config, name), int if isinstance(least, int) else (int, float)
         if value is None and "None" in str(type(config).__dataclass_fields__[name].type):
@@ -41,7 +42,8 @@ def config(settings: Any) -> None:
     """Raises ValueError: a setting that `TextualInversionConfig`, or one of its kind, cannot have; names it."""
     known = lambda *names: [name for name in names if name in type(settings).__dataclass_fields__]  # noqa: E731
     check_choice("row_update", settings.row_update, ("new_rows", "restore"))
-    check_range(settings, 1, 10**9, "steps", "max_steps", "num_vectors", "batch_size", "gradient_accumulation")
+    check_range(settings, 1, 10**9, "steps", "max_steps", "batch_size", "gradient_accumulation")
+    check_range(settings, 1, 1000, "num_vectors")  # each becomes a token before it is found not to fit
     check_range(settings, 0, 2**63 - 1, *known("warmup_steps", "seed", "class_pictures"))
     check_range(settings, 0.0, 1e6, *known("learning_rate", "weight_decay", "prior_weight", "word_learning_rate"))
     check_range(settings, 1e-12, 1e12, *known("max_gradient_norm", "max_row_norm", "huber", "min_snr"))
@@ -226,3 +228,53 @@ def not_finite(model: Any) -> str | None:
 def is_finite(tensor: Tensor) -> bool:
     """The least and the greatest tell: both are NaN where one number is; and unlike `isfinite` they take no memory."""
     return tensor.numel() == 0 or bool(torch.stack(tensor.detach().aminmax()).isfinite().all())
+
+
+def heads(channels: int, heads: int) -> None:
+    """Raises ValueError: channels do not divide into attention heads."""
+    if channels % heads:
+        raise ValueError(f"{channels} channels do not divide into {heads} attention heads")
+
+
+def prompts(prompts: Any) -> None:
+    """Raises ValueError: there are none."""
+    if not len(prompts):
+        raise ValueError("no prompt given")
+
+
+def images(images: Any) -> None:
+    """Raises ValueError: there are none."""
+    if len(images) == 0:
+        raise ValueError("there are no images to learn from")
+
+
+def single_token(tokenizer: CLIPTokenizer, word: str, ids: list[int]) -> None:
+    """Raises ValueError: an initializer token is not a single token, or unknown."""
+    if len(ids) != 1 or ids[0] in tokenizer.all_special_ids:
+        pieces = shortened(" + ".join(tokenizer.convert_ids_to_tokens(ids))) or "nothing"
+        found = f"initializer token {short_repr(word)} is not a single token of this vocabulary (it becomes {pieces})"
+        raise ValueError(f"{found}; choose a plain word, or several, that say roughly what the images show")
+
+
+def contexts(context: Tensor, width: int, like: Tensor | None, name: str) -> None:
+    """Raises ValueError: no prompt, contexts of another shape, or of another number than the prompts `like`."""
+    if context.ndim != 3 or context.shape[-1] != width or not len(context):
+        raise ValueError(f"contexts of shape {tuple(context.shape)}; expected (b, n, {width}), as of encode_prompt")
+    if like is not None and len(context) not in (1, len(like)):
+        raise ValueError(f"{len(context)} {name} for {len(like)} prompts; give one, or one for each")
+
+
+def run_length(steps: int, most: int, spacing: str) -> None:
+    """Raises ValueError: a run of so many steps does not fit the schedule, or an unknown spacing."""
+    if not 1 <= steps <= most:
+        raise ValueError(f"num_inference_steps = {short_repr(steps)}; expected 1 to {most}")
+    check_choice("timestep spacing", spacing, SPACINGS)
+
+
+def timesteps(t: Tensor, total: int) -> None:
+    """Raises ValueError: timesteps that a schedule does not have."""
+    if t.is_floating_point() or t.ndim > 1 or t.min() < -1 or t.max() >= total:
+        found = (
+            f"timesteps = {short_repr(t.tolist())}; the schedule has the whole numbers from -1 (clean) to {total - 1}"
+        )
+        raise ValueError(f"{found}; use fewer steps, another spacing, or a tensor of shape () or (b,)")

@@ -1,7 +1,7 @@
 """Distributed training and sampling (`torchrun --nproc-per-node N ...`); one process is a group of one.
 
 All ranks draw the same random numbers and each does its share of the work, so that N ranks with one batch each learn
-what one process with N accumulated batches learns. Only the adapter's gradient, for a word a few kilobytes, is exchanged.
+what one process with N accumulated batches learns. Only the adapter's gradient is exchanged, of a word a few kilobytes.
 """
 
 import os

@@ -14,8 +14,8 @@ LEFTOVER = re.compile(r"\..+\.\w{8}\.tmp")  # as `replacing` names its temporary
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Atomic writing: gives the name of a temporary file, which takes the place of `path` once it is on the disk, so that
-    a full disk, a kill or a power failure leaves the former file whole. Folders are created, a link is followed,
+    """Atomic writing: gives the name of a temporary file, which takes the place of `path` once it is on the disk, so
+    that a full disk, a kill or a power failure leaves the former file whole. Folders are created, a link is followed,
     permissions are kept. Raises OSError: it cannot be written."""
     path, temporary = Path(path), None
     try:
