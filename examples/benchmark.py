@@ -34,7 +34,7 @@ import torch
 import minti
 from minti.adapters.controlnet import ControlNet
 from minti.adapters.ip_adapter import IPAdapter, save_ip_adapter
-from minti.utils import replacing
+from minti.runs.files import replacing
 
 LIBRARIES = ("minti", "diffusers", "openvino")
 HERE = Path(__file__).resolve().parent

@@ -40,8 +40,8 @@ from minti.denoising import SAMPLERS, Predict, SampleStep
 from minti.evaluation.grids import grid
 from minti.formats.image_files import save_png
 from minti.runs import distributed
+from minti.runs.files import replacing
 from minti.scheduler import VARIANCES
-from minti.utils import replacing
 
 OPTIONS = {field.name: name for name, sampler in SAMPLERS.items() for field in fields(sampler)}  # eta: "ddim", ...
 

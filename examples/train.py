@@ -1,13 +1,13 @@
-"""Learns a new word from a few pictures and draws it anywhere.
+"""Textual inversion: learns a new word from a few images and samples it in any scene. Also LoRA and DreamBooth.
 
     python examples/train.py                                           # a bundled toy, on the bundled toybox model
     python examples/train.py --images my-cat --initializer cat --model path/to/stable-diffusion-v1-4
     python examples/train.py --learn word+lora                         # or lora, or dreambooth: the whole network
-    torchrun --nproc-per-node 2 examples/train.py                      # on two GPUs, or in two distributed
+    torchrun --nproc-per-node 2 examples/train.py                      # on two GPUs, or in two processes
 
-Writes to outputs/NAME/: learned_embeds.safetensors (the word), lora.safetensors or model/ (what else was learned),
-page.png (what it can do), curves.png and losses.csv; and checkpoints/, from which --resume goes on after an
-interruption.
+Writes to outputs/NAME/: learned_embeds.safetensors (the word), lora.safetensors or model/ (the LoRA or the fine-tuned
+model), page.png (sampled images), curves.png and losses.csv; and checkpoints/, from which --resume continues an
+interrupted run.
 """
 
 from __future__ import annotations
@@ -34,72 +34,81 @@ from minti.evaluation.grids import grid
 from minti.evaluation.neighbours import learned_rows
 from minti.formats.image_files import open_folder, save_png
 from minti.personalization.augmented_images import open_captions
+from minti.personalization.config import PersonalizationConfig
 from minti.personalization.dreambooth import DreamBooth, DreamBoothConfig
 from minti.personalization.initializer_search import choose_initializer
 from minti.personalization.num_vectors_search import NumVectorsSearch
 from minti.runs import distributed
-from minti.runs.checks import LR_SCHEDULES, ROW_UPDATES
 from minti.templates import TEMPLATES
 
+WORD_ONLY = ("num_vectors", "row_update", "max_steps", "max_row_norm")  # of the word, where a LoRA follows
 CONCEPTS = Path(__file__).parent / "concepts"
 
 
 def parse() -> argparse.Namespace:
-    """The command line; options of learning are stored under the names of `TextualInversionConfig`."""
+    """The command line; training options are stored under the names of the config's fields."""
     names = sorted(folder.name for folder in CONCEPTS.iterdir() if folder.is_dir())
     parser = arguments(__doc__.split("\n\n")[0], output=None)
     what = parser.add_argument_group("what to learn")
     what.add_argument("--concept", default="red-diamond-pink-belt", choices=names, help="a bundled concept")
-    what.add_argument("--images", type=Path, help="a folder with your own pictures, three to ten, instead")
-    learn_help = "a new word, a LoRA, a word first and then both together, or the whole network"
+    what.add_argument("--images", type=Path, help="a folder with your own images, three to ten, instead")
+    learn_help = "a new word, a LoRA, a word first and then both together, or the whole network (DreamBooth)"
     what.add_argument("--learn", choices=LEARN, default="word", help=learn_help)
     word = {"dest": "placeholder_token", "metavar": "WORD"}
     word_help = "the new word; for lora and dreambooth a rare one that exists; default: <concept>, or sks"
     what.add_argument("--placeholder", help=word_help, **word)
     known = {"dest": "initializer_token", "metavar": "WORD"}
     known_help = (
-        "a known word or phrase ('yellow moon') that says roughly what they show; 'auto' finds the word that fits the "
-        "pictures best (some 700 forward passes), 'random' begins with a random row"
+        "initializer token: a known word or phrase ('yellow moon') that says roughly what the images show; 'auto' "
+        "searches the vocabulary for it (some 700 forward passes), 'random' starts from random vectors; default: the "
+        "model's own, 'toy' for the toybox, else 'object'"
     )
-    what.add_argument("--initializer", default="toy", help=known_help, **known)
-    rows = {"dest": "num_vectors", "metavar": "N"}
-    rows_help = "embedding rows of the new word; 'auto' adds one after another, as long as it pays"
-    what.add_argument("--vectors", type=whole_or_auto(1), default=1, help=rows_help, **rows)
+    what.add_argument("--initializer", default="", help=known_help, **known)
+    vectors = {"dest": "num_vectors", "metavar": "N"}
+    vectors_help = "embedding vectors of the new word; 'auto' adds one after another while the validation loss falls"
+    what.add_argument("--vectors", type=whole_or_auto(1), default=1, help=vectors_help, **vectors)
     what.add_argument("--templates", choices=TEMPLATES, help="training prompts; default: the model's own")
-    what.add_argument("--flip", action="store_true", dest="horizontal_flip", help="also learn from mirror images")
-    captions_help = "say of each picture what NAME.txt beside it says; {} in it becomes the word"
+    what.add_argument("--flip", action="store_true", dest="horizontal_flip", help="also train on mirror images")
+    captions_help = "NAME.txt beside each image is its caption; {} in it becomes the word"
     what.add_argument("--captions", action="store_true", help=captions_help)
-    what.add_argument("--masked", action="store_true", help="learn only from where the pictures are opaque")
+    what.add_argument("--masked", action="store_true", help="train only where the images are opaque")
     how = parser.add_argument_group("how to learn it")
     how.add_argument(
         "--steps",
         type=whole(1),
         metavar="N",
-        help="exactly so many steps; default: until the fixed loss has levelled off, else what suits the model",
+        help="exactly so many steps; default: early stopping by the validation loss, or the model's own number",
     )
     how.add_argument("--max-steps", type=whole(1), default=3000, help="the most steps when --steps is not given")
     how.add_argument("--batch-size", type=whole(1), help="default: the model's own, 1 on SD v1.4, 8 on the toybox")
     how.add_argument("--gradient-accumulation", type=whole(1), default=1, help="batches per step")
     how.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time: for small GPUs")
-    how.add_argument("--learning-rate", type=finite, help="default: 0.3 times the vocabulary rows' root mean square")
-    how.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="constant")
+    how.add_argument("--learning-rate", type=finite, help="default: 0.3 times the vocabulary's root mean square")
+    how.add_argument("--lr-schedule", choices=("constant", "cosine"), default="constant")
     how.add_argument("--warmup-steps", type=whole(0), default=0)
-    how.add_argument("--max-row-norm", type=finite, help="keep rows below so many mean lengths of the vocabulary's")
-    how.add_argument("--row-update", choices=ROW_UPDATES, default="new_rows", help="lean, or E4's recipe")
-    how.add_argument("--huber", type=finite, metavar="SIZE", help="errors beyond it count by size, not squared")
-    min_snr_help = "weigh the timesteps by arXiv 2303.09556; usually 5"
+    how.add_argument("--max-row-norm", type=finite, help="clip the vectors to so many times the vocabulary's mean norm")
+    how.add_argument(
+        "--row-update",
+        choices=("new_rows", "restore"),
+        default="new_rows",
+        help="train the new vectors, or E4's recipe",
+    )
+    how.add_argument(
+        "--huber", type=finite, metavar="SIZE", help="Huber loss: errors beyond it count by size, not squared"
+    )
+    min_snr_help = "min-SNR weighting of the timesteps (arXiv 2303.09556); usually 5"
     how.add_argument("--min-snr", type=finite, metavar="GAMMA", help=min_snr_help)
     tuning_options(parser)
     safe = parser.add_argument_group("interruption")
-    safe.add_argument("--resume", action="store_true", help="go on with the output folder's interrupted run")
-    every_help = "save what --resume needs every so many steps; default: at every evaluation of the fixed loss"
+    safe.add_argument("--resume", action="store_true", help="continue the output folder's interrupted run")
+    every_help = "save a checkpoint every so many steps; default: with every validation loss"
     safe.add_argument("--checkpoint-every", type=whole(1), help=every_help)
-    show = parser.add_argument_group("what to draw")
+    show = parser.add_argument_group("what to sample")
     show.add_argument("--prompts", nargs="+", metavar="PROMPT", help="prompts of the page, with {} for the word")
-    show.add_argument("--columns", type=whole(1), default=5, help="pictures per row of the page")
+    show.add_argument("--columns", type=whole(1), default=5, help="images per row of the page")
     show.add_argument("--sampler", choices=SAMPLERS, default="dpm-solver++")
-    show.add_argument("--sample-steps", type=whole(1), default=15, help="denoising steps per picture")
-    show.add_argument("--validate-every", type=whole(0), default=0, help="draw the word every so many steps; 0: never")
+    show.add_argument("--sample-steps", type=whole(1), default=15, help="denoising steps per image")
+    show.add_argument("--validate-every", type=whole(0), default=0, help="sample every so many steps; 0: never")
     args = parser.parse_args()
     check_options(parser, args)
     args.grow = args.num_vectors == "auto"
@@ -124,22 +133,21 @@ def parse() -> argparse.Namespace:
 
 def configured(args: argparse.Namespace, kind: type, **more: object) -> Any:
     """The options that are settings of that kind; those that were not given keep its defaults."""
-    names = {field.name for field in fields(kind)}
+    names = {field.name for field in fields(kind)} - set(WORD_ONLY if kind is DreamBoothConfig else ())
     given = {name: value for name, value in vars(args).items() if name in names and value is not None}
-    # None is a setting of its own: a word that begins at random.
-    begin = {"initializer_token": args.initializer_token}
-    return kind(**given | begin | more)
+    # None is a setting of its own: random vectors.
+    return kind(**given | {"initializer_token": args.initializer_token} | more)
 
 
-def word_first(args: argparse.Namespace, captions: list[str] | None) -> minti.TextualInversionConfig:
-    """The settings of a word that a LoRA follows: it is learned until it levels off; --steps and --learning-rate are
-    for what comes then."""
+def word_first(args: argparse.Namespace, captions: list[str] | None) -> PersonalizationConfig:
+    """The settings of a word that is learned before a LoRA, with early stopping; --steps and --learning-rate are the
+    LoRA's."""
     first = {"captions": captions, "steps": None, "learning_rate": None, "lr_schedule": "constant", "warmup_steps": 0}
-    return configured(args, minti.TextualInversionConfig, **first)
+    return configured(args, PersonalizationConfig, **first)
 
 
-def draw(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[str]) -> list[Image.Image]:
-    """Pictures of the prompts, the i-th with noise of its own but the same in every row."""
+def sample(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[str]) -> list[Image.Image]:
+    """Images of the prompts; image i of every row starts from the same noise."""
     return minti.sample(
         model,
         prompts,
@@ -150,27 +158,27 @@ def draw(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[s
     )
 
 
-def draw_page(
-    args: argparse.Namespace, model: minti.StableDiffusion, subject: str, pictures: list[Image.Image]
+def sample_page(
+    args: argparse.Namespace, model: minti.StableDiffusion, subject: str, images: list[Image.Image]
 ) -> Image.Image:
-    """The training pictures, the thing alone, and every prompt with the initializer word (if any) above the thing."""
+    """The training images, the subject alone, and every prompt with the initializer (if any) above the subject."""
     size = model.resolution
-    rows = [("the training pictures", [ImageOps.fit(picture, (size, size)) for picture in pictures[: args.columns]])]
+    rows = [("the training images", [ImageOps.fit(image, (size, size)) for image in images[: args.columns]])]
     jobs = [subject]
     for prompt in args.prompts or model.defaults.prompts:
         jobs += [prompt.replace("{}", word) for word in (args.initializer_token, subject) if word]
-    for text in tqdm(jobs, desc="drawing", disable=True if args.quiet else None):
-        rows.append((text, draw(args, model, [text] * args.columns)))
+    for text in tqdm(jobs, desc="sampling", disable=True if args.quiet else None):
+        rows.append((text, sample(args, model, [text] * args.columns)))
     return page(rows)
 
 
 def find_initializer(
-    model: minti.StableDiffusion, config: minti.TextualInversionConfig, pictures: list[Image.Image]
+    model: minti.StableDiffusion, config: minti.TextualInversionConfig, images: list[Image.Image]
 ) -> str:
-    """The known word that fits the pictures best; says how well, and what came next."""
-    found = choose_initializer(model, config, pictures)
+    """The known word that fits the images best; prints the best five."""
+    found = choose_initializer(model, config, images)
     listed = ", ".join(f"{word} ({loss:.4f})" for word, loss in found[:5])
-    say(f"begins as {found[0][0]}; the best words by the loss over fixed pictures: {listed}")
+    say(f"initializer {found[0][0]}; the best words by their validation loss: {listed}")
     return found[0][0]
 
 
@@ -178,107 +186,107 @@ def learn_word(
     args: argparse.Namespace,
     model: minti.StableDiffusion,
     config: minti.TextualInversionConfig,
-    pictures: list[Image.Image],
+    images: list[Image.Image],
     folder: Path,
     validate: Callable[[Path], None],
 ) -> tuple[Learning, dict[str, list[minti.TrainingState]]]:
-    """Learns the word, with as many rows as the arguments say, or as many as pay; saves it.
+    """Learns the word, with as many vectors as the arguments say or as the search chooses, and saves it.
 
     Returns:
-        The run whose rows were kept, and the steps of the others by what they were.
+        The run whose vectors were kept, and the steps of the others by what they were.
     """
     if not args.grow:
         learning = Learning(args, minti.TrainingWrapper(model, config), folder, validate)
-        learning.run(pictures)
+        learning.run(images)
         learning.save()
         return learning, {}
-    word, runs = NumVectorsSearch(model, config, pictures), []
-    for wrapper in word:
-        rows = wrapper.config.num_vectors
-        runs.append(Learning(args, wrapper, folder, validate, f"-{rows}-rows" if rows > 1 else ""))
-        runs[-1].run(pictures)
-        if rows == 1:
+    search, runs = NumVectorsSearch(model, config, images), []
+    for wrapper in search:
+        vectors = wrapper.config.num_vectors
+        runs.append(Learning(args, wrapper, folder, validate, f"-{vectors}-vectors" if vectors > 1 else ""))
+        runs[-1].run(images)
+        if vectors == 1:
             runs[-1].save()
-    for decision in word.decisions:
+    for decision in search.decisions:
         say(str(decision))
-    (learning,) = (run for run in runs if run.wrapper is word.best)
+    (learning,) = (run for run in runs if run.wrapper is search.best)
     if distributed.rank() == 0:
-        minti.save_embeddings(word.best, folder / "learned_embeds.safetensors")
-    labels = ["1 row", *(f"{rows} rows" for rows in range(2, len(runs) + 1))]
+        minti.save_embeddings(search.best, folder / "learned_embeds.safetensors")
+    labels = ["1 vector", *(f"{vectors} vectors" for vectors in range(2, len(runs) + 1))]
     return learning, {label: run.states for label, run in zip(labels, runs) if run is not learning and run.states}
 
 
 def learn_more(
     args: argparse.Namespace,
     model: minti.StableDiffusion,
-    pictures: list[Image.Image],
+    images: list[Image.Image],
     folder: Path,
     validate: Callable[[Path], None],
     captions: list[str] | None,
 ) -> Tuning:
-    """A LoRA, alone or along with a word that is learned first, or the network."""
+    """A LoRA, alone or together with a word that is learned first, or the network."""
     word = None
     if args.with_word:
-        if not args.resume and distributed.rank() == 0:  # or the second stage would go on with what is there
+        if not args.resume and distributed.rank() == 0:  # or the second stage would resume what is there
             put_aside(folder / "checkpoints")
         wrapper = minti.TrainingWrapper(model, word_first(args, captions))
         learning = Learning(args, wrapper, folder, validate, "-word")
-        learning.run(pictures)
+        learning.run(images)
         say(learning.summary())
         word = learning.wrapper
     learns = "network" if args.learn == "dreambooth" else "lora"
     config = configured(args, DreamBoothConfig, learns=learns, captions=captions)
-    return tune(Tuning(args, DreamBooth(model, config, word), folder, validate), pictures)
+    return tune(Tuning(args, DreamBooth(model, config, word), folder, validate), images)
 
 
 def main() -> None:
-    """Pictures to a word to a page."""
+    """Images to a word to a page."""
     args = parse()
     source = args.images or CONCEPTS / args.concept
     name = source.resolve().name if args.learn == "word" else f"{source.resolve().name}-{args.learn}"
     folder = args.output or Path("outputs") / name
     if folder.resolve() == source.resolve():
-        raise ValueError(
-            f"the results would lie among the pictures in {folder}; say with --output where they should go"
-        )
-    pictures = open_folder(source, alpha=args.masked)
+        raise ValueError(f"the results would lie among the images in {folder}; name another folder with --output")
+    images = open_folder(source, alpha=args.masked)
     captions = open_captions(source) if args.captions else None
     only_word = args.learn == "word"
     if only_word:
-        config = configured(args, minti.TextualInversionConfig, captions=captions)
+        config = configured(args, PersonalizationConfig, captions=captions)
     else:
         config = configured(args, DreamBoothConfig, captions=captions)
         if args.with_word:
             word_first(args, captions)  # if its settings are wrong, then now
     folder = make_output(folder)
     if args.images and Path(args.model) == minti.TOYBOX:
-        text = "the toybox knows only the toys of its own little world; pictures of yours need --model, see the README"
+        text = "the toybox knows only the toys of its own little world; images of yours need --model, see the README"
         warnings.warn(text, stacklevel=2)
     model = load(args)
     model.scheduler.timesteps(args.sample_steps)  # if so many are not possible, then now
-    subject = config.placeholder_token if args.with_word else f"{config.placeholder_token} {config.initializer_token}"
+    if args.initializer_token == "":
+        args.initializer_token = model.defaults.initializer_token
+    subject = config.placeholder_token if args.with_word else f"{config.placeholder_token} {args.initializer_token}"
 
     def validate(path: Path) -> None:
-        save_png(grid(draw(args, model, [subject] * args.columns), args.columns), path)
+        save_png(grid(sample(args, model, [subject] * args.columns), args.columns), path)
 
     if args.initializer_token == "auto":
-        args.initializer_token = find_initializer(model, config, pictures)
-        config = replace(config, initializer_token=args.initializer_token)
+        args.initializer_token = find_initializer(model, config, images)
+    config = replace(config, initializer_token=args.initializer_token)
     if only_word:
-        learning, others = learn_word(args, model, config, pictures, folder, validate)
+        learning, others = learn_word(args, model, config, images, folder, validate)
     else:
-        learning, others = learn_more(args, model, pictures, folder, validate, captions), {}
+        learning, others = learn_more(args, model, images, folder, validate, captions), {}
     if distributed.rank() > 0:
         return
     if learning.states:
-        plot(folder / "curves.png", learning.states, getattr(learning.wrapper, "vocabulary_norm", None), others)
+        plot(folder / "curves.png", learning.states, learning.wrapper.vocabulary_norm, others)
     if only_word:
         print(learning.summary())
         for row in learned_rows(model, args.placeholder_token):
             nearest = ", ".join(f"{word} ({similarity:.2f})" for word, similarity in row.nearest)
             print(f"nearest to {row.token}, by cosine similarity: {nearest}")
     with learning.attached():
-        save_png(draw_page(args, model, subject, pictures), folder / "page.png")
+        save_png(sample_page(args, model, subject, images), folder / "page.png")
     print(f"wrote {folder}/page.png, curves.png, losses.csv, {', '.join(learning.results)}")
 
 

@@ -10,9 +10,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -26,9 +26,10 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 import minti
-from minti.loading import load_defaults
+from minti.configs import ModelDefaults, read_config
+from minti.loading import DEFAULTS
 from minti.runs import distributed
-from minti.utils import one_line, short_repr, shortened
+from minti.runs.messages import one_line, short_repr, shortened
 
 LONGEST = 1000  # characters of a message
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -43,8 +44,34 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if explained else super()._get_help_string(action)
 
 
+# Options of minti 0.1 by their new names; the old ones go with version 0.3.
+OLD_OPTIONS = {
+    "--and": "--extra-prompt",
+    "--weight": "--extra-prompt-weight",
+    "--where": "--extra-prompt-mask",
+    "--ip-picture": "--ip-image",
+    "--keep-deep": "--deep-cache",
+    "--class-pictures": "--num-class-images",
+}
+
+
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, like every other error."""
+    """Says what is wrong in one line, like every other error, and accepts old names of options."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As its parent, after renaming."""
+        return super().parse_known_args(
+            [self.renamed(arg) for arg in (sys.argv[1:] if args is None else args)], namespace
+        )
+
+    def renamed(self, arg: str) -> str:
+        """An argument as it is, or an old option under its new name, with a line that says so."""
+        name, equals, value = arg.partition("=")
+        new = OLD_OPTIONS.get(name)
+        if new not in self._option_string_actions or name in self._option_string_actions:
+            return arg
+        print(f"warning: {name} is called {new} now; the old name goes with version 0.3", file=sys.stderr)
+        return new + equals + value
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {shortened(message, LONGEST)} (--help lists all options)\n")
@@ -55,10 +82,10 @@ def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
     parser = _Parser(description=description, formatter_class=_Help)
     model_help = "the bundled toybox; or SD v1.4: a folder, the original single file, or an id on the Hugging Face hub"
     parser.add_argument("--model", default=str(minti.TOYBOX), help=model_help)
-    where = "folder for the results" + ("; default: outputs/NAME of the pictures' folder" if output is None else "")
+    where = "folder for the results" + ("; default: outputs/NAME of the images' folder" if output is None else "")
     parser.add_argument("--output", type=Path, default=output and Path(output), help=where)
     seed = {"type": whole(0, 2**62), "default": 0}
-    parser.add_argument("--seed", help="of everything random; picture i is drawn with seed + i", **seed)
+    parser.add_argument("--seed", help="of everything random; image i is sampled with seed + i", **seed)
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default_device, help="cpu, cuda, cuda:1, mps ...")
     dtype_help = (
@@ -141,8 +168,9 @@ def load(args: argparse.Namespace) -> minti.StableDiffusion:
     args.quiet = args.quiet or distributed.rank() > 0
     dtype = DTYPES[args.dtype]
     if dtype is None:
-        half = load_defaults(Path(args.model)).half_precision
-        dtype = automatic_dtype(args.device) if half else torch.float32
+        path = Path(args.model) / DEFAULTS
+        defaults = read_config(ModelDefaults, path) if path.is_file() else ModelDefaults()
+        dtype = automatic_dtype(args.device) if defaults.half_precision else torch.float32
     model = minti.StableDiffusion.from_pretrained(args.model, args.device, dtype)
     if args.guidance_scale is None:
         args.guidance_scale = model.defaults.guidance_scale
@@ -174,7 +202,7 @@ def automatic_dtype(device: str) -> torch.dtype:
 def make_output(folder: Path) -> Path:
     """Creates the output folder, and finds out now whether it can be written, not after the work is done.
 
-    It is this script's own until it ends, and that of its other ranks: another run that wants it is told.
+    Until the script ends, the folder belongs to it and to its other ranks: another run that wants it gets an error.
 
     Raises:
         OSError: it cannot be created or written, or another process writes to it.
@@ -225,5 +253,5 @@ def keep_freed_memory() -> None:
 
 
 def generators(seed: int, count: int) -> list[torch.Generator]:
-    """One generator per picture, seeded seed, seed + 1, ...: picture i is the same in any batch."""
+    """One generator for each image, seeded seed, seed + 1, ...: image i is the same in any batch."""
     return [torch.Generator().manual_seed(seed + i) for i in range(count)]

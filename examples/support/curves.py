@@ -1,8 +1,9 @@
-"""What a training run leaves behind of its course: a table and a plot."""
+"""The course of a training run: a table and a plot."""
 
 from __future__ import annotations
 
 import csv
+import math
 import warnings
 from pathlib import Path
 
@@ -13,14 +14,15 @@ import matplotlib.pyplot as plt
 
 import minti
 from minti.runs.checkpoints import Checkpoint
-from minti.utils import one_line, replacing
+from minti.runs.files import replacing
+from minti.runs.messages import one_line
 
-COLUMNS = ("step", "loss", "fixed_loss", "learning_rate", "gradient_norm", "row_norm")
+COLUMNS = ("step", "loss", "validation_loss", "learning_rate", "gradient_norm", "row_norm")
 
 
 def write_losses(path: Path, states: list[minti.TrainingState]) -> None:
     """One line for each step."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for state in states:
@@ -31,11 +33,11 @@ def read_losses(path: Path, checkpoint: Checkpoint) -> list[minti.TrainingState]
     """The steps up to a checkpoint, of an interrupted run's table; none, with a warning, where it is damaged."""
     states = []
     try:
-        watcher = checkpoint.facts["watcher"]
-        with path.open(newline="") as file:
+        monitor = checkpoint.state["monitor"]
+        with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 values = {name: float(row[name]) if row[name] else None for name in COLUMNS[1:]}
-                lines = {"initializer_loss": watcher["losses"][0], "empty_loss": watcher["empty_loss"]}
+                lines = {"initializer_loss": monitor["losses"][0], "empty_loss": monitor["empty_loss"]}
                 states.append(minti.TrainingState(step=int(row["step"]), finished=False, **values, **lines))
         if [state.step for state in states[: checkpoint.step]] != list(range(1, checkpoint.step + 1)):
             raise ValueError("steps are missing")
@@ -49,17 +51,17 @@ def read_losses(path: Path, checkpoint: Checkpoint) -> list[minti.TrainingState]
 def plot(
     path: Path,
     states: list[minti.TrainingState],
-    vocabulary_norm: float | None,
+    vocabulary_norm: float,
     others: dict[str, list[minti.TrainingState]] | None = None,
 ) -> None:
-    """The training loss, the fixed loss between its two lines, and the length of the rows; of other runs too, by label.
+    """The training loss, the validation loss, and the norm of the embedding vectors, where there are any.
 
     Args:
         states: of all steps of the run whose word is kept.
-        vocabulary_norm: mean length of the model's own rows; None leaves the rows out.
-        others: without those whose table was lost.
+        vocabulary_norm: mean norm of the model's own vectors.
+        others: the steps of other runs, by label.
     """
-    panels = 2 if vocabulary_norm is None else 3
+    panels = 2 if math.isnan(states[-1].row_norm) else 3
     figure, (left, middle, *further) = plt.subplots(1, panels, figsize=(13 * panels / 3, 3.6), layout="constrained")
     first = states[0]
     for label, run in ((others or {}) | {"what is learned": states}).items():
@@ -72,12 +74,12 @@ def plot(
             right.plot(steps, [state.row_norm for state in run], label=label)
     left.set(title="training loss (jumps with the timestep)", xlabel="step")
     middle.axhline(first.empty_loss, color="grey", linestyle=":", label="the empty prompt")
-    middle.axhline(first.initializer_loss, color="grey", linestyle="--", label="before")
-    middle.set(title="loss on fixed pictures, timesteps and noise", xlabel="step")
+    middle.axhline(first.initializer_loss, color="grey", linestyle="--", label="the initializer")
+    middle.set(title="validation loss", xlabel="step")
     middle.legend()
     for right in further:
         right.axhline(vocabulary_norm, color="grey", linestyle="--", label="the vocabulary's mean")
-        right.set(title="length of the embedding rows", xlabel="step", ylim=(0, None))
+        right.set(title="norm of the embedding vectors", xlabel="step", ylim=(0, None))
         right.legend()
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 import minti
-from minti.utils import one_line, shortened
+from minti.runs.messages import one_line, shortened
 
 TOYBOX = Path(__file__).resolve().parents[1] / "toybox"
 

@@ -1,4 +1,4 @@
-"""A training run as the scripts make it: a progress bar, checkpoints, interruption and going on, what it leaves."""
+"""A training run as the scripts do it: a progress bar, checkpoints, interruption and resuming, its files."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from tqdm import tqdm
 
 import minti
 from minti.runs import distributed
-from minti.runs.checkpoints import remove_leftovers
+from minti.runs.files import remove_leftovers
 
 
 class Learning:
-    """A run of textual inversion that saves what is needed to go on, and what it has learned.
+    """A run of textual inversion that saves checkpoints, and the learned word.
 
     Args:
         args: with `resume`, `checkpoint_every`, `validate_every` and `quiet`.
-        wrapper: the model, and what is to be learned.
+        wrapper: the model and its config.
         folder: for the results.
-        validate: draws the word into a file.
-        stage: what the names of a further run's table and checkpoints end in, where a word grows.
+        validate: samples the word into a file.
+        stage: the end of the names of a further run's table and checkpoints, where several are made.
 
     Attributes:
-        states: of all steps, those before an interruption included.
+        states: of all steps, also those before an interruption.
     """
 
     keep = 3  # checkpoints
@@ -63,18 +63,17 @@ class Learning:
         if self.checkpoint is None and distributed.rank() == 0:
             put_aside(self.checkpoints)
 
-    def run(self, pictures: list[Image.Image]) -> None:
+    def run(self, images: list[Image.Image]) -> None:
         """Trains, with a progress bar, to the end or until a signal asks to stop."""
         quiet = True if self.args.quiet else None
         done = self.checkpoint.step if self.checkpoint else 0
-        steps = self.steps(pictures)
-        # smoothing 0: an estimate from all steps so far counts the evaluations of the fixed loss between them.
-        total = self.wrapper.config.last_step
+        # smoothing 0: an estimate from all steps so far counts the validation losses between them.
+        total = self.wrapper.config.steps or self.wrapper.config.max_steps
         bar = tqdm(total=total, initial=done, desc="learning", disable=quiet, smoothing=0)
-        with Interruption() as interruption, bar, self.keeping_what_is_learned(), closing(steps):
+        with Interruption() as interruption, bar, self.saving_if_cut_short(), closing(self.steps(images)) as steps:
             for state in steps:
                 self.states.append(state)
-                self.look(state, bar)
+                self.after_step(state, bar)
                 if interruption.asked(self.wrapper.model.device):
                     self.save_state()
                     say(f"stopped at step {state.step} of {self.folder}; the same command with --resume goes on")
@@ -82,31 +81,31 @@ class Learning:
         if not self.improved and not self.stage:
             raise minti.TrainingError(self.nothing_learned())
 
-    def steps(self, pictures: list[Image.Image]) -> Iterator[minti.TrainingState]:
+    def steps(self, images: list[Image.Image]) -> Iterator[minti.TrainingState]:
         """The steps of the run."""
-        return minti.textual_inversion(self.wrapper, pictures, checkpoint=self.checkpoint)
+        return iter(minti.monitored(minti.textual_inversion(self.wrapper, images, checkpoint=self.checkpoint)))
 
-    def inside(self) -> Any:
-        """A context in which the model has what is learned, to draw it."""
-        return nullcontext()  # the model keeps a word
+    def attached(self) -> Any:
+        """A context in which the model samples what it has learned."""
+        return nullcontext()  # the model has the word anyway
 
     @contextmanager
-    def keeping_what_is_learned(self) -> Iterator[None]:
-        """Where a run is cut short, writes the best rows so far; where it fails, a word that stood there stays."""
+    def saving_if_cut_short(self) -> Iterator[None]:
+        """Where a run is cut short, writes the best vectors so far; where it fails, a former file stays."""
         try:
             yield
         except minti.TrainingError:
             raise
         except BaseException:
-            if self.saves_early and not self.stage:  # whether another row pays is not known before its run has ended
+            if self.saves_early and not self.stage:  # whether another vector pays is not known before its run has ended
                 self.save()
             raise
 
-    def look(self, state: minti.TrainingState, bar: tqdm) -> None:
-        """After each step: what is due of bar, checkpoint and validation pictures."""
+    def after_step(self, state: minti.TrainingState, bar: tqdm) -> None:
+        """Updates the bar; saves a checkpoint and validation images where they are due."""
         bar.update()
         if state.validation_loss is not None:
-            bar.set_postfix(fixed_loss=f"{state.validation_loss:.4f}", initializer=f"{state.initializer_loss:.4f}")
+            bar.set_postfix(validation_loss=f"{state.validation_loss:.4f}", initializer=f"{state.initializer_loss:.4f}")
         every = self.args.checkpoint_every
         if state.finished or (state.step % every == 0 if every else state.validation_loss is not None):
             self.save_state()
@@ -116,41 +115,41 @@ class Learning:
                 self.validate(self.folder / f"validation{self.stage}-{state.step:05}.png")
 
     def save_state(self) -> None:
-        """What `--resume` needs; of several distributed, which all have the same, the first writes."""
+        """Saves a checkpoint; of several processes, which all have the same, the first writes."""
         if distributed.rank() == 0:
             write_losses(self.losses, self.states)
             minti.save_checkpoint(self.wrapper, self.checkpoints, self.keep)
 
     @property
     def improved(self) -> bool:
-        """Whether any evaluation was better than what it began with."""
-        losses = self.wrapper.run.losses if self.wrapper.run else [0.0]
-        return min(losses) < losses[0]
+        """Whether any validation loss was lower than before the first step."""
+        trainer = self.wrapper.trainer
+        return bool(trainer and trainer.monitor) and min(trainer.monitor.losses) < trainer.monitor.losses[0]
 
     def save(self) -> None:
-        """The best rows so far, if they are better than what they began with."""
+        """Writes the best vectors so far, if they are better than the initial ones."""
         if distributed.rank() == 0 and self.improved:
             minti.save_embeddings(self.wrapper, self.folder / "learned_embeds.safetensors")
 
     def summary(self) -> str:
         """What was learned, in a sentence."""
-        run, config = self.wrapper.run, self.wrapper.config
-        length = self.wrapper.embedding.values.norm(dim=1).mean().item()
+        trainer, config = self.wrapper.trainer, self.wrapper.config
+        monitor, norm = trainer.monitor, self.wrapper.embedding.values.norm(dim=1).mean().item()
         return (
-            f"learned {config.placeholder_token} in {run.number} steps; fixed loss "
-            f"{min(run.losses):.4f} at step {run.best_step} (initializer {run.losses[0]:.4f}, empty "
-            f"prompt {run.empty_loss:.4f}); row length {length:.2f} beside the vocabulary's "
+            f"learned {config.placeholder_token} in {trainer.completed} steps; validation loss "
+            f"{min(monitor.losses):.4f} at step {monitor.best_step} (initializer {monitor.losses[0]:.4f}, empty "
+            f"prompt {monitor.empty_loss:.4f}); norm of its vectors {norm:.2f}, the vocabulary's "
             f"{self.wrapper.vocabulary_norm:.2f}"
         )
 
     def nothing_learned(self) -> str:
         """Why there is no word, and what could help."""
-        (first, *others), word = self.wrapper.run.losses, self.wrapper.config.initializer_token
-        begun = "a random row" if word is None else repr(word)
+        trainer, word = self.wrapper.trainer, self.wrapper.initializer_token
+        (first, *others), initial = trainer.monitor.losses, "random vectors" if word is None else repr(word)
         return (
-            f"nothing was learned, and no word is written: with {begun} the fixed loss was {first:.4f}, and in "
-            f"{self.wrapper.run.number} steps it was never lower (best {min(others):.4f}); try more steps, "
-            "larger batches or a lower learning rate"
+            f"nothing was learned, and no word is written: with {initial} the validation loss was {first:.4f}, and in "
+            f"{trainer.completed} steps it was never lower (best {min(others):.4f}); try more steps, larger batches or "
+            "a lower learning rate"
         )
 
 
@@ -164,6 +163,6 @@ def put_aside(folder: Path, what: str = "checkpoints", why: str = " (--resume wo
 
 
 def say(text: str) -> None:
-    """Prints, once for all distributed."""
+    """Prints, once for all processes."""
     if distributed.rank() == 0:
         print(text)

@@ -17,7 +17,7 @@ import gradio as gr
 from fastapi.middleware import Middleware
 
 import minti
-from minti.utils import shortened
+from minti.runs.messages import shortened
 
 with suppress(ImportError):  # gradio asks for it at the first click, which would wait for the import
     import matplotlib

@@ -30,7 +30,8 @@ from minti.evaluation.neighbours import learned_rows
 from minti.evaluation.timestep_losses import loss_over_timesteps
 from minti.images import to_pixels
 from minti.personalization.vocabulary import known_words
-from minti.utils import randn, replacing
+from minti.runs.files import replacing
+from minti.utils import randn
 
 SCALES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0)
 

@@ -1,4 +1,4 @@
-"""LoRA and DreamBooth as the scripts run them: the class pictures first, then the steps, then the LoRA or the model."""
+"""LoRA and DreamBooth as the scripts run them: class images first, then the steps, then the files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from minti.adapters.lora import LAYERS
 from minti.formats.image_files import open_folder
 from minti.personalization.dreambooth import DreamBooth, class_pictures, dreambooth
 from minti.runs import distributed
-from minti.utils import one_line
+from minti.runs.messages import one_line
 
 LEARN = ("word", "lora", "word+lora", "dreambooth")
 MEANT_FOR = {  # options by the name of their setting -> the ways of learning that they are for
@@ -33,32 +33,39 @@ MEANT_FOR = {  # options by the name of their setting -> the ways of learning th
 
 def tuning_options(parser: argparse.ArgumentParser) -> None:
     """Options under the names of `DreamBoothConfig`, None where they are not given."""
-    more = parser.add_argument_group("what of the model learns, where it is not only a word")
-    more.add_argument("--class-prompt", metavar="PROMPT", help="default: a photo of a ..., with the initializer")
+    more = parser.add_argument_group("LoRA and DreamBooth")
     more.add_argument(
-        "--class-pictures", type=whole(0), metavar="N", help="drawn before it learns; default: 200, the toybox 64"
+        "--class-prompt", metavar="PROMPT", help="of the class images; default: a photo of a ..., with the initializer"
     )
-    class_help = "pictures of the class, instead of the model's own"
+    more.add_argument(
+        "--num-class-images",
+        dest="class_pictures",
+        type=whole(0),
+        metavar="N",
+        help="sampled before training, for prior preservation; default: 200, the toybox 64",
+    )
+    class_help = "images of the class, instead of sampled ones"
     more.add_argument("--class-images", type=Path, metavar="FOLDER", help=class_help)
-    weight_help = "of the class pictures' loss; 0: without them; default: 1"
+    weight_help = "of prior preservation, the loss of the class images; 0: without them; default: 1"
     more.add_argument("--prior-weight", type=finite, metavar="WEIGHT", help=weight_help)
     more.add_argument("--rank", type=whole(1), help="of the LoRA; default: 4")
     more.add_argument("--alpha", type=finite, help="of the LoRA; default: its rank")
     layers_help = "of the LoRA; default: attention"
     more.add_argument("--layers", nargs="+", choices=LAYERS, help=layers_help)
-    text_help = "the text encoder learns, too"
+    text_help = "also train the text encoder"
     more.add_argument("--train-text-encoder", dest="text_encoder", action="store_const", const=True, help=text_help)
     optimizer_help = "in 8 bits its state takes a quarter of the memory; needs pip install bitsandbytes"
     more.add_argument("--optimizer", choices=("adamw", "adamw8bit"), default="adamw", help=optimizer_help)
-    word_help = "of the word that learns along with a LoRA; default: a tenth of that with which it was learned"
+    word_help = "of the word while the LoRA is trained; default: a tenth of the one before"
     more.add_argument("--word-learning-rate", type=finite, help=word_help)
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses options that mean nothing for what is to be learned."""
+    """Refuses options that --learn has no use for."""
     for setting, ways in MEANT_FOR.items():
         if getattr(args, setting) != parser.get_default(setting) and args.learn not in ways:
-            option = "train-text-encoder" if setting == "text_encoder" else setting.replace("_", "-")
+            names = {"text_encoder": "train-text-encoder", "class_pictures": "num-class-images"}
+            option = names.get(setting, setting.replace("_", "-"))
             parser.error(f"--{option} means nothing for --learn {args.learn}; it goes with --learn {' or '.join(ways)}")
 
 
@@ -67,32 +74,32 @@ class Tuning(Learning):
 
     wrapper: DreamBooth
 
-    def steps(self, pictures: list[Image.Image]) -> Iterator[minti.TrainingState]:
-        """The class pictures, unless they are there, and then the steps of the run."""
+    def steps(self, images: list[Image.Image]) -> Iterator[minti.TrainingState]:
+        """The class images, unless they are there, and then the steps of the run."""
         optimizer = optimizer_of(self.args.optimizer)
-        return dreambooth(self.wrapper, pictures, self.class_images(), self.checkpoint, optimizer)
+        return dreambooth(self.wrapper, images, self.class_images(), self.checkpoint, optimizer)
 
     def class_images(self) -> list[Image.Image]:
-        """Those that the arguments name, or the model's own, which the output folder keeps."""
+        """Those that the arguments name, or sampled ones, which the output folder keeps."""
         config = self.wrapper.config
         if not config.prior_weight:
             return []
         if self.args.class_images:
             return open_folder(self.args.class_images)
         count = config.class_pictures or self.wrapper.model.defaults.class_pictures
-        with tqdm(total=count, desc="drawing the class", disable=self.args.quiet or None) as bar:
+        with tqdm(total=count, desc="class images", disable=self.args.quiet or None) as bar:
             return class_pictures(self.wrapper.model, config, self.folder / "class-pictures", bar.update)
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
+    def attached(self) -> Iterator[None]:
         """The model with the LoRA."""
-        with self.wrapper.part.attached(self.wrapper.model):
+        with self.wrapper.adapter.attached(self.wrapper.model):
             yield
 
     @property
     def improved(self) -> bool:
-        """What the last step made is the result, as with every trainer of these; nothing is before the first."""
-        return self.wrapper.run is not None and self.wrapper.run.number > 0
+        """Whether there was a step: the last one's values are the result, as in every trainer of DreamBooth."""
+        return self.wrapper.trainer is not None and self.wrapper.trainer.completed > 0
 
     @property
     def results(self) -> list[str]:
@@ -115,11 +122,11 @@ class Tuning(Learning):
 
     def summary(self) -> str:
         """What was learned, in a sentence."""
-        run = self.wrapper.run
-        numbers = sum(weight.numel() for weight in self.wrapper.part.trainable())
+        trainer, monitor = self.wrapper.trainer, self.wrapper.trainer.monitor
+        numbers = sum(weight.numel() for weight in self.wrapper.adapter.trainable())
         return (
-            f"learned {self.wrapper.subject} in {run.number} steps of {numbers:,} numbers; fixed loss "
-            f"{run.losses[-1]:.4f} (before {run.losses[0]:.4f}, empty prompt {run.empty_loss:.4f})"
+            f"learned {self.wrapper.subject} in {trainer.completed} steps with {numbers:,} parameters; validation loss "
+            f"{monitor.losses[-1]:.4f} (before {monitor.losses[0]:.4f}, empty prompt {monitor.empty_loss:.4f})"
         )
 
 
@@ -134,11 +141,11 @@ def optimizer_of(name: str) -> Callable[..., torch.optim.Optimizer]:
     return AdamW8bit
 
 
-def tune(learning: Tuning, pictures: list[Image.Image]) -> Tuning:
-    """Runs it to its end, and saves what it has learned."""
+def tune(learning: Tuning, images: list[Image.Image]) -> Tuning:
+    """Runs it to its end, and saves the result."""
     if learning.wrapper.lora is None:  # a whole network's checkpoint is enough, and large
         learning.keep, learning.saves_early = 1, False
-    learning.run(pictures)
+    learning.run(images)
     learning.save()
     say(learning.summary())
     return learning
