@@ -40,7 +40,7 @@ def load_network(
     try:
         with torch.device("meta"):
             network = make()
-    except (ValueError, RuntimeError, ArithmeticError, TypeError) as error:
+    except (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError) as error:
         raise ValueError(f"{path.parent}: the config's numbers do not go together ({error})") from None
     tensors = rename(tensors, network)
     check("formats.strict:check_tensors", path, tensors, network.state_dict(), name_in_file)
