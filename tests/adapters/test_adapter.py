@@ -52,7 +52,7 @@ def test_a_lora_is_trained_by_the_same_loop_and_can_be_merged(tiny):
 
 @pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
 def test_adapters_are_detached_in_any_order(tiny, order):
-    """A learned embedding, E4's matrix of another word, and a LoRA: each does what it does alone, and nothing is left."""
+    """A learned embedding, E4's matrix of another word, and a LoRA: each does what it does alone; nothing is left."""
     ids = tiny.add_word("<a>", torch.zeros(1, 48)), tiny.add_word("<b>", torch.ones(2, 48))
     embedding = tiny.text_encoder.get_input_embeddings()
     word, matrix = LearnedEmbedding(embedding, ids[0]), MaskedEmbedding(embedding, ids[1])

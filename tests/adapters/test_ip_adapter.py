@@ -1,4 +1,4 @@
-"""A picture as a prompt: the adapter beside diffusers' own, alone, in the loop, as a file and on the command line."""
+"""IP-Adapter, an image as a prompt: compared with diffusers', alone, in training, as a file and on the command line."""
 
 import copy
 from types import SimpleNamespace
@@ -72,7 +72,7 @@ def test_the_unet_with_an_adapter_equals_diffusers(tiny, pipeline, tmp_path, row
     adapter.scale = scale
     with adapter.attached(tiny):
         got = answer(tiny, adapter, rows=rows, picture=seen(rows))
-        assert torch.equal(answer(tiny, rows=rows), alone)  # prompts without a picture are as ever
+        assert torch.equal(answer(tiny, rows=rows), alone)  # prompts without an image are as ever
     assert torch.equal(got, answer_of_diffusers(pipeline, tiny, seen(rows), rows))
     assert torch.equal(got, alone) == (scale == 0)
     assert torch.equal(answer(tiny, rows=rows), alone)
@@ -114,8 +114,8 @@ def test_its_gradients_equal_those_of_diffusers(tiny, pipeline, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_guided_picture_equals_the_pipeline_byte_for_byte(tiny, pipeline, tmp_path, count):
-    """One picture for all prompts; the negative prompt's is zeros."""
+def test_a_guided_image_equals_the_pipeline_byte_for_byte(tiny, pipeline, tmp_path, count):
+    """One image for all prompts; the negative prompt's is zeros."""
     adapter, prompts = random_adapter(tiny), PROMPTS[:count]
     embeds = [torch.stack([torch.zeros(1, CLIP_DIM), seen()])]
     into(pipeline, tmp_path, adapter)
@@ -131,7 +131,7 @@ def test_a_guided_picture_equals_the_pipeline_byte_for_byte(tiny, pipeline, tmp_
 
 @pytest.fixture
 def tower(tmp_path):
-    """A small picture tower, written by transformers."""
+    """A small image encoder, written by transformers."""
     torch.manual_seed(0)
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = CLIPVisionConfig(**small, image_size=32, patch_size=8, projection_dim=CLIP_DIM)
@@ -139,10 +139,10 @@ def tower(tmp_path):
     return tmp_path / "tower"
 
 
-def test_from_a_picture_file_the_command_line_draws_what_the_pipeline_draws(
+def test_the_command_line_samples_from_an_image_file_what_the_pipeline_samples(
     tiny, tiny_folder, pipeline, tmp_path, tower
 ):
-    """The picture is no square, so that shrinking and cropping count."""
+    """The image is no square, so that shrinking and cropping count."""
     picture = Image.effect_noise((50, 41), 90).convert("RGB")
     picture.save(tmp_path / "picture.png")
     into(pipeline, tmp_path, random_adapter(tiny))
@@ -202,7 +202,7 @@ def test_a_second_attention_with_the_same_queries():
 
 
 @torch.no_grad()
-def test_each_drawing_has_a_picture_of_its_own(tiny):
+def test_each_sample_has_an_image_of_its_own(tiny):
     adapter = random_adapter(tiny)
     with adapter.attached(tiny):
         both = answer(tiny, adapter, picture=seen(2))
@@ -227,7 +227,7 @@ def test_it_leaves_no_trace_in_any_order(tiny, first):
     with AttentionMaps(tiny, PROMPTS) as maps:
         both = answer(tiny, two, one)
     assert maps.maps.shape == without.shape
-    with pytest.raises(RuntimeError, match="inside a model, which cannot be copied so"):
+    with pytest.raises(RuntimeError, match="attached to a model, which cannot be copied so"):
         copy.deepcopy(tiny)
     contexts[not first].__exit__(None, None, None)
     assert not torch.equal(answer(tiny, [two, one][first]), both)
@@ -236,7 +236,7 @@ def test_it_leaves_no_trace_in_any_order(tiny, first):
     assert not [m for m in tiny.unet.modules() if m._forward_pre_hooks or (isinstance(m, Attention) and m.after)]
 
 
-def test_the_loop_trains_the_adapter_and_nothing_else(tiny):
+def test_the_trainer_trains_the_adapter_and_nothing_else(tiny):
     """Also with checkpointing, to the same numbers."""
     before, trained = {key: value.clone() for key, value in tiny.unet.state_dict().items()}, []
     for checkpointing in (False, True):
@@ -244,14 +244,14 @@ def test_the_loop_trains_the_adapter_and_nothing_else(tiny):
         adapter = IPAdapter.beside(tiny, CLIP_DIM, seeded())
         first = {key: value.clone() for key, value in adapter.state_dict().items()}
         optimizer = torch.optim.AdamW(adapter.trainable(), lr=0.01)
-        concept = TrainingImages(tiny, pictures())
+        data = TrainingImages(tiny, pictures())
 
         def loss(model, batch, adapter=adapter):
             prompts = adapter.prompted(model.encode_prompt(batch.prompts), seen(2))
             return minti.diffusion_loss(model, batch.latents, batch.timesteps, prompts, batch.noise)
 
-        loop = Trainer(tiny, adapter, lambda g, c=concept: c.batch(2, PROMPTS, g), loss, optimizer, 3, seeded())
-        losses = [step.loss for step in loop]
+        trainer = Trainer(tiny, adapter, lambda g, data=data: data.batch(2, PROMPTS, g), loss, optimizer, 3, seeded())
+        losses = [step.loss for step in trainer]
         assert not [key for key, value in adapter.state_dict().items() if torch.equal(value, first[key])]
         trained.append((losses, adapter.state_dict()))
     assert all(torch.equal(value, before[key]) for key, value in tiny.unet.state_dict().items())

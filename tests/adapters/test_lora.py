@@ -1,4 +1,4 @@
-"""A LoRA inside a model, beside peft's: the same answers, gradients and steps, bit for bit."""
+"""A LoRA attached to a model, compared with peft's: the same outputs, gradients and steps, bit for bit."""
 
 import copy
 import math
@@ -131,7 +131,7 @@ def test_several_at_once_each_with_its_weight(tiny, pipeline):
 
 
 @torch.no_grad()
-def test_its_weight_can_be_turned_while_it_is_inside(tiny):
+def test_its_weight_can_be_changed_while_it_is_attached(tiny):
     lora, before = random_lora(tiny), tiny.unet(*inputs(tiny))
     with lora.attached(tiny):
         full = tiny.unet(*inputs(tiny))
@@ -220,7 +220,7 @@ def test_settings_that_are_refused(tiny, options, message):
 def test_another_model_than_it_was_made_for(tiny):
     toybox = minti.StableDiffusion.from_pretrained()
     lora = minti.LoRA(toybox)
-    for enter in (lora.inside, lora.merged):
+    for enter in (lora.attached, lora.merged):
         with pytest.raises(ValueError, match=r"another model: unet\.\S+ is \(128, 128\), and in this one \("):
             enter(tiny).__enter__()
     assert not any(module._forward_hooks for module in tiny.unet.modules())
@@ -298,17 +298,17 @@ def theirs(pipe, lora, options, steps):
 
 
 def beside_theirs(tiny, pipeline, options, steps):
-    """Yields, of each step of minti's loop beside theirs, the largest difference of gradients and of matrices."""
+    """Yields, of each step of both loops, the largest difference of the gradients and of the matrices."""
     tiny.freeze()
-    lora, concept = minti.LoRA(tiny, generator=seeded(), **options), TrainingImages(tiny, pictures())
+    lora, data = minti.LoRA(tiny, generator=seeded(), **options), TrainingImages(tiny, pictures())
     reference = theirs(pipeline, lora, options, steps)
     optimizer, gradients = torch.optim.AdamW(lora.trainable(), lr=0.01), []
     optimizer.register_step_pre_hook(lambda *_: gradients.append([g.clone() for g in lora.gradients()]))
-    draw = lambda g: concept.batch(2, PROMPTS, g)  # noqa: E731
+    draw = lambda g: data.batch(2, PROMPTS, g)  # noqa: E731
     first = [p.detach().clone() for p in lora.trainable()]
     far = lambda ours, theirs: max((a - b).abs().max() for a, b in zip(ours, theirs, strict=True)).item()  # noqa: E731
-    loop = Trainer(tiny, lora, draw, batch_loss, optimizer, steps, seeded(0))
-    for (gradient, matrices), _ in zip(reference, loop):  # theirs begins first, with the same matrices
+    trainer = Trainer(tiny, lora, draw, batch_loss, optimizer, steps, seeded(0))
+    for (gradient, matrices), _ in zip(reference, trainer):  # theirs begins first, with the same matrices
         yield far(gradients[-1], gradient), far(lora.trainable(), matrices)
     assert far(lora.trainable(), first) > 0.01 * min(steps, 10) / 2
 
@@ -321,8 +321,8 @@ def test_a_step_equals_peft_s_bit_for_bit(tiny, pipeline, options):
 
 def test_computing_activations_again_gives_the_same_gradients(tiny):
     """With gradient checkpointing the layers, and what hangs on them, run a second time in the backward pass."""
-    lora, concept = random_lora(tiny, layers=EVERYWHERE, text_encoder=True), TrainingImages(tiny, pictures())
-    batch, found = concept.batch(2, PROMPTS, seeded()), []
+    lora, data = random_lora(tiny, layers=EVERYWHERE, text_encoder=True), TrainingImages(tiny, pictures())
+    batch, found = data.batch(2, PROMPTS, seeded()), []
     for checkpointing in (False, True):
         tiny.freeze(checkpointing)
         with lora.attached(tiny):

@@ -1,4 +1,4 @@
-"""Guidance by the network's own attention equals diffusers', and comes out of the model again."""
+"""Perturbed-attention and self-attention guidance equal diffusers', and are detached without a trace."""
 
 from contextlib import ExitStack
 
@@ -10,15 +10,16 @@ from helpers import PROMPTS, seeded
 
 import minti
 from minti.adapters.controlnet import ControlNet
+from minti.guidance.conditions import Conditions
 from minti.guidance.perturbed_attention import PerturbedAttention
 from minti.guidance.self_attention_guidance import SelfAttentionGuidance, attended, blurred_where
 from minti.layers import Attention
 
 
-def drawn(model, part, **options):
+def drawn(model, adapter, **options):
     options = {"num_inference_steps": 5, "output": "latents", "generator": seeded()} | options
-    with part.attached(model):
-        return minti.sample(model, PROMPTS, guidance=part.guidance, **options)
+    with adapter.attached(model):
+        return minti.sample(model, PROMPTS, guidance=adapter.guidance, **options)
 
 
 def theirs(kind, pipeline, **options):
@@ -52,16 +53,16 @@ def test_self_attention_guidance_equals_the_pipeline(tiny, pipeline, guidance_sc
     assert not torch.allclose(got, drawn(tiny, SelfAttentionGuidance(0.0), **options), atol=1e-2)
 
 
-@pytest.mark.parametrize("part", [PerturbedAttention, SelfAttentionGuidance])
-def test_without_strength_and_outside_a_picture_is_as_before(tiny, part):
+@pytest.mark.parametrize("adapter", [PerturbedAttention, SelfAttentionGuidance])
+def test_without_strength_or_detached_an_image_is_as_before(tiny, adapter):
     options = {"num_inference_steps": 3, "output": "latents"}
     plain = minti.sample(tiny, PROMPTS, generator=seeded(), **options)
-    assert torch.equal(drawn(tiny, part(0.0), **options), plain)
-    drawn(tiny, part(1.0), **options)
+    assert torch.equal(drawn(tiny, adapter(0.0), **options), plain)
+    drawn(tiny, adapter(1.0), **options)
     assert torch.equal(minti.sample(tiny, PROMPTS, generator=seeded(), **options), plain)
 
 
-def test_what_goes_round_the_same_attention_leaves_in_any_order(tiny):
+def test_what_wraps_the_same_attention_is_detached_in_any_order(tiny):
     first, second = ExitStack(), ExitStack()
     first.enter_context(PerturbedAttention(1.0, layers="").attached(tiny))
     second.enter_context(SelfAttentionGuidance(1.0).attached(tiny))
@@ -74,13 +75,13 @@ def test_what_goes_round_the_same_attention_leaves_in_any_order(tiny):
     assert not [name for name, layer in layers.items() if layer.around or "attend" in vars(layer)]
 
 
-@pytest.mark.parametrize("part", [PerturbedAttention, SelfAttentionGuidance])
-def test_a_controlnet_may_be_inside_before(tiny, part):
-    """A fresh ControlNet adds zeros: the pictures are those without it."""
-    alone, control = drawn(tiny, part(1.0)), ControlNet.beside(tiny, seeded())
+@pytest.mark.parametrize("adapter", [PerturbedAttention, SelfAttentionGuidance])
+def test_a_controlnet_may_be_attached_before(tiny, adapter):
+    """A fresh ControlNet adds zeros: the images are those without it."""
+    alone, control = drawn(tiny, adapter(1.0)), ControlNet.beside(tiny, seeded())
     control.hint = torch.rand(2, 3, 16, 16, generator=seeded())
     with control.attached(tiny):
-        assert torch.equal(drawn(tiny, part(1.0)), alone)
+        assert torch.equal(drawn(tiny, adapter(1.0)), alone)
 
 
 def test_what_is_attended_to_is_blurred_and_nothing_else():
@@ -101,15 +102,17 @@ def test_guidance_may_vary_over_the_steps(tiny):
     )
     assert torch.equal(draw(guidance_scale=lambda t: 7.5), draw(guidance_scale=7.5))
     got = draw(guidance_scale=lambda t: 5.0 if 300 <= t <= 700 else 1.0)
-    torch.testing.assert_close(got, draw(guidance_scale=5.0, guidance_interval=(300, 700)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        got, draw(guidance_scale=5.0, cfg=Conditions(tiny, interval=(300, 700))), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_what_cannot_be_is_said_in_one_line(tiny):
     with pytest.raises(ValueError, match="no self-attention of the UNet has 'nowhere'"):
         drawn(tiny, PerturbedAttention(1.0, layers="nowhere"))
-    for part in (PerturbedAttention, SelfAttentionGuidance):
+    for adapter in (PerturbedAttention, SelfAttentionGuidance):
         with pytest.raises(ValueError, match="= nan; expected a number"):
-            drawn(tiny, part(float("nan")))
+            drawn(tiny, adapter(float("nan")))
     with pytest.raises(ValueError, match="= inf; expected a number"):
         minti.sample(tiny, PROMPTS, guidance_scale=lambda t: float("inf"), num_inference_steps=2)
     with pytest.raises(ValueError, match="too small to blur"):

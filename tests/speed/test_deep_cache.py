@@ -1,17 +1,20 @@
-"""Deep features that are kept: beside diffusers' UNet, whose blocks are run by hand, and where a run begins afresh."""
+"""DeepCache, deep features reused: compared with diffusers' UNet, its blocks run by hand; where a run starts anew."""
 
 import pytest
 import torch
 from helpers import PROMPTS, seeded
 
 import minti
+from minti.guidance.conditions import Conditions
 from minti.speed.deep_cache import DeepCache
 
 N = 9  # connections of the small UNet: conv_in, then (resnet, resnet, downsample), twice, then two resnets
 RUN = {"num_inference_steps": 6, "sampler": "dpm-solver++", "output": "latents"}
 
 
-def drawn(model, **options):
+def sampled(model, **options):
+    if "interval" in options:
+        options["cfg"] = Conditions(model, interval=options.pop("interval"))
     return minti.sample(model, PROMPTS, generator=seeded(), **(RUN | options))
 
 
@@ -59,33 +62,33 @@ def test_short_steps_are_the_upper_layers_of_diffusers(tiny, pipeline, branch):
             assert torch.equal(tiny.unet(x, t.expand(2), context), expected)
 
 
-@pytest.mark.parametrize("options", [{}, {"guidance_interval": (200, 700)}, {"sampler": "heun"}, {"height": 24}])
+@pytest.mark.parametrize("options", [{}, {"interval": (200, 700)}, {"sampler": "heun"}, {"height": 24}])
 def test_every_step_whole_is_the_model_alone(tiny, options):
-    alone = drawn(tiny, **options)
+    alone = sampled(tiny, **options)
     with DeepCache(1).attached(tiny):
-        assert torch.equal(drawn(tiny, **options), alone)
+        assert torch.equal(sampled(tiny, **options), alone)
 
 
 def test_it_comes_out_without_a_trace(tiny):
-    alone, hooks = drawn(tiny), [len(module._forward_pre_hooks) for module in tiny.unet.modules()]
+    alone, hooks = sampled(tiny), [len(module._forward_pre_hooks) for module in tiny.unet.modules()]
     with DeepCache(3).attached(tiny):
-        assert not torch.equal(drawn(tiny), alone)
-    assert torch.equal(drawn(tiny), alone)
+        assert not torch.equal(sampled(tiny), alone)
+    assert torch.equal(sampled(tiny), alone)
     assert "forward" not in vars(tiny.unet)
     assert [len(module._forward_pre_hooks) for module in tiny.unet.modules()] == hooks
 
 
 @pytest.mark.parametrize(
-    "second", [{}, {"height": 24}, {"num_inference_steps": 1}, {"guidance_scale": 1}, {"guidance_interval": (0, 500)}]
+    "second", [{}, {"height": 24}, {"num_inference_steps": 1}, {"guidance_scale": 1}, {"interval": (0, 500)}]
 )
 def test_a_second_run_begins_afresh(tiny, second):
-    """What was drawn before, broken off or not, is in none of it."""
+    """What was sampled before, broken off or not, is in none of it."""
     with DeepCache(4).attached(tiny):
-        first = drawn(tiny, **second)
+        first = sampled(tiny, **second)
     with DeepCache(4).attached(tiny):
-        drawn(tiny)
+        sampled(tiny)
         next(minti.sample_steps(tiny, PROMPTS, num_inference_steps=1))
-        assert torch.equal(drawn(tiny, **second), first)
+        assert torch.equal(sampled(tiny, **second), first)
 
 
 def whole_steps(model, **options):
@@ -102,7 +105,7 @@ def test_so_many_steps_are_whole(tiny, every, whole):
     with DeepCache(every).attached(tiny):
         assert whole_steps(tiny, num_inference_steps=10, sampler="ddim") == (whole, 10)
         # One more where guidance begins, and where it ends: the batch is another.
-        interval = {"guidance_interval": (350, 650)}
+        interval = {"cfg": Conditions(tiny, interval=(350, 650))}
         parts = [len(range(0, n, every)) for n in (3, 3, 4)]
         assert whole_steps(tiny, num_inference_steps=10, sampler="ddim", **interval) == (sum(parts), 10)
 
