@@ -19,7 +19,7 @@ def save_embeddings(wrapper: Any, path: str | os.PathLike[str]) -> None:
 
 def write_embeddings(path: str | os.PathLike[str], words: dict[str, Tensor]) -> None:
     """Writes {placeholder: (num_vectors, d)}, atomically. Raises ValueError, OSError: it cannot be written."""
-    check("runs.checks:written_words", path, words)
+    check("runs.word_checks:written_words", path, words)
     with plugin("minti.runs.files:replacing", nullcontext)(path) as temporary:  # clone: safetensors writes no views
         save_file({token: x.detach().cpu().float().clone() for token, x in words.items()}, temporary)
 
@@ -27,7 +27,7 @@ def write_embeddings(path: str | os.PathLike[str], words: dict[str, Tensor]) -> 
 def read_embeddings(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The words of a file, {placeholder: (num_vectors, d)}. Raises OSError, ValueError: names the file."""
     words = plugin("minti.formats.foreign_embeddings:read", load_file)(Path(path))
-    check("runs.checks:read_words", path, words)
+    check("runs.word_checks:read_words", path, words)
     return {token: (x[None] if x.ndim == 1 else x).detach().float() for token, x in words.items()}
 
 
@@ -37,9 +37,9 @@ def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeh
     ValueError: the file, or a word that does not fit the model; all is checked before the first word is added."""
     words = read_embeddings(path)
     if placeholder is not None:
-        check("runs.checks:one_word", path, words)
+        check("runs.word_checks:one_word", path, words)
         words = {placeholder: next(iter(words.values()))}
-    check("runs.checks:loaded_words", model, path, words)
+    check("runs.word_checks:loaded_words", model, path, words)
     for token, vectors in words.items():
         model.add_word(token, vectors)
     return list(words)

@@ -18,7 +18,7 @@ Words = Mapping[str, list[int]]  # {placeholder: the ids of its tokens}
 
 def token_ids(prompt: str, tokenizer: CLIPTokenizer, words: Words) -> list[int]:
     """A prompt's tokens, without beginning and end; behind a word's first token its others follow, once."""
-    check("runs.checks:check_text", prompt, "the prompt")
+    check("runs.word_checks:check_text", prompt, "the prompt")
     others = {ids[0]: ids[1:] for ids in words.values()}
     expanded: list[int] = []
     waiting: list[int] = []  # what has to follow; it may stand there already
@@ -34,7 +34,7 @@ def token_ids(prompt: str, tokenizer: CLIPTokenizer, words: Words) -> list[int]:
 
 def tokenize(prompts: Sequence[str], tokenizer: CLIPTokenizer, words: Words) -> Tensor:
     """Prompts to token ids, (b, m) int64, padded to the context's length. Warns of a prompt that is longer, and cut."""
-    check("runs.checks:prompts", prompts)
+    check("runs.word_checks:prompts", prompts)
     room, rows = tokenizer.model_max_length - 2, []
     for ids in (token_ids(prompt, tokenizer, words) for prompt in prompts):
         if len(ids) > room:
@@ -54,7 +54,7 @@ def add_tokens(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> 
     """Adds a word's tokens to the tokenizer; their ids, consecutive. Raises ValueError: it cannot be a new word."""
     tokens = placeholder_tokens(placeholder, num_vectors)
     for token in tokens:
-        check("runs.checks:check_new_placeholder", tokenizer, token)
+        check("runs.word_checks:check_new_placeholder", tokenizer, token)
     tokenizer.add_tokens(tokens)
     return tokenizer.convert_tokens_to_ids(tokens)
 
@@ -62,5 +62,5 @@ def add_tokens(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> 
 def single_token_id(tokenizer: CLIPTokenizer, word: str) -> int:
     """The id of a word that is one token. Raises ValueError: it is not a single token, or unknown."""
     ids = token_ids(word, tokenizer, {})
-    check("runs.checks:single_token", tokenizer, word, ids)
+    check("runs.word_checks:single_token", tokenizer, word, ids)
     return ids[0]

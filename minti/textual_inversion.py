@@ -88,12 +88,12 @@ def diffusion_loss(
 def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> Optimizer:
     """Task 2: freezes the networks, adds the placeholder's tokens, and makes their embedding vectors, nothing else,
     trainable. They are attached to the model until `wrapper.detach()`, or until `textual_inversion` begins.
-    Raises ValueError: it cannot be a new word, or the initializer is unknown; see `runs.checks.check_new_word`."""
+    Raises ValueError: it cannot be a new word, or the initializer is unknown; see `runs.word_checks.check_new_word`."""
     model, config, word = wrapper.model, wrapper.config, wrapper.config.placeholder_token
     wrapper.detach()
     if word in model.learning:
         plugin("minti.personalization.vocabulary:begin_anew")(model, word)
-    check("runs.checks:check_new_word", wrapper)
+    check("runs.word_checks:check_new_word", wrapper)
     vectors = wrapper.initial_vectors()  # k d
     model.freeze(checkpointing=config.gradient_checkpointing)
     ids = model.add_word(word, vectors)

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from minti.configs import ModelDefaults, TextConfig
-from minti.runs.checks import check_templates
 from minti.runs.messages import one_line, short_repr, shortened
+from minti.runs.word_checks import check_templates
 from minti.scheduler import PREDICTION_TYPES, SPACINGS, NoiseScheduler, SchedulerConfig
 from minti.unet import UNet, UNetConfig
 from minti.vae import VAE, VAEConfig

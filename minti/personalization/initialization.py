@@ -12,9 +12,9 @@ from torch import Tensor
 
 from minti.model import StableDiffusion
 from minti.personalization.vocabulary import known_ids
-from minti.runs.checks import tokenizer_with
 from minti.runs.distributed import add_up, world_size
 from minti.runs.messages import short_repr
+from minti.runs.word_checks import tokenizer_with
 from minti.text import token_ids, tokenize
 from minti.textual_inversion import LearnedEmbedding
 from minti.utils import randn

@@ -4,8 +4,8 @@ import copy
 import warnings
 
 from minti.model import StableDiffusion
-from minti.runs.checks import check_text
 from minti.runs.messages import short_repr, shortened
+from minti.runs.word_checks import check_text
 from minti.text import single_token_id, token_ids
 
 

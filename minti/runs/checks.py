@@ -3,22 +3,16 @@
 The core calls them by name (`utils.check`) and runs without them.
 """
 
-import copy
 import math
-import re
-import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPTokenizer
 
-from minti.runs.messages import short_repr, shortened
+from minti.runs.messages import short_repr
+from minti.runs.word_checks import check_templates, check_text
 from minti.scheduler import SPACINGS
-from minti.templates import TEMPLATES
-from minti.text import add_tokens, placeholder_tokens, token_ids
 from minti.training import Trainer, TrainingError
 from minti.utils import check_choice
 
@@ -56,79 +50,6 @@ def config(settings: Any) -> None:
     check_text(settings.placeholder_token, "placeholder token")
 
 
-def check_templates(templates: str | Sequence[str]) -> None:
-    """Raises ValueError: an unknown name of `TEMPLATES`; no template, or one without `{}`; names it."""
-    if isinstance(templates, str):
-        return check_choice("templates", templates, list(TEMPLATES))
-    if not templates:
-        raise ValueError("templates is empty; give at least one, such as 'a photo of a {}'")
-    for template in templates:
-        check_text(template, "template")
-        if "{}" not in template:
-            raise ValueError(f"template {short_repr(template)} has no {{}}; write {{}} where the new word goes")
-
-
-def check_text(text: str, what: str) -> None:
-    """Raises ValueError: the text is no str, or cannot be encoded (half characters come from file names and command
-    lines that are not UTF-8); calls it `what`."""
-    if not isinstance(text, str):
-        raise ValueError(f"{what} {short_repr(text)} is not text; expected a str")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"half a character (a lone surrogate) at {error.start}"
-        raise ValueError(f"{what} {short_repr(text)} holds {half}; expected UTF-8") from None
-
-
-def check_new_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
-    """Raises ValueError: the placeholder is empty, contains white space or what cannot be printed, changes when the
-    tokenizer tidies it, or is a word already (it lower-cases, so `<Cat>` and `<cat>` are the same word)."""
-    tidied = unicodedata.normalize("NFC", placeholder)
-    if not placeholder or not placeholder.isprintable() or re.search(r"\s", placeholder) or tidied != placeholder:
-        raise ValueError(
-            f"placeholder token {short_repr(placeholder)}: expected one word without spaces, as '<concept>'"
-        )
-    lower = placeholder.lower()
-    for token in tokenizer.get_vocab():
-        if token.lower() in (lower, lower + "</w>"):
-            same = "" if token in (placeholder, placeholder + "</w>") else f" as {token.removesuffix('</w>')!r}"
-            known = (
-                f"placeholder token {short_repr(placeholder)} is in the vocabulary already{same} (case does not count)"
-            )
-            raise ValueError(f"{known}; choose a word that does not exist, such as '<my-concept>'")
-
-
-def tokenizer_with(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> tuple[CLIPTokenizer, list[int]]:
-    """A copy of the tokenizer with a new word, and the ids of its tokens.
-    Raises ValueError: it cannot be a new word, or the tokenizer would not find it in a prompt."""
-    tried = copy.deepcopy(tokenizer)
-    ids = add_tokens(tried, placeholder, num_vectors)
-    if token_ids(placeholder, tried, {placeholder: ids}) != ids:
-        lost = "would not be found in a prompt by this tokenizer; choose plain letters, such as '<my-concept>'"
-        raise ValueError(f"placeholder token {short_repr(placeholder)} {lost}")
-    return tried, ids
-
-
-def check_new_word(wrapper: Any) -> None:
-    """Raises ValueError: the placeholder cannot be a new word or is not found in a prompt, a template is too long for
-    all of its vectors, or E4's recipe would have to train a matrix in half precision."""
-    config, dtype = wrapper.config, wrapper.model.text_encoder.get_input_embeddings().weight.dtype
-    if config.row_update == "restore" and dtype != torch.float32:
-        mend = "load the model in float32, or use row_update='new_rows', whose vectors are float32 in any model"
-        raise ValueError(f"row_update='restore' trains the embedding matrix itself, which is {dtype}; {mend}")
-    placeholder, length = config.placeholder_token, wrapper.model.tokenizer.model_max_length
-    tokenizer, ids = tokenizer_with(wrapper.model.tokenizer, placeholder, config.num_vectors)
-    for prompt in wrapper.prompts:
-        found = token_ids(prompt, tokenizer, wrapper.model.words | {placeholder: ids})
-        if not set(ids) <= set(found):
-            mend = "; write {} in every caption where the word goes" if config.captions else ""
-            raise ValueError(f"the tokenizer does not find {placeholder} in the prompt {short_repr(prompt)}{mend}")
-        if not set(ids) <= set(found[: length - 2]):  # without the beginning and the end
-            lacks = f"does not contain all {len(ids)} vectors of {placeholder} once tokenized"
-            why = f"it is too long for the {length} tokens of the context; use a shorter template or fewer vectors"
-            raise ValueError(f"the prompt {short_repr(prompt)} {lacks}: {why}")
-
-
 def step(trainer: Trainer, loss: float, norm: float, batches: Sequence[Any]) -> None:
     """Raises TrainingError: loss or gradient is not finite, beyond what float16's scaler can mend, or is zero."""
     at, scaler = f"step {trainer.number} of {trainer.adapter.name}", trainer.scaler
@@ -151,61 +72,6 @@ def described(batch: Any) -> str:
     if instance is None:
         return type(batch).__name__
     return described(instance) + (f", of the class {described(prior)}" if prior is not None else "")
-
-
-def written_words(path: Any, words: dict[str, Tensor]) -> None:
-    """Raises ValueError: the file is not a `.safetensors`, or a number is not finite."""
-    if Path(path).suffix != ".safetensors":
-        raise ValueError(f"{path}: learned words are written as safetensors only; end the name in .safetensors")
-    for token, vectors in words.items():
-        if not vectors.isfinite().all():
-            raise ValueError(f"{path} is not written: {token} is not finite; try a lower learning rate")
-
-
-def read_words(path: Any, words: dict[str, Tensor]) -> None:
-    """Raises ValueError: a file has no words."""
-    if not words:
-        raise ValueError(f"{path} holds no learned words; expected a file of diffusers or of AUTOMATIC1111")
-    for token, tensor in words.items():
-        check_vectors(tensor, f"{path}: {shortened(token)}")
-
-
-def one_word(path: Any, words: dict[str, Tensor]) -> None:
-    """Raises ValueError: a file has several words."""
-    if len(words) > 1:
-        listed = f"{len(words)} words ({shortened(', '.join(words))})"
-        raise ValueError(f"{path} holds {listed}; one name cannot serve all")
-
-
-def check_vectors(tensor: Tensor, what: str) -> None:
-    """Raises ValueError: a tensor is no embedding vectors of a word, (n, d) or (d,); calls it `what`."""
-    kind = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-    plain = tensor.layout == torch.strided and tensor.is_floating_point() and not tensor.is_meta
-    if tensor.ndim not in (1, 2) or 0 in tensor.shape or not plain:
-        raise ValueError(f"{what} is {kind}; expected its embedding vectors, (n, d), of floating point numbers")
-    if not tensor.float().isfinite().all():
-        raise ValueError(f"{what}, {kind}, has numbers that are not finite; learn it again")
-
-
-def loaded_words(model: Any, path: Any, words: dict[str, Tensor]) -> None:
-    """Raises ValueError: the words of a file do not fit a model; names the file and the word."""
-    weight = model.text_encoder.get_input_embeddings().weight
-    for token, vectors in words.items():
-        what = f"{path}: {shortened(token)}"
-        if vectors.shape[1] != weight.shape[1]:
-            own = f"the words of this model are {weight.shape[1]} numbers wide; it was learned on another model"
-            raise ValueError(f"{what} has shape {tuple(vectors.shape)}, but {own}")
-        if len(vectors) > model.tokenizer.model_max_length - 2:
-            raise ValueError(f"{what} has {len(vectors)} vectors, more than a prompt can hold")
-        if not vectors.to(weight).isfinite().all():
-            raise ValueError(f"{what} has numbers too large for this model's {weight.dtype}")
-        try:
-            tokenizer_with(model.tokenizer, token, len(vectors))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}, under which to load it") from None
-    tokens = [part.lower() for token, x in words.items() for part in placeholder_tokens(token, len(x))]
-    if len(set(tokens)) < len(tokens):
-        raise ValueError(f"{path} holds words that are the same but for their case: {shortened(', '.join(words))}")
 
 
 def finite(model: Any, what: str, result: Tensor, otherwise: str = OVERFLOW) -> None:
@@ -236,24 +102,10 @@ def heads(channels: int, heads: int) -> None:
         raise ValueError(f"{channels} channels do not divide into {heads} attention heads")
 
 
-def prompts(prompts: Any) -> None:
-    """Raises ValueError: there are none."""
-    if not len(prompts):
-        raise ValueError("no prompt given")
-
-
 def images(images: Any) -> None:
     """Raises ValueError: there are none."""
     if len(images) == 0:
         raise ValueError("there are no images to learn from")
-
-
-def single_token(tokenizer: CLIPTokenizer, word: str, ids: list[int]) -> None:
-    """Raises ValueError: an initializer token is not a single token, or unknown."""
-    if len(ids) != 1 or ids[0] in tokenizer.all_special_ids:
-        pieces = shortened(" + ".join(tokenizer.convert_ids_to_tokens(ids))) or "nothing"
-        found = f"initializer token {short_repr(word)} is not a single token of this vocabulary (it becomes {pieces})"
-        raise ValueError(f"{found}; choose a plain word, or several, that say roughly what the images show")
 
 
 def contexts(context: Tensor, width: int, like: Tensor | None, name: str) -> None:
