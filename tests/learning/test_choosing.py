@@ -1,4 +1,4 @@
-"""The word to begin with: the ranking is the loss's derivative, and what is found fits the pictures."""
+"""The search for an initializer token: the ranking is the loss's derivative, and what is found fits the images."""
 
 import itertools
 from functools import partial
@@ -86,6 +86,6 @@ def test_a_toy_without_a_name_gets_a_word_that_is_true_of_it():
 
 
 def test_a_vocabulary_without_words(tiny, monkeypatch):
-    monkeypatch.setattr("minti.learning.choosing.known_words", lambda model: {"a": 1, "7": 2, "->": 3})
-    with pytest.raises(ValueError, match="has no word to begin with; begin with a random row"):
+    monkeypatch.setattr("minti.personalization.initializer_search.known_words", lambda model: {"a": 1, "7": 2, "->": 3})
+    with pytest.raises(ValueError, match="has no word to start from; start from random vectors"):
         choose_initializer(tiny, CONFIG, pictures())

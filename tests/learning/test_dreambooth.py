@@ -1,4 +1,4 @@
-"""DreamBooth: step by step beside a loop of diffusers' parts; LoRA and word; class pictures; resuming; refusals."""
+"""DreamBooth: step by step beside a loop of diffusers' parts; LoRA and word; class images; resuming; refusals."""
 
 import copy
 from functools import partial
@@ -6,10 +6,10 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import pictures, seeded, wrapper
+from helpers import ids_of, learning, pictures, seeded, trainable, wrapper
 
 import minti
-from minti.personalization.dreambooth import DreamBooth, DreamBoothConfig, class_pictures, dreambooth
+from minti.personalization.dreambooth import DreamBooth, DreamBoothConfig, class_pictures, dreambooth, dreambooth_loss
 
 TEMPLATES = ("a photo of a {}", "the {}")
 SETTINGS = {"templates": TEMPLATES, "batch_size": 2, "steps": 20, "class_pictures": 3, "initializer_token": "dog"}
@@ -30,7 +30,7 @@ def weights(model):
 
 def learned_word(model, steps=3):
     word = wrapper(model, steps=steps)
-    list(minti.textual_inversion(word, pictures()))
+    list(learning(word))
     return word
 
 
@@ -38,7 +38,7 @@ def learned_word(model, steps=3):
 
 
 def reference(pipe, text_encoder, prior_weight, lr=1e-3):
-    """diffusers' train_dreambooth.py: one batch of pictures of the thing and of the class, cut in two for the losses.
+    """diffusers' train_dreambooth.py: one batch of images of the subject and of the class, cut in two for the losses.
 
     Yields the UNet's conv_in and the text encoder's first layer after each step.
     """
@@ -108,7 +108,7 @@ def test_the_network_alone_learns(tiny, text_encoder):
     before = weights(tiny)
     run = training(tiny, text_encoder=text_encoder, steps=2, learning_rate=1e-3)
     for _ in dreambooth(run, pictures(), class_images()):
-        assert not tiny.trainable()  # outside a step
+        assert not trainable(tiny)  # outside a step
     moved = {key.split(".")[0] for key, value in weights(tiny).items() if not torch.equal(value, before[key])}
     assert moved == ({"unet", "text_encoder"} if text_encoder else {"unet"})
     assert all(weight.grad is None for weight in tiny.unet.parameters())
@@ -125,8 +125,8 @@ def test_a_lora_and_a_word_learn_together_at_two_rates(tiny):
         "text_encoder." + name for name, _ in tiny.text_encoder.named_parameters() if "token_emb" in name
     ]
     matrix = tiny.text_encoder.get_input_embeddings().weight
-    assert torch.equal(matrix[: word.placeholder_ids[0]], before[changed[0]][: word.placeholder_ids[0]])
-    assert torch.equal(matrix[word.placeholder_ids], word.embedding.values)
+    assert torch.equal(matrix[: ids_of(word)[0]], before[changed[0]][: ids_of(word)[0]])
+    assert torch.equal(matrix[ids_of(word)], word.embedding.values)
     # Adam's steps are at most as long as the rate; in the first they are that long.
     assert 1e-4 < (word.embedding.values - rows).abs().max() < 3.1e-4
     ups = torch.cat([pair.up.flatten() for pair in run.lora.pairs.values()])
@@ -139,12 +139,12 @@ def test_the_class_pulls_by_its_weight(tiny):
     """d L / d weights = d L_instance + lambda d L_class."""
     run, gradients = training(tiny, learns="lora", steps=1), []
     list(dreambooth(run, pictures(), class_images()))
-    pair = run.run.loop.draw(seeded())
+    pair = run.trainer.draw(seeded())
     for weight, batches in ((2.0, pair), (1.0, pair._replace(prior=None)), (1.0, pair._replace(instance=pair.prior))):
         batches = batches if weight == 2.0 or batches.prior is None else batches._replace(prior=None)
         run.lora.zero_grad()
-        with run.part.attached(tiny):
-            minti.learning.dreambooth.dreambooth_loss(tiny, batches, weight).backward()
+        with run.adapter.attached(tiny):
+            dreambooth_loss(tiny, batches, weight).backward()
         gradients.append(torch.cat([p.up.grad.flatten() for p in run.lora.pairs.values()]))
     together, instance, prior = gradients
     torch.testing.assert_close(together, instance + 2 * prior, rtol=1e-4, atol=1e-7)
@@ -201,9 +201,9 @@ def test_a_run_goes_on_where_it_was(tiny, tmp_path, options, with_word):
     again, checkpoint = begin(fresh), minti.load_checkpoint(tmp_path)
     states = list(dreambooth(again, pictures(), class_images(), checkpoint))
     assert [state.step for state in states] == [4, 5, 6]
-    ours, theirs = again.part.state_dict(), whole.part.state_dict()
+    ours, theirs = again.adapter.state_dict(), whole.adapter.state_dict()
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
-    assert again.run.losses == whole.run.losses
+    assert again.trainer.monitor.losses == whole.trainer.monitor.losses
     with pytest.raises(ValueError, match=r"class_images was .* and is"):
         list(dreambooth(begin(other), pictures(), pictures(4, seed=8), checkpoint))
 
@@ -216,7 +216,8 @@ def test_an_optimizer_in_8_bits_goes_on_too(tiny, tmp_path):
     for state in dreambooth(whole, pictures(), class_images(), optimizer=eight):
         if state.step == 2:
             minti.save_checkpoint(whole, tmp_path)
-    kinds = {value.dtype for name, value in minti.load_checkpoint(tmp_path).tensors.items() if "optimizer" in name}
+    saved = minti.load_checkpoint(tmp_path).state["optimizer"].values()
+    kinds = {value.dtype for values in saved for value in values.values() if isinstance(value, torch.Tensor)}
     assert torch.uint8 in kinds
     list(dreambooth(again, pictures(), class_images(), minti.load_checkpoint(tmp_path), optimizer=eight))
     theirs = tiny.unet.state_dict()
@@ -231,12 +232,12 @@ def test_an_optimizer_in_8_bits_goes_on_too(tiny, tmp_path):
     [
         ({"learns": "everything"}, "unknown learns 'everything'; expected one of network, lora"),
         ({"class_prompt": "a photo of a cat"}, "expected one that names the class, 'dog', without"),
-        ({"class_prompt": "a sks dog"}, "without the word for the thing, 'sks'"),
+        ({"class_prompt": "a sks dog"}, "without the word for the subject, 'sks'"),
         ({"class_prompt": "a photo of a doghouse"}, "expected one that names the class, 'dog', without"),
-        ({"class_prompt": "a photo of sks, a dog"}, "without the word for the thing, 'sks'"),
+        ({"class_prompt": "a photo of sks, a dog"}, "without the word for the subject, 'sks'"),
         ({"initializer_token": " "}, "expected one that names the class"),
         ({"class_pictures": 0}, "set class_pictures, or prior_weight = 0"),
-        ({"prior_weight": -1.0}, "prior_weight = -1.0; expected at least 0"),
+        ({"prior_weight": -1.0}, "prior_weight = -1.0; expected a number from 0"),
         ({"rank": 0, "learns": "lora"}, "rank = 0"),
         ({"layers": ("convolutions",), "learns": "lora"}, "layers = "),
         ({"huber": 0.0}, "huber = 0.0"),
@@ -257,7 +258,7 @@ def test_what_cannot_be_learned_is_refused(tiny_folder, tiny):
     list(minti.textual_inversion(restored, pictures()))
     with pytest.raises(ValueError, match="and by row_update='new_rows'"):
         training(tiny, restored, learns="lora")
-    with pytest.raises(ValueError, match="there are no pictures to learn from"):
+    with pytest.raises(ValueError, match="there are no class images"):
         list(dreambooth(training(tiny), pictures(), ()))
-    with pytest.raises(ValueError, match="1 captions for 3 pictures"):
+    with pytest.raises(ValueError, match="1 captions for 3 images"):
         list(dreambooth(training(tiny, captions=("a sks dog",)), pictures(), class_images()))

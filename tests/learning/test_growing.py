@@ -1,13 +1,14 @@
-"""A word that grows: a row is kept if it pays by more than chance, and is forgotten without a trace if not."""
+"""The number of vectors: one more is kept if it pays by more than chance, and is removed without a trace if not."""
 
 import math
 from functools import partial
 
 import pytest
 import torch
-from helpers import pictures, seeded, write
+from helpers import learning, pictures, seeded, write
 
 import minti
+from minti.embeddings import write_embeddings
 from minti.personalization.num_vectors_search import NumVectorsSearch, losses_of, paired
 from minti.runs.monitor import ValidationSet
 from minti.textual_inversion import TrainingImages, batch_loss
@@ -16,12 +17,12 @@ CONFIG = {"placeholder_token": "<cat>", "initializer_token": "toy", "learning_ra
 
 
 def learn(word):
-    for _ in minti.textual_inversion(word, pictures()):
+    for _ in learning(word):
         pass
 
 
 def spoil(wrapper):
-    """Rows that no training would end with."""
+    """Vectors that no training would end with."""
     minti.prepare_for_textual_inversion(wrapper)
     write(wrapper, 50 * torch.randn(wrapper.embedding.values.shape, generator=seeded(3)))
     wrapper.detach()
@@ -44,7 +45,7 @@ def test_a_difference_of_pairs_and_its_standard_error():
     assert all(math.isnan(value) for value in paired(None, after))
 
 
-def test_the_losses_of_the_pictures_have_the_loss_of_the_set_for_their_mean(tiny):
+def test_the_losses_of_the_images_have_the_loss_of_the_set_for_their_mean(tiny):
     wrapper = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(**CONFIG | {"steps": 1}))
     learn(wrapper)
     fixed = ValidationSet(TrainingImages(tiny, pictures()), 7, seeded())
@@ -54,16 +55,16 @@ def test_the_losses_of_the_pictures_have_the_loss_of_the_set_for_their_mean(tiny
     assert losses.mean().item() == pytest.approx(fixed.mean(partial(batch_loss, tiny), wrapper.prompts, 2), rel=1e-5)
 
 
-def test_a_row_that_pays_is_kept(tiny):
+def test_a_vector_that_pays_is_kept(tiny):
     word = grown(tiny, spoil, learn)
     first, second = word.decisions
-    assert (first.embedding, first.kept, second.embedding, second.kept) == (1, True, 2, True)
+    assert (first.vectors, first.kept, second.vectors, second.kept) == (1, True, 2, True)
     assert second.gain > 2 * second.error > 0
     assert second.gain == pytest.approx(first.loss - second.loss, rel=1e-4)
     assert word.best.config.num_vectors == 2
 
 
-def test_a_row_that_does_not_pay_is_forgotten(tiny):
+def test_a_vector_that_does_not_pay_is_forgotten(tiny):
     word = grown(tiny, learn, spoil)
     assert [decision.kept for decision in word.decisions] == [True, False]
     assert word.decisions[1].gain < 0
@@ -75,39 +76,39 @@ def test_a_row_that_does_not_pay_is_forgotten(tiny):
 @pytest.mark.parametrize("row_update", ["new_rows", "restore"])
 def test_the_model_ends_with_what_was_kept_and_nothing_else(tiny, tiny_folder, tmp_path, trainings, row_update):
     """As if a fresh model had loaded the word from its file; and the model's own words are untouched."""
-    tokenizer, embedding = tiny.tokenizer, tiny.text_encoder.get_input_embeddings()
+    embedding = tiny.text_encoder.get_input_embeddings()
     old = embedding.weight.clone()
     word = grown(tiny, *trainings, row_update=row_update)
     minti.save_embeddings(word.best, tmp_path / "cat.safetensors")
     fresh = minti.StableDiffusion.from_pretrained(tiny_folder)
     minti.load_embeddings(fresh, tmp_path / "cat.safetensors")
-    assert tiny.tokenizer is tokenizer is word.best.tokenizer
-    assert len(tokenizer) == len(fresh.tokenizer) == len(old) + word.best.config.num_vectors
+    assert tiny.tokenizer.get_vocab() == fresh.tokenizer.get_vocab() and word.best.tokenizer is tiny.tokenizer
+    assert len(tiny.tokenizer) == len(old) + word.best.config.num_vectors
     assert torch.equal(tiny.encode_prompt("a <cat>"), fresh.encode_prompt("a <cat>"))
     assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[: len(old)], old)
     assert not embedding._forward_hooks
 
 
 @pytest.mark.slow
-def test_every_run_is_that_of_a_word_with_so_many_rows(tiny, tiny_folder):
+def test_every_run_is_that_of_a_word_with_so_many_vectors(tiny, tiny_folder):
     """To the last bit: nothing of the runs before is left."""
     word = grown(tiny, spoil, learn)
     alone = minti.TrainingWrapper(
         minti.StableDiffusion.from_pretrained(tiny_folder), minti.TextualInversionConfig(**CONFIG, num_vectors=2)
     )
     learn(alone)
-    assert torch.equal(word.best.embedding.values, alone.rows.values)
+    assert torch.equal(word.best.embedding.values, alone.embedding.values)
 
 
 def test_no_other_word_meanwhile(tiny, tmp_path):
-    minti.words.files.write_embeddings(tmp_path / "dog.safetensors", {"<dog>": torch.randn(1, 48)})
+    write_embeddings(tmp_path / "dog.safetensors", {"<dog>": torch.randn(1, 48)})
     word = iter(NumVectorsSearch(tiny, minti.TextualInversionConfig(**CONFIG | {"steps": 1}), pictures(), size=2))
     learn(next(word))
     minti.load_embeddings(tiny, tmp_path / "dog.safetensors")
-    with pytest.raises(ValueError, match="no word can be added while <cat> grows"):
+    with pytest.raises(ValueError, match="no word can be added while the vectors of <cat> are chosen"):
         next(word)
 
 
 def test_fewer_at_most_than_to_begin_with(tiny):
-    with pytest.raises(ValueError, match="begins with 3 rows, and 2 are the most"):
+    with pytest.raises(ValueError, match="starts with 3 vectors, and 2 are the most"):
         NumVectorsSearch(tiny, minti.TextualInversionConfig(**CONFIG, num_vectors=3), pictures(), most=2)

@@ -1,4 +1,4 @@
-"""What a word begins as: a known word's row, rows drawn at random (lecture notes `002`, 16), or those of a phrase."""
+"""What a word starts from: a known word's embedding vector, vectors drawn at random (lecture notes `002`, 16), or those of a phrase."""
 
 import copy
 
@@ -8,7 +8,17 @@ import torch
 import minti
 from minti.personalization.vocabulary import known_ids, known_words
 from minti.text import single_token_id
-from minti.textual_inversion import initial_vectors
+
+TEMPLATES = ("a photo of a {}", "{}", "a {} on a {}")
+
+
+def wrapper(model, token, count, seed=0, templates=TEMPLATES):
+    config = {"placeholder_token": "<new>", "initializer_token": token, "num_vectors": count, "seed": seed}
+    return minti.TrainingWrapper(model, minti.TextualInversionConfig(**config, templates=templates))
+
+
+def initial_vectors(*args):
+    return wrapper(*args).initial_vectors()
 
 
 def test_copies_of_the_initializer(tiny):
@@ -17,33 +27,34 @@ def test_copies_of_the_initializer(tiny):
     assert torch.equal(rows, cat.expand(3, -1))
 
 
-def test_random_rows_are_spread_as_the_vocabulary_is(tiny):
+def test_random_vectors_are_spread_as_the_vocabulary_is(tiny):
     """Standardised by the vocabulary's mean and spread in every dimension, they are standard normal."""
     weight = tiny.text_encoder.get_input_embeddings().weight
     with torch.no_grad():  # a vocabulary that lies away from zero, and wider in some dimensions
         weight.mul_(torch.linspace(0.5, 3, weight.shape[1])).add_(torch.linspace(-1, 1, weight.shape[1]))
     n = 4000
-    rows = initial_vectors(tiny, None, n)
+    rows = torch.cat([initial_vectors(tiny, None, n // 4, seed) for seed in range(4)])
     z = (rows - weight.mean(dim=0)) / weight.std(dim=0)
     assert z.mean(dim=0).abs().max() < 5 / n**0.5
     assert (z.var(dim=0) - 1).abs().max() < 5 * (2 / n) ** 0.5
     assert abs((z**4).mean() - 3) < 0.1  # normal, not uniform
 
 
-def test_random_rows_follow_the_seed(tiny):
+def test_random_vectors_follow_the_seed(tiny):
     first, same, other = (initial_vectors(tiny, None, 2, seed) for seed in (0, 0, 1))
     assert torch.equal(first, same)
     assert not torch.allclose(first, other)
 
 
-def test_random_rows_are_made_where_the_embedding_is(tiny):
+def test_random_vectors_are_made_where_the_embedding_is(tiny):
     """On torch's device without numbers, which mixes with no other."""
+    word = wrapper(tiny, None, 2)
     tiny.text_encoder.to("meta")
-    rows = initial_vectors(tiny, None, 2)
+    rows = word.initial_vectors()
     assert (rows.device.type, rows.dtype, rows.shape) == ("meta", torch.float32, (2, 48))
 
 
-def test_a_word_is_learned_from_random_rows(tiny):
+def test_a_word_is_learned_from_random_vectors(tiny):
     options = {"initializer_token": None, "num_vectors": 2, "steps": 6, "batch_size": 2, "learning_rate": 0.01}
     w = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(templates=("a {}",), **options))
     begin = initial_vectors(tiny, None, 2)
@@ -54,13 +65,10 @@ def test_a_word_is_learned_from_random_rows(tiny):
     assert 0 < moved.max() < 0.1  # six steps of 0.01 from where it began
 
 
-TEMPLATES = ("a photo of a {}", "{}", "a {} on a {}")
-
-
 def encoded(tiny, begin, count=1, templates=TEMPLATES):
-    """The encoded prompts with a word that begins so, behind their end."""
+    """The encoded prompts with a word that starts so, behind their end."""
     tiny = copy.deepcopy(tiny)
-    rows = initial_vectors(tiny, begin, count, 0, templates, "<new>")
+    rows = initial_vectors(tiny, begin, count, 0, templates)
     tiny.add_word("<new>", rows)
     with torch.no_grad():
         return tiny.encode_prompt([template.replace("{}", "<new>") for template in templates])[:, END:]
@@ -69,7 +77,7 @@ def encoded(tiny, begin, count=1, templates=TEMPLATES):
 END = 12  # behind the end of the longest prompt
 
 
-def test_a_row_says_nearly_what_a_phrase_says(tiny):
+def test_a_vector_says_nearly_what_a_phrase_says(tiny):
     """Less than half as far from it as any known word."""
     phrase = "red dog"
     with torch.no_grad():
@@ -81,15 +89,15 @@ def test_a_row_says_nearly_what_a_phrase_says(tiny):
 
 
 @pytest.mark.parametrize("templates", [("a photo of a {}",), TEMPLATES])
-def test_as_many_rows_as_the_phrase_has_tokens_are_its_own(tiny, templates):
+def test_as_many_vectors_as_the_phrase_has_tokens_are_its_own(tiny, templates):
     weight = tiny.text_encoder.get_input_embeddings().weight
-    rows = initial_vectors(tiny, "a red dog", 3, 0, templates, "<new>")
+    rows = initial_vectors(tiny, "a red dog", 3, 0, templates)
     own = weight[[single_token_id(tiny.tokenizer, word) for word in ("a", "red", "dog")]]
     torch.testing.assert_close(rows, own, rtol=0, atol=1e-5)
 
 
-def test_more_rows_than_the_phrase_has_tokens(tiny):
-    rows = initial_vectors(tiny, "red dog", 4, 0, TEMPLATES, "<new>")
+def test_more_vectors_than_the_phrase_has_tokens(tiny):
+    rows = initial_vectors(tiny, "red dog", 4, 0)
     assert rows.shape == (4, 48)
     assert rows.isfinite().all()
 
@@ -97,19 +105,19 @@ def test_more_rows_than_the_phrase_has_tokens(tiny):
 def test_a_phrase_is_fitted_without_a_trace(tiny):
     before = {key: value.clone() for key, value in tiny.text_encoder.state_dict().items()}
     vocabulary, embedding = tiny.tokenizer.get_vocab(), tiny.text_encoder.get_input_embeddings()
-    first = initial_vectors(tiny, "red dog", 1, 0, TEMPLATES, "<new>")
+    first = initial_vectors(tiny, "red dog", 1, 0)
     assert all(torch.equal(before[key], value) for key, value in tiny.text_encoder.state_dict().items())
     assert all(parameter.grad is None for parameter in tiny.text_encoder.parameters())
     assert tiny.tokenizer.get_vocab() == vocabulary
     assert not embedding._forward_hooks
-    assert torch.equal(first, initial_vectors(tiny, "red dog", 1, 0, TEMPLATES, "<new>"))
+    assert torch.equal(first, initial_vectors(tiny, "red dog", 1, 0))
 
 
 def test_a_phrase_may_hold_a_learned_word(tiny):
-    """One of two rows, which count as two tokens."""
+    """One of two vectors, which count as two tokens."""
     learned = torch.randn(2, 48, generator=torch.Generator().manual_seed(1))
     tiny.add_word("<cat>", learned)
-    rows = initial_vectors(tiny, "red <cat>", 3, 0, ("a {}",), "<new>")
+    rows = initial_vectors(tiny, "red <cat>", 3, 0, ("a {}",))
     red = tiny.text_encoder.get_input_embeddings().weight[single_token_id(tiny.tokenizer, "red")]
     torch.testing.assert_close(rows, torch.stack([red, *learned]), rtol=0, atol=1e-5)
 
@@ -131,13 +139,13 @@ def test_a_phrase_that_cannot_be_said_is_refused_without_a_trace(tiny, phrase, m
 
 
 def test_a_word_is_learned_from_a_phrase_in_half_precision(tiny):
-    """The text encoder's rows are bfloat16, the fit is not."""
+    """The text encoder's vectors are bfloat16, the fit is not."""
     tiny.text_encoder.bfloat16()
-    rows = initial_vectors(tiny, "red dog", 1, 0, TEMPLATES, "<new>")
+    rows = initial_vectors(tiny, "red dog", 1, 0)
     assert rows.dtype == torch.float32
     exact = copy.deepcopy(tiny)
     exact.text_encoder.float()
-    fitted = initial_vectors(exact, "red dog", 1, 0, TEMPLATES, "<new>")
+    fitted = initial_vectors(exact, "red dog", 1, 0)
     assert (rows - fitted).norm() < 0.2 * fitted.norm()
 
 

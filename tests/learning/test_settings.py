@@ -72,7 +72,7 @@ def test_the_optimizer_gets_the_clipped_gradient(tiny_folder, form):
         assert state.gradient_norm == pytest.approx(norm)
 
 
-# --- the validation set ----------------------------------------------------------------------------------------------------
+# --- the validation set -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
