@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from minti.formats.tensors import read_tensors
 from minti.loading import load_network
 from minti.model import StableDiffusion
 from minti.runs.files import replacing
-from minti.runs.messages import shortened
+from minti.runs.messages import one_line, shortened
 from minti.unet import UNet
 
 TOKENS = 4
@@ -134,6 +135,28 @@ def load_ip_adapter(model: StableDiffusion, path: str | os.PathLike[str], scale:
     check_finite(tensors, f"{path} is damaged; fetch it again")
     make = lambda: IPAdapter(model.unet, weight.shape[1], scale)  # noqa: E731
     return load_network(make, path, model.device, model.dtype, tensors=tensors)
+
+
+def load_image_encoder(source: str, device: torch.device) -> Callable[[Image.Image], Tensor]:
+    """A CLIP image encoder for an IP-Adapter, a folder or hub id ("h94/IP-Adapter/models/image_encoder" for SD v1.4's):
+    an image, resized, cropped and normalized as in diffusers, to its embedding, (1, clip_dim). Raises OSError."""
+    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+    parts = [source] if Path(source).exists() else source.split("/")
+    inside = {"subfolder": "/".join(parts[2:])} if len(parts) > 2 else {}
+    try:
+        encoder = CLIPVisionModelWithProjection.from_pretrained("/".join(parts[:2]), use_safetensors=True, **inside)
+    except (OSError, ValueError) as error:
+        reason = shortened(one_line(error))
+        raise OSError(f"cannot reach the image encoder {shortened(source)} ({reason}); name its folder") from None
+    size, encoder = encoder.config.image_size, encoder.to(device).eval()
+    processor = CLIPImageProcessor(size=size, crop_size=size)
+
+    @torch.no_grad()
+    def encode(image: Image.Image) -> Tensor:
+        return encoder(processor(image, return_tensors="pt").pixel_values.to(device)).image_embeds
+
+    return encode
 
 
 def save_ip_adapter(adapter: IPAdapter, path: str | os.PathLike[str]) -> None:

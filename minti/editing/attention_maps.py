@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minti.adapter import Adapter
-from minti.editing.weights import attention_weights
+from minti.guidance.attention import attention_weights
 from minti.layers import Attend
 from minti.model import StableDiffusion
 from minti.runs.messages import short_repr

@@ -1,4 +1,4 @@
-"""Images and masks for image to image, inpainting and outpainting: as latents, and back into the sampled image."""
+"""Images and masks for image to image, inpainting and outpainting, as latents."""
 
 import numpy as np
 import torch
@@ -28,8 +28,3 @@ def latent_mask(mask: Image.Image, factor: int) -> Tensor:
 def fit_mask(mask: Image.Image, height: int, width: int) -> Image.Image:
     """A mask of any kind and size as black and white pixels, height x width."""
     return ImageOps.fit(mask.convert("L"), (width, height)).point(lambda value: 255 * (value > 127))
-
-
-def paste_kept(sampled: Image.Image, image: Image.Image, mask: Image.Image) -> Image.Image:
-    """The sampled image with the kept (black) part of the original put back, which the VAE would have blurred."""
-    return Image.composite(sampled, image, mask)

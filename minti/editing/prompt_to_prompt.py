@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from minti.adapter import Adapter
 from minti.denoising import Keep
 from minti.editing.attention_maps import AttentionMaps, token_positions
-from minti.editing.weights import attention_weights
+from minti.guidance.attention import attention_weights
 from minti.layers import Attend
 from minti.model import StableDiffusion
 from minti.runs.messages import short_repr

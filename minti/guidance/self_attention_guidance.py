@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minti.adapter import Adapter
 from minti.denoising import Predict
-from minti.editing.weights import attention_weights
+from minti.guidance.attention import attention_weights
 from minti.layers import Attend
 from minti.model import StableDiffusion
 from minti.sampling import Scale, conditional, scale_at

@@ -47,7 +47,7 @@ class NumVectorsSearch:
 
     It starts with `config.num_vectors` vectors and has `most` at last; `size` validation images decide. There is one of
     `decisions` for each wrapper that was trained, and `best` is the wrapper whose vectors are kept; in the end, and
-    where the caller leaves the loop, the model knows the word with these. Raises ValueError: `most` is too few; no images.
+    where the caller leaves the loop, the model knows the word with these. Raises ValueError: `most` is too few.
     """
 
     def __init__(

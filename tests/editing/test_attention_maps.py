@@ -9,7 +9,7 @@ from helpers import seeded
 
 import minti
 from minti.editing.attention_maps import AttentionMaps, feature_size
-from minti.layers import attention_weights
+from minti.guidance.attention import attention_weights
 from minti.speed.bfloat16 import attention
 from toy_measures import share_inside
 
