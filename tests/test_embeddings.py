@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from minti.words import files as words
 from safetensors.torch import save_file
 
 import minti
+from minti import embeddings
 from minti.embeddings import write_embeddings
 
 
 @pytest.mark.parametrize("vectors", [1, 3])
-def test_diffusers_draws_the_same_picture_with_a_learned_word(tiny, pipeline, tmp_path, vectors):
+def test_diffusers_samples_the_same_image_with_a_learned_word(tiny, pipeline, tmp_path, vectors):
     rows = torch.randn(vectors, 48, generator=torch.Generator().manual_seed(0))
     write_embeddings(tmp_path / "word.safetensors", {"<word>": rows})
     assert minti.load_embeddings(tiny, tmp_path / "word.safetensors") == ["<word>"]
@@ -52,10 +52,10 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
             handle.write(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(words, "save_file", full_disk)
+    monkeypatch.setattr(embeddings, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_embeddings(path, {"<word>": torch.zeros(1, 4)})
-    assert torch.equal(words.read_embeddings(path)["<word>"], torch.ones(1, 4))
+    assert torch.equal(embeddings.read_embeddings(path)["<word>"], torch.ones(1, 4))
     assert [p.name for p in tmp_path.iterdir()] == ["word.safetensors"]
 
 
@@ -85,7 +85,7 @@ def write_word(path: Path, rows: torch.Tensor, form: str) -> None:
 )
 @pytest.mark.parametrize("vectors", [1, 2])
 def test_words_of_other_programs(tiny, pipeline, tmp_path, form, name, vectors):
-    """They load, and draw what diffusers draws with the same file."""
+    """AUTOMATIC1111's files and diffusers' .bin load, and sample what diffusers samples with the same file."""
     rows = torch.randn(vectors, 48, generator=torch.Generator().manual_seed(0))
     write_word(tmp_path / name, rows, form)
     assert minti.load_embeddings(tiny, tmp_path / name) == ["<word>"]

@@ -1,4 +1,4 @@
-"""Every kind of picture file that people have."""
+"""Image files of every kind, pixels, and a grid of images."""
 
 import struct
 import zlib
@@ -9,92 +9,94 @@ import torch
 from PIL import Image
 
 from minti import images
+from minti.evaluation.grids import grid
+from minti.formats.image_files import open_folder, open_image
 
 
-def corners(picture):
+def corners(image):
     """The four corner pixels."""
-    w, h = picture.size
-    return [picture.getpixel(p) for p in ((0, 0), (w - 1, 0), (0, h - 1), (w - 1, h - 1))]
+    w, h = image.size
+    return [image.getpixel(p) for p in ((0, 0), (w - 1, 0), (0, h - 1), (w - 1, h - 1))]
 
 
 def test_exif_rotation_is_applied(tmp_path):
-    picture = Image.new("RGB", (40, 20), "red")
-    picture.paste("blue", (20, 0, 40, 20))
+    image = Image.new("RGB", (40, 20), "red")
+    image.paste("blue", (20, 0, 40, 20))
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to look right
-    picture.save(tmp_path / "turned.png", exif=exif)
-    opened = images.open_image(tmp_path / "turned.png")
+    image.save(tmp_path / "turned.png", exif=exif)
+    opened = open_image(tmp_path / "turned.png")
     assert opened.size == (20, 40)
     assert corners(opened) == [(255, 0, 0), (255, 0, 0), (0, 0, 255), (0, 0, 255)]
 
 
 def test_transparency_is_laid_on_white(tmp_path):
-    picture = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
-    picture.putpixel((0, 0), (10, 20, 30, 255))
-    picture.save(tmp_path / "clear.png")
-    assert corners(images.open_image(tmp_path / "clear.png")) == [(10, 20, 30)] + [(255, 255, 255)] * 3
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    image.putpixel((0, 0), (10, 20, 30, 255))
+    image.save(tmp_path / "clear.png")
+    assert corners(open_image(tmp_path / "clear.png")) == [(10, 20, 30)] + [(255, 255, 255)] * 3
     grey = Image.new("LA", (4, 4), (0, 0))
     grey.save(tmp_path / "grey.png")
-    assert corners(images.open_image(tmp_path / "grey.png"))[0] == (255, 255, 255)
+    assert corners(open_image(tmp_path / "grey.png"))[0] == (255, 255, 255)
     palette = Image.new("P", (4, 4), 0)
     palette.save(tmp_path / "palette.gif", transparency=0)
-    assert corners(images.open_image(tmp_path / "palette.gif"))[0] == (255, 255, 255)
+    assert corners(open_image(tmp_path / "palette.gif"))[0] == (255, 255, 255)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK"])
 def test_other_modes_become_rgb(tmp_path, mode):
-    picture = Image.new("RGB", (8, 8), "white").convert(mode)
-    path = tmp_path / ("picture.tiff" if mode == "CMYK" else "picture.png")
-    picture.save(path)
-    opened = images.open_image(path)
+    image = Image.new("RGB", (8, 8), "white").convert(mode)
+    path = tmp_path / ("image.tiff" if mode == "CMYK" else "image.png")
+    image.save(path)
+    opened = open_image(path)
     assert opened.mode == "RGB"
     assert opened.getpixel((3, 3)) == (255, 255, 255)
 
 
 def test_sixteen_bits_are_scaled(tmp_path):
     Image.fromarray(np.array([[0, 32896], [65535, 257]], dtype=np.uint16)).save(tmp_path / "deep.png")
-    assert [p[0] for p in corners(images.open_image(tmp_path / "deep.png"))] == [0, 128, 255, 1]
+    assert [p[0] for p in corners(open_image(tmp_path / "deep.png"))] == [0, 128, 255, 1]
 
 
 def test_bad_files_are_named(tmp_path):
-    (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(ValueError, match=r"text\.png is not a picture"):
-        images.open_image(tmp_path / "text.png")
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(ValueError, match=r"text\.png is not an image"):
+        open_image(tmp_path / "text.png")
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     for name in ("cut.png", "cut.jpg"):
         noise.save(tmp_path / name)
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) // 2])
         with pytest.raises(ValueError, match=f"{name} is damaged"):
-            images.open_image(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="no such picture"):
-        images.open_image(tmp_path / "none.png")
+            open_image(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="no such image"):
+        open_image(tmp_path / "none.png")
 
 
 def test_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        images.open_folder(tmp_path / "none")
-    with pytest.raises(ValueError, match="holds no picture"):
-        images.open_folder(tmp_path)
+        open_folder(tmp_path / "none")
+    with pytest.raises(ValueError, match="holds no image"):
+        open_folder(tmp_path)
     for name in ("b.png", "a.JPG", ".hidden.png"):
         Image.new("RGB", (9, 9), "red" if name == "b.png" else "lime").save(
             tmp_path / name, format="PNG" if name.endswith("png") else "JPEG"
         )
-    (tmp_path / "notes.txt").write_text("no picture, and none by its name")
-    with pytest.warns(UserWarning, match=r"notes\.txt is not a picture by its name"):
-        opened = images.open_folder(tmp_path)
-    assert [picture.getpixel((4, 4))[0] > 128 for picture in opened] == [False, True]
+    (tmp_path / "notes.txt").write_text("no image, and none by its name")
+    with pytest.warns(UserWarning, match=r"notes\.txt is not an image by its name"):
+        opened = open_folder(tmp_path)
+    assert [image.getpixel((4, 4))[0] > 128 for image in opened] == [False, True]
 
 
 def test_pixels_crop_the_centre_and_mirror():
-    picture = Image.new("RGB", (60, 20), "black")
-    picture.paste("white", (20, 0, 30, 20))  # the left half of the middle square
-    pixels = images.to_pixels(picture, 20)
+    image = Image.new("RGB", (60, 20), "black")
+    image.paste("white", (20, 0, 30, 20))  # the left half of the middle square
+    pixels = images.to_pixels(image, 20)
     assert pixels.shape == (3, 20, 20)
     assert pixels.dtype == torch.float32
     assert (pixels[:, :, :10] == 1).all()
     assert (pixels[:, :, 10:] == -1).all()
-    assert torch.equal(images.to_pixels(picture, 20, flip=True), pixels.flip(-1))
+    assert torch.equal(images.to_pixels(image, 20, flip=True), pixels.flip(-1))
 
 
 @pytest.mark.parametrize("size", [(3, 5), (500, 333), (16, 16)])
@@ -105,12 +107,12 @@ def test_any_size_reaches_the_resolution(size):
 
 def test_round_trip_is_exact():
     array = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    picture = Image.fromarray(array)
-    assert np.array_equal(np.asarray(images.to_pil(images.to_pixels(picture, 16)[None])[0]), array)
+    image = Image.fromarray(array)
+    assert np.array_equal(np.asarray(images.to_pil(images.to_pixels(image, 16)[None])[0]), array)
 
 
 def test_grid():
-    page = images.grid([Image.new("RGB", (4, 3), c) for c in ("red", "lime", "blue")], columns=2, gap=1)
+    page = grid([Image.new("RGB", (4, 3), c) for c in ("red", "lime", "blue")], columns=2, gap=1)
     assert page.size == (9, 7)
     assert [page.getpixel(p) for p in ((0, 0), (5, 0), (0, 4))] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
@@ -125,7 +127,7 @@ def test_grid():
 )
 def test_floating_point_tiffs(tmp_path, values, expected):
     Image.fromarray(np.array(values, dtype=np.float32).reshape(2, 2)).save(tmp_path / "light.tiff")
-    grey = [p[0] for p in corners(images.open_image(tmp_path / "light.tiff"))]
+    grey = [p[0] for p in corners(open_image(tmp_path / "light.tiff"))]
     assert [got for got, known in zip(grey, expected) if known is not None] == [e for e in expected if e is not None]
 
 
@@ -142,7 +144,7 @@ def png_header(width, height):
     )
 
 
-def test_a_huge_picture_is_called_huge_and_not_damaged(tmp_path):
+def test_a_huge_image_is_called_huge_and_not_damaged(tmp_path):
     (tmp_path / "huge.png").write_bytes(png_header(100_000, 100_000))
     with pytest.raises(ValueError, match=r"huge\.png has more pixels than are read safely \([\d,]+\); make it smaller"):
-        images.open_image(tmp_path / "huge.png")
+        open_image(tmp_path / "huge.png")

@@ -1,4 +1,4 @@
-"""Placeholders, their expansion, and the encoded prompts."""
+"""Tokenizing prompts: placeholder tokens, their expansion, and the encoded prompts."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ def test_context_equals_the_pipeline(tiny, pipeline, prompt):
     assert torch.equal(tiny.encode_prompt(prompt), expected)
 
 
-def test_new_rows_stand_at_the_end_and_the_old_ones_are_untouched(tiny):
+def test_new_vectors_stand_at_the_end_and_the_old_ones_are_untouched(tiny):
     before = tiny.text_encoder.get_input_embeddings().weight.clone()
     context = tiny.encode_prompt("a red cat")
     ids, rows = add(tiny, "<thing>", 3)

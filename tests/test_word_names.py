@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import pictures, seeded, wrapper
+from helpers import ids_of, pictures, seeded, wrapper
 from safetensors.torch import save_file
 
 import minti
@@ -53,13 +53,13 @@ def test_a_prepare_that_fails_leaves_no_token(tiny):
     w = wrapper(tiny, num_vectors=2, steps=1)
     for _ in minti.textual_inversion(w, pictures()):
         pass
-    assert w.placeholder_ids == [before, before + 1]
+    assert ids_of(w) == [before, before + 1]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"<w>": torch.zeros(0, 48)}, "expected its rows"),
+        ({"<w>": torch.zeros(0, 48)}, "expected its embedding vectors"),
         ({"<w>": torch.full((1, 48), torch.nan)}, "not finite"),
         ({"<w>": torch.full((2, 48), torch.inf)}, "not finite"),
         ({"<good>": torch.zeros(1, 48), "<w>": torch.zeros(1, 47)}, "48 numbers wide"),
@@ -107,7 +107,7 @@ def test_what_is_not_finite_is_not_written(tmp_path, value):
     write_embeddings(path, {"<w>": torch.ones(1, 48)})
     good, spoilt = path.read_bytes(), torch.ones(2, 48)
     spoilt[1, 7] = value
-    with pytest.raises(ValueError, match="the rows of <w> are not finite"):
+    with pytest.raises(ValueError, match="is not written: <w> is not finite"):
         write_embeddings(path, {"<w>": spoilt})
     assert path.read_bytes() == good
 
