@@ -1,17 +1,20 @@
-"""Part 3: classifier-free guidance, and what of it can be kept (exercise E4, question 2).
+"""Part 3: classifier-free guidance (CFG) and its cost (exercise E4, question 2).
 
-The network answers twice, with the prompt (cond) and with the empty one (uncond), and one goes on beyond the prompt's:
+The network predicts twice, with the prompt (cond) and with an empty one (uncond). Guidance extrapolates from uncond
+through cond:
 
     epsilon = uncond + s (cond - uncond)
 
-s is the guidance scale: 1 leaves the prompt's answer alone, 0 the other. The notes have it in two forms: with s in
-`002` 7.4 and `003` 6, with w = s - 1 in `002` 15 and on the slides `001`. Here it is s.
+s is the guidance scale: s = 1 gives cond, s = 0 gives uncond. The notes write this in two ways: with s in the lecture
+notes `002`, 7.4, and in question 6 of `003`, "Describe classifier guidance vs. classifier-free guidance"; in `002`, 15,
+and on the slides `001` with w, which is s - 1. Here it is s.
 
-The unconditional answer depends on the latents, so it cannot be computed once and for all. But it changes slowly. One
-may compute it in the first step and then in every k-th only, and keep it in between.
+The unconditional prediction depends on the latents, so it cannot be computed once for the whole run. But it changes
+slowly: one can compute it in the steps 0, k, 2k, ... only, and reuse it in between.
 
-Afterwards compare with `minti/diffusion/guidance.py`: `guided` and `refreshed`.
-Your picture: two prompts, each with the scales 0, 1, 3, 5 and 10 from the same noise.
+Afterwards compare with `classifier_free_guidance` in `minti/sampling.py`, and with `cached_unconditional` in
+`minti/guidance/conditions.py`.
+Your image: two prompts, each at the scales 0, 1, 3, 5 and 10, from the same noise.
 """
 
 import torch
@@ -19,21 +22,22 @@ from torch import Tensor
 
 
 def guided(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
-    """The guided prediction, (b, c, h, w), of two of that shape."""
+    """The guided prediction, (b, c, h, w), from the two predictions of that shape."""
     # ---- YOUR CODE STARTS HERE ----
     raise NotImplementedError
     # ---- YOUR CODE ENDS HERE ----
 
 
 def evaluations(pictures: int, steps: int, scale: float, every: int) -> int:
-    """How many pictures go through the network in a run, in all.
+    """How many images pass through the network in a whole run.
 
-    Both halves count: a picture that is evaluated with its prompt and without it counts twice.
+    An image that is evaluated with its prompt and without it counts twice. For example, 1 image, 7 steps, scale 7.5
+    and k = 4 give 9: 7 conditional evaluations, and unconditional ones in the steps 0 and 4.
 
     Args:
-        pictures, steps: B pictures, T steps.
-        scale: with 1 the unconditional answer is not needed at all; no other scale is special here.
-        every: k; the unconditional answer is computed in the steps 0, k, 2k, ... and kept in between.
+        pictures, steps: B images, T steps.
+        scale: at 1 the unconditional prediction is not needed at all; no other scale is special here.
+        every: k; the unconditional prediction is computed in the steps 0, k, 2k, ... and reused in between.
     """
     # ---- YOUR CODE STARTS HERE ----
     raise NotImplementedError

@@ -1,13 +1,14 @@
-"""Part 5: the loss (exercise E4, task 1).
+"""Part 5: the diffusion loss (exercise E4, task 1).
 
-A picture is encoded by the VAE and scaled; noise is drawn and added, as much as belongs to a timestep; the network is
-asked what was added, and told the timestep and the prompt:
+The VAE encodes an image, and its latents are scaled. Noise is sampled and added, as much as the timestep says; the
+network gets the noisy latents, the timestep and the prompt, and predicts that noise:
 
-    L = mean over everything of (epsilon - epsilon_theta(z_t, t, c))^2
+    L = mean of (epsilon - epsilon_theta(z_t, t, c))^2, over the batch and all numbers of the latents
 
-In the notes: `000`, task 1; `002` 4.3; `003` 8 and 26. Afterwards compare with `diffusion_loss` in
-`minti/learning/textual_inversion.py`, and `scale` in `minti/model.py`.
-Your picture: the loss of a red diamond over timesteps, with its own words, with wrong ones and with none.
+In the notes: exercise E4 `000`, task 1; lecture notes `002`, 4.3; of `003` question 8, "Describe the VAE
+encoder-decoder in latent space", and 26, "Describe the training objective and loss functions". Afterwards compare with
+`diffusion_loss` in `minti/textual_inversion.py`, and `scale` in `minti/model.py`.
+Your image: the loss of images of a red diamond over the timesteps, with the right prompt, a wrong one and an empty one.
 """
 
 from typing import Any
@@ -17,10 +18,10 @@ from torch import Tensor
 
 
 def scaled_latents(encoded: Any, generator: torch.Generator, scaling_factor: float) -> Tensor:
-    """Latents of about variance one, as the UNet knows them.
+    """Scaled latents with a variance of about 1, as the UNet expects them.
 
     Args:
-        encoded: what the VAE's encoder gives; `encoded.sample(generator)` draws latents, (b, c, h, w), from it.
+        encoded: the VAE encoder's output, a distribution; `encoded.sample(generator)` samples latents, (b, c, h, w).
         scaling_factor: 0.18215 in SD v1.4, which the notes do not mention: the UNet's latents are the VAE's times this.
     """
     # ---- YOUR CODE STARTS HERE ----
@@ -31,15 +32,15 @@ def scaled_latents(encoded: Any, generator: torch.Generator, scaling_factor: flo
 def diffusion_loss(
     wrapper: Any, latents: Tensor, timestep_idx: Tensor, embeddings: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """The mean squared error, a tensor of shape (), with a gradient: something is to learn by it.
+    """The mean squared error of the predicted noise, a tensor of shape (), with a gradient: training needs it.
 
     Args:
-        wrapper: has `wrapper.unet(noisy_latents, timesteps, embeddings)`, which gives the predicted noise, and
+        wrapper: has `wrapper.unet(noisy_latents, timesteps, embeddings)`, which returns the predicted noise, and
             `wrapper.scheduler.add_noise(clean, noise, timesteps)`.
         latents: (b, c, h, w), clean and scaled.
         timestep_idx: (b,).
         embeddings: (b, m, d), the encoded prompts.
-        generator: draw the noise by torch.randn(..., generator=generator), in one call: then it can be checked.
+        generator: sample the noise with one call of torch.randn(..., generator=generator), so that it can be checked.
     """
     # ---- YOUR CODE STARTS HERE ----
     raise NotImplementedError

@@ -1,14 +1,16 @@
-"""Part 7: the loop (exercise E4, task 3a).
+"""Part 7: the training loop (exercise E4, task 3a).
 
-    repeat: draw a batch; its loss; clear old gradients; the loss's gradient; a step of the optimizer
+    repeat: sample a batch; its loss; clear the old gradients; the loss's gradient; an optimizer step
 
-Pictures, timesteps, noise and templates are drawn anew for every step; all that is in `draw`, and the prompt is encoded
-in `loss`, since the word is another one after each step.
+Every step has a new batch: images, timesteps, noise and templates. `draw` samples all of these. `loss` also encodes the
+prompts, because the embedding vectors change with every step.
 
-In the notes: `000`, task 3a; `001`, Algorithm 1; `002` 4.4; `003` 27. Afterwards compare with `minti/learning/loop.py`.
-Your picture: a word of the toybox learned by your loop, with your loss if part 5 is solved: its curve, and below it two
-of the pictures it was learned from and three drawn with it. Do not expect the curve to fall: a step's loss depends
-far more on the timesteps that were drawn (part 5's picture) than on the word. Look at what is drawn.
+In the notes: exercise E4 `000`, task 3a; slides `001`, Algorithm 1; lecture notes `002`, 4.4; question 27 of `003`,
+"Explain gradient accumulation strategies". Afterwards compare with `minti/training.py`: `Trainer`.
+Your image: the toybox learns a new word with your loop, and with your loss if part 5 is solved. Above, the validation
+loss, which is computed on the same images, timesteps and noise every time; below, two training images and three samples
+with the word. The loss of a single step would say little: it depends far more on the timesteps of its batch (see part
+5's image) than on the word.
 """
 
 from collections.abc import Callable
@@ -20,11 +22,11 @@ from torch.optim import Optimizer
 
 
 def learn(steps: int, draw: Callable[[], Any], loss: Callable[[Any], Tensor], optimizer: Optimizer) -> list[float]:
-    """Takes `steps` steps; the loss of each as a number.
+    """Takes `steps` optimizer steps; returns the loss of each as a number.
 
     Args:
-        draw: draw() gives a batch, another one at every call.
-        loss: loss(batch) gives a tensor of shape (), with a gradient for what the optimizer trains.
+        draw: draw() returns a batch, a new one at every call.
+        loss: loss(batch) returns a tensor of shape (), with a gradient for what the optimizer trains.
     """
     # ---- YOUR CODE STARTS HERE ----
     raise NotImplementedError

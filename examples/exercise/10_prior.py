@@ -1,14 +1,15 @@
-"""Part 10: prior preservation.
+"""Part 10: prior preservation, as in DreamBooth.
 
-DreamBooth calls a thing by a rare word and its class, "a photo of a sks toy", and trains the whole network. So that not
-every toy becomes this one, pictures of the class are drawn before, and learned along, as "a photo of a toy":
+DreamBooth names a subject by a rare word and its class, "a photo of a sks toy", and trains the whole network. So that
+not every toy turns into this one, images of the class are sampled beforehand, and learned together with the subject, as
+"a photo of a toy":
 
     L = L_instance + lambda L_class
 
-In the notes: `001`, "How Does DreamBooth Personalize Models?" and "How Does DreamBooth Avoid Forgetting?". Afterwards
-compare with `minti/learning/dreambooth.py`.
-Your picture: a small network that knew a sine learns one point anew; what becomes of the rest, with the prior and
-without.
+In the notes: slides `001`, "How Does DreamBooth Personalize Models?" and "How Does DreamBooth Avoid Forgetting?".
+Afterwards compare with `minti/personalization/dreambooth.py`.
+Your image: a small network that has learned a sine is trained on one new point. What becomes of the rest of the curve,
+with the prior's loss and without it?
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from torch import Tensor
 
 
 def prompts(template: str, rare_word: str, class_word: str) -> tuple[str, str]:
-    """The thing's prompt and its class's, of a template with {} in it; "a photo of a {}" is one of several."""
+    """The prompt of the subject and that of its class, from a template with {} in it, such as "a photo of a {}"."""
     # ---- YOUR CODE STARTS HERE ----
     raise NotImplementedError
     # ---- YOUR CODE ENDS HERE ----
@@ -29,8 +30,8 @@ def prior_loss(loss: Callable[[Any], Tensor], instance: Any, prior: Any, weight:
     """The sum of both losses, (), with the gradient of both.
 
     Args:
-        loss: loss(batch) gives the mean squared error of a batch, ().
-        instance, prior: a batch of the thing, and one of its class; they may have different sizes.
+        loss: loss(batch) returns the mean squared error of a batch, ().
+        instance, prior: a batch of the subject, and one of its class; their sizes may differ.
         weight: lambda.
     """
     # ---- YOUR CODE STARTS HERE ----

@@ -1,13 +1,15 @@
-"""Part 11: guidance by a gradient.
+"""Part 11: classifier guidance, by a gradient.
 
-Whoever can say how well noisy latents fit a wish, log p(y | x_t), can steer towards it. By Bayes the score of what is
-wished is the model's score plus that gradient, and a score is -epsilon / sqrt(1 - alpha-bar_t), so
+A classifier of noisy latents says how well they fit a target class y: log p(y | x_t). By Bayes' rule the score given y
+is the model's score plus the gradient of that; and a score is -epsilon / sqrt(1 - alpha-bar_t). So, with a scale s,
 
     epsilon = epsilon_theta - s sqrt(1 - alpha-bar_t) grad log p(y | x_t)
 
-In the notes: `002` 6.2; `003` 6, 11 and 37 (which has a plus); arXiv 2105.05233, Algorithm 2. Afterwards compare with
-`noise_from_score` in `minti/diffusion/scheduler.py`, and with the room `minti.diffusion.gradients`.
-Your picture: points drawn from a mixture of two Gaussians, guided to its left half, at the scales 0, 1 and 5.
+In the notes: lecture notes `002`, 6.2; of `003` question 6, "Describe classifier guidance vs. classifier-free
+guidance", 11, "Describe noise prediction vs. score matching", and 37, "Explain safe completions via policy guidance"
+(which has a misprint: a plus); arXiv 2105.05233, Algorithm 2. Afterwards compare with `noise_from_score` in
+`minti/scheduler.py`, and with `minti/guidance/gradients.py`.
+Your image: points sampled from a mixture of two Gaussians, guided to its left half, at the scales 0, 1 and 5.
 """
 
 from collections.abc import Callable
@@ -17,13 +19,13 @@ from torch import Tensor
 
 
 def gradient_of(log_probability: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The gradient of log p(y | x) for every picture of a batch, in the shape of x.
+    """The gradient of log p(y | x) with respect to x, for every image of a batch, in the shape of x.
 
     A sampler calls this within `torch.no_grad()`: switch gradients on with `torch.enable_grad()`.
 
     Args:
-        log_probability: (b, ...) -> (b,), one logarithm for each.
-        x: (b, ...), the sampler's own; after the call it is as it was, without a gradient.
+        log_probability: (b, ...) -> (b,), one log-probability for each image.
+        x: (b, ...), which belongs to the sampler: it must be unchanged after the call, and without a gradient.
     """
     # ---- YOUR CODE STARTS HERE ----
     raise NotImplementedError
@@ -31,7 +33,7 @@ def gradient_of(log_probability: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
 
 
 def guided_noise(noise: Tensor, gradient: Tensor, alpha_bar: Tensor, scale: float) -> Tensor:
-    """The prediction that is steered, in the shape of `noise`, the network's own.
+    """The guided prediction of the noise, in the shape of `noise`, which is the network's own prediction.
 
     Args:
         gradient: grad log p(y | x_t), in the shape of `noise`.

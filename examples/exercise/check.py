@@ -1,11 +1,10 @@
-"""The exercise's grader: says of each function whether it is right, and of a wrong one what the mistake looks like.
+"""The exercise's grader: checks each function, and names the mistake in a wrong one if it is a common one.
 
     python examples/exercise/check.py                   all parts, as a list
     python examples/exercise/check.py 1                 the first part; or its name, schedule
-    python examples/exercise/check.py --report FOLDER   for teachers: marks of every folder in it
+    python examples/exercise/check.py --report FOLDER   for teachers: marks of every submission, a folder each
 
-A learner's code runs in a process of its own, which is ended when its time is over. It is no sandbox: the code may do
-what you may.
+A learner's code runs in a process of its own with a time limit. This is no sandbox: the code can do whatever you can.
 """
 
 from __future__ import annotations
@@ -32,15 +31,13 @@ MARKS = {
 
 def main() -> None:
     parser = _Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("part", nargs="?", help="number or name; all of them when left out")
+    parser.add_argument("part", nargs="?", help="number or name of a part; default: all parts")
     parser.add_argument(
-        "--folder", type=Path, default=Path(__file__).parent, help="where your files are; here by default"
+        "--folder", type=Path, default=Path(__file__).parent, help="folder with your files; default: this one"
     )
-    parser.add_argument("--report", type=Path, metavar="FOLDER", help="marks for all folders in it, as a table")
-    parser.add_argument(
-        "--output", type=Path, default=Path("outputs/exercise"), help="for pictures, progress and marks"
-    )
-    parser.add_argument("--time-limit", type=finite, help="seconds; default: 120, for a part or for a submission")
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help="prints the marks of all folders in FOLDER")
+    parser.add_argument("--output", type=Path, default=Path("outputs/exercise"), help="for images, progress and marks")
+    parser.add_argument("--time-limit", type=finite, help="seconds for a part, or for a submission; default: 120")
     args = parser.parse_args()
     if args.time_limit is not None and args.time_limit <= 0:
         raise ValueError(f"--time-limit {args.time_limit:g} is not above 0")
@@ -56,7 +53,7 @@ def main() -> None:
 
 
 def check(folder: Path, parts: list[str], limit: float, output: Path) -> None:
-    """Grades a learner's parts, shows what was found, and keeps the progress."""
+    """Grades a learner's parts, prints the verdicts, and stores the progress."""
     solved = progress.read(output, folder)
     found = grade(folder, parts, limit * len(parts), output if len(parts) == 1 else None, solved)
     for part, graded in found.items():
@@ -72,14 +69,14 @@ def show(part: str, graded: Graded) -> None:
         print(
             f"  {MARKS[verdict.state]}  {verdict.function}" + ("" if verdict.state == "right" else f": {verdict.says}")
         )
-    if graded.picture:
-        print(f"  picture: {graded.picture}")
+    if graded.image:
+        print(f"  image: {graded.image}")
     if graded.remark:
         print(f"  {graded.remark}")
 
 
 def marks(folder: Path, parts: list[str], limit: float, output: Path) -> None:
-    """Grades every submission; every verdict is in marks.csv."""
+    """Grades every submission; writes every verdict to marks.csv."""
     rows = []
     for name, found in report.marks(folder, parts, limit):
         rows.append((name, found))

@@ -11,10 +11,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 HERE = Path(__file__).parent
 BEGIN = """# The exercise
 
-Each part is a cell with holes, between `# ---- YOUR CODE STARTS HERE ----` and `# ---- YOUR CODE ENDS HERE ----`.
-Running it writes the part's file, over what is in it: write either here or in the files, not in both. The cell below
-grades it, and shows your picture. On Colab, clone the repository first, `!git clone` and the address it is at, and go
-into it with `%cd`. `000` to `004` are exercise E4, slides, lecture notes and questions: see `README.md` beside this."""
+Each part is a cell with gaps, between `# ---- YOUR CODE STARTS HERE ----` and `# ---- YOUR CODE ENDS HERE ----`.
+Running the cell overwrites the part's file: work either here or in the files, not in both. The cell below it grades the
+part and shows your image. On Colab, first clone the repository, with `!git clone` and its address, and go into it with
+`%cd`. Of the notes that the parts cite, `000` is exercise E4, `001` and `004` are slides, `002` the lecture notes, and
+`003` fifty exam questions; see the `README.md` in this folder."""
 SETUP = """import os
 
 if not os.path.exists("examples/exercise"):
@@ -24,21 +25,21 @@ SHOW = """from pathlib import Path
 
 from IPython.display import Image, display
 
-picture = Path("outputs/exercise/{part}.png")
-picture.unlink(missing_ok=True)  # an older grading's
+image = Path("outputs/exercise/{part}.png")
+image.unlink(missing_ok=True)  # of an earlier grading
 !python examples/exercise/check.py {number}
-if picture.exists():
-    display(Image(str(picture)))"""
+if image.exists():
+    display(Image(str(image)))"""
 
 
 def notebook() -> nbformat.NotebookNode:
-    """A cell of text, one of code and one that grades it, for each part."""
+    """A heading, a cell of code and one that grades it, for each part; the text stands in the code cell."""
     cells = [new_markdown_cell(BEGIN), new_code_cell(SETUP)]
     for file in sorted(HERE.glob("[0-9][0-9]_*.py")):
         source = file.read_text(encoding="utf-8")
-        text = ast.get_docstring(ast.parse(source))
+        title = ast.get_docstring(ast.parse(source)).split("\n")[0]
         number, part = file.stem.split("_", 1)
-        cells.append(new_markdown_cell(text.replace("Part", "## Part", 1)))
+        cells.append(new_markdown_cell(f"## {title}"))
         cells.append(new_code_cell(f"%%writefile examples/exercise/{file.name}\n{source.rstrip()}"))
         cells.append(new_code_cell(SHOW.format(number=int(number), part=part)))
     for i, cell in enumerate(cells):

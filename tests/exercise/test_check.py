@@ -60,11 +60,11 @@ def test_a_part_ends_in_a_picture_and_is_remembered(tmp_path):
 
 @pytest.mark.slow
 def test_the_table_of_likenesses_is_drawn_in_the_worker(tmp_path):
-    """Its picture needs the toybox's modules, of which one is called as one of the grader's."""
+    """Its image needs the toybox's modules, of which one is called as one of the grader's."""
     names = "among_themselves, likeness, position"
     (tmp_path / "08_evaluation.py").write_text(f"from exercise.grader.lessons.evaluation import {names}\n")
     done = script_inside(CHECK, "evaluation", "--folder", tmp_path, "--output", tmp_path / "out")
-    assert "no picture" not in done.stdout and (tmp_path / "out" / "evaluation.png").is_file()
+    assert "no image" not in done.stdout and (tmp_path / "out" / "evaluation.png").is_file()
 
 
 def test_a_folder_s_progress_is_its_own(tmp_path):

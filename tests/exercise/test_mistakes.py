@@ -68,7 +68,7 @@ WRITTEN = [
         "schedule",
         "add_noise",
         "a = alphas_cumprod[timesteps]; return a.sqrt() * clean + (1 - a).sqrt() * noise",
-        "each picture's level",
+        "each image's level",
     ),
     (
         "schedule",
@@ -256,14 +256,14 @@ WRITTEN = [
         NORMED.replace("dim=-1", "dim=0") + "return (a @ b.T).mean().item()",
         "normalised over the wrong axis",
     ),
-    ("evaluation", "likeness", NORMED + "return (a * b).sum(-1).mean().item()", "only picture i"),
+    ("evaluation", "likeness", NORMED + "return (a * b).sum(-1).mean().item()", "only image i"),
     (
         "evaluation",
         "likeness",
         "return torch.cosine_similarity(drawn.mean(0), training.mean(0), dim=0).item()",
         "the cosine of two means",
     ),
-    ("evaluation", "among_themselves", NORMED_ALONE + "return (a @ a.T).mean().item()", "each picture compared"),
+    ("evaluation", "among_themselves", NORMED_ALONE + "return (a @ a.T).mean().item()", "each image compared"),
     (
         "evaluation",
         "among_themselves",

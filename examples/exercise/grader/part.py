@@ -1,6 +1,6 @@
-"""What a part of the exercise is, and how a learner's function is judged: by what it gives on the same inputs.
+"""Grading: a learner's function is compared with minti's on the same inputs.
 
-A mistake that is known is a wrong function. Whoever makes it gets its numbers, and so it is recognised by them.
+A known mistake is a wrong function; a learner's function that gives the same numbers has made that mistake.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the exercise: the functions to write, and the picture made with them, (mine) -> picture.
+    """A file of the exercise: the functions to write, and the image made with them, (mine) -> image.
 
-    `mine` has every function of the exercise as an attribute: the learner's where it is right, else minti's.
+    `mine` has every function of the exercise as an attribute: the learner's if it is right, otherwise minti's.
     """
 
     tasks: tuple[Task, ...]
-    picture: Callable[[Any], Image.Image]
+    image: Callable[[Any], Image.Image]
 
 
 class Verdict(NamedTuple):
@@ -70,7 +70,7 @@ class Verdict(NamedTuple):
 
 
 def judge(task: Task, function: Function, file: Path) -> Verdict:
-    """Whether a learner's function gives what minti's gives, and if not, which mistake it looks like."""
+    """The verdict on a learner's function: does it give what minti's gives, and if not, which mistake is it?"""
     asked, got = (list(inspect.signature(each).parameters) for each in (task.right, function))
     if asked != got:
         return Verdict(task.name, "error", f"takes ({', '.join(got)}); expected ({', '.join(asked)})")
@@ -91,7 +91,7 @@ def judge(task: Task, function: Function, file: Path) -> Verdict:
 
 
 def probed(task: Task, function: Function) -> Any:
-    """What comes of a function. Noise that is nobody's generator's is the same every time, and so recognised, too."""
+    """The result of a function's probe. Noise from torch's global generator is seeded, so it is the same every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return task.probe(function)

@@ -20,10 +20,10 @@ STARTING = 300.0  # seconds for Python and torch to start, before any of the lea
 
 
 class Graded(NamedTuple):
-    """Of a part: a verdict for each function, where its picture is, and what else is to be said."""
+    """Of a part: a verdict for each function, where its image is, and what else is to be said."""
 
     verdicts: list[Verdict]
-    picture: str | None
+    image: str | None
     remark: str
 
 
@@ -31,14 +31,14 @@ def grade(
     folder: Path,
     parts: list[str],
     limit: float,
-    pictures: Path | None = None,
+    images: Path | None = None,
     solved: dict[str, list[str]] | None = None,
 ) -> dict[str, Graded]:
-    """{part: what was found}; `limit` in seconds for all of them; no pictures are drawn where there is no folder."""
+    """{part: what was found}; `limit` in seconds for all of them; no images are drawn where there is no folder."""
     with tempfile.TemporaryDirectory() as own:
         job, results = Path(own) / "job.json", Path(own) / "results.jsonl"
         asked = {"folder": str(folder.resolve()), "parts": parts, "solved": solved or {}, "results": str(results)}
-        job.write_text(json.dumps(asked | {"pictures": pictures and str(pictures.resolve())}))
+        job.write_text(json.dumps(asked | {"images": images and str(images.resolve())}))
         ended = run([sys.executable, str(Path(__file__).with_name("worker.py")), str(job)], results, limit)
         lines = results.read_text().splitlines() if results.exists() else []
     found = [line for line in map(parsed, lines) if line]
@@ -78,8 +78,8 @@ def parsed(line: str) -> list[str] | None:
 def sorted_out(part: str, lines: list[list[str]], ended: str, limit: float) -> Graded:
     """What was found of a part; functions of which nothing was heard took too long, or the process ended in them."""
     verdicts = [Verdict(*line[1:]) for line in lines if line[0] == "verdict"]
-    picture = next((line[1] for line in lines if line[0] == "picture"), None)
-    remark = next((f"no picture: {line[1]}" for line in lines if line[0] == "failed"), "")
+    image = next((line[1] for line in lines if line[0] == "image"), None)
+    remark = next((f"no image: {line[1]}" for line in lines if line[0] == "failed"), "")
     missing = [task.name for task in lesson(part).tasks][len(verdicts) :]
     late = f"took more than the {limit:g} seconds there were: does a loop never end?"
     gone = "ended the process it ran in"
@@ -88,6 +88,6 @@ def sorted_out(part: str, lines: list[list[str]], ended: str, limit: float) -> G
             verdicts.append(Verdict(name, "late" if ended == "late" else "error", late if ended == "late" else gone))
         else:
             verdicts.append(Verdict(name, "error", "was not reached"))
-    if not missing and picture is None and not remark and ended == "late":
-        remark = f"no picture: it {late}"
-    return Graded(verdicts, picture, remark)
+    if not missing and image is None and not remark and ended == "late":
+        remark = f"no image: it {late}"
+    return Graded(verdicts, image, remark)

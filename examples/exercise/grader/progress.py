@@ -1,4 +1,4 @@
-"""What a learner has solved so far, folder by folder: a file beside the pictures, and the list it is shown as."""
+"""What a learner has solved so far, folder by folder: a file beside the images, and the list it is shown as."""
 
 from __future__ import annotations
 

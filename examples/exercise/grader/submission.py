@@ -1,4 +1,4 @@
-"""A folder with a learner's files, in this process: they are opened, judged part by part, and their pictures drawn."""
+"""A folder with a learner's files, in this process: they are opened, judged part by part, and their images drawn."""
 
 from __future__ import annotations
 
@@ -89,5 +89,5 @@ def available(folder: Path, solved: dict[str, list[str]]) -> SimpleNamespace:
 
 
 def draw(folder: Path, part: str, solved: dict[str, list[str]], path: Path) -> None:
-    """The picture at the end of a part, made with the learner's functions."""
-    save_png(lesson(part).picture(available(folder, solved)), path)
+    """The image at the end of a part, made with the learner's functions."""
+    save_png(lesson(part).image(available(folder, solved)), path)

@@ -33,11 +33,11 @@ def main() -> None:
                 verdicts.append(verdict)
                 tell(part, "verdict", *verdict)
             right = [verdict.function for verdict in verdicts if verdict.state == "right"]
-            if job["pictures"] and right:
+            if job["images"] and right:
                 try:
-                    path = Path(job["pictures"]) / f"{part}.png"
+                    path = Path(job["images"]) / f"{part}.png"
                     draw(folder, part, solved | {part: right}, path)
-                    tell(part, "picture", str(path))
+                    tell(part, "image", str(path))
                 except (Exception, SystemExit) as error:
                     tell(part, "failed", f"{type(error).__name__}: {one_line(error)}")
         tell("", "done")

@@ -60,9 +60,9 @@ def predicting_noise(model: minti.StableDiffusion) -> SimpleNamespace:
 
 
 def toys(name: str = "red-diamond-pink-belt") -> tuple[list[Image.Image], Tensor]:
-    """A bundled concept's five pictures, and as pixels, (5, 3, 64, 64) in [-1, 1]."""
-    pictures = open_folder(CONCEPTS / name)
-    return pictures, torch.stack([to_pixels(picture, toybox().resolution) for picture in pictures])
+    """A bundled concept's five images, and as pixels, (5, 3, 64, 64) in [-1, 1]."""
+    images = open_folder(CONCEPTS / name)
+    return images, torch.stack([to_pixels(image, toybox().resolution) for image in images])
 
 
 def gradient(value: Any, of: Tensor) -> Tensor | str:
@@ -74,19 +74,19 @@ def gradient(value: Any, of: Tensor) -> Tensor | str:
 
 
 def captioned(
-    pictures: Sequence[Image.Image], captions: Sequence[str], columns: int, titles: Sequence[str] = ()
+    images: Sequence[Image.Image], captions: Sequence[str], columns: int, titles: Sequence[str] = ()
 ) -> Image.Image:
-    """Pictures twice as large, row by row, each above its caption; a row's title is above it."""
-    side, gap, line = 2 * pictures[0].width, 8, 14
+    """Images twice as large, row by row, each above its caption; a row's title is above it."""
+    side, gap, line = 2 * images[0].width, 8, 14
     above = line if titles else 0
-    height, rows = above + side + line + gap, -(-len(pictures) // columns)
+    height, rows = above + side + line + gap, -(-len(images) // columns)
     page = Image.new("RGB", (columns * (side + gap) - gap, rows * height), "white")
     draw = ImageDraw.Draw(page)
     for i, title in enumerate(titles):
         draw.text((0, i * height), title, "black")
-    for i, (picture, caption) in enumerate(zip(pictures, captions)):
+    for i, (image, caption) in enumerate(zip(images, captions)):
         x, y = i % columns * (side + gap), i // columns * height + above
-        page.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, y))
+        page.paste(image.resize((side, side), Image.Resampling.NEAREST), (x, y))
         draw.text((x, y + side), caption, "black")
     return page
 

@@ -13,15 +13,16 @@ from torch import Tensor
 import minti
 from exercise.grader.part import Mistake, Part, Task
 from exercise.grader.world import captioned, randn, seeded, toybox
-from minti import layers
+from minti.guidance.attention import attention_weights
+from minti.layers import Attention
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return layers.Attention.attend(q, k, v)
+    return Attention.attend(q, k, v)
 
 
 def word_map(q: Tensor, k: Tensor, places: list[int], height: int, width: int) -> Tensor:
-    weights = layers.attention_weights(q, k).mean(dim=1)  # as `AttentionMaps` has it: b n m
+    weights = attention_weights(q, k).mean(dim=1)  # as `AttentionMaps` has it: b n m
     return weights[..., places].sum(dim=-1).unflatten(1, (height, width))
 
 
@@ -32,7 +33,7 @@ def attending(scale: Callable[[int], float] = lambda d: d**-0.5, dim: int = -1) 
 
 def mapping(wrong: Callable[[Tensor, list[int], int, int], Tensor]) -> Callable[..., Tensor]:
     """A map made in another way of the weights, (b, heads, n, m)."""
-    return lambda q, k, places, height, width: wrong(layers.attention_weights(q, k), places, height, width)
+    return lambda q, k, places, height, width: wrong(attention_weights(q, k), places, height, width)
 
 
 def transposed(weights: Tensor, places: list[int], height: int, width: int) -> Tensor:
@@ -48,7 +49,7 @@ def unnormalised(q: Tensor, k: Tensor, places: list[int], height: int, width: in
     return scores[..., places].sum(-1).unflatten(1, (height, width))
 
 
-def picture(mine: Any) -> Image.Image:
+def image(mine: Any) -> Image.Image:
     """A toy drawn with the learner's attention, and where four words of its prompt look."""
     model, prompt = toybox(), "a red star next to a blue heart"
     side, tokens = model.unet.config.sample_size, model.tokenize([prompt])[0].tolist()
@@ -157,5 +158,5 @@ PART = Part(
             ),
         ),
     ),
-    picture,
+    image,
 )

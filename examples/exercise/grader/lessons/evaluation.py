@@ -30,8 +30,8 @@ def position(value: float, floor: float, ceiling: float) -> float:
     return Score(value, floor, ceiling).position
 
 
-def picture(mine: Any) -> Image.Image:
-    """Each bundled concept's pictures beside those of each other: a table of likenesses as shades of grey."""
+def image(mine: Any) -> Image.Image:
+    """Each bundled concept's images beside those of each other: a table of likenesses as shades of grey."""
     toybox_folder = str(CONCEPTS.parent / "toybox")
     if toybox_folder not in sys.path:
         sys.path.insert(0, toybox_folder)  # before the worker's own folder, which has a world.py, too
@@ -39,13 +39,13 @@ def picture(mine: Any) -> Image.Image:
 
     clip = load_toy_clip(toybox(), minti.TOYBOX)
     names = sorted(Path(path).name for path in CONCEPTS.iterdir() if path.is_dir())
-    pictures = [toys(name)[0] for name in names]
-    encoded = [clip.images(each) for each in pictures]
+    images = [toys(name)[0] for name in names]
+    encoded = [clip.images(each) for each in images]
     side, count = 64, len(names) + 1
     canvas = Image.new("RGB", (count * side, count * side), "white")
     for i, first in enumerate(encoded):
-        canvas.paste(pictures[i][0].resize((side, side)), (0, (i + 1) * side))
-        canvas.paste(pictures[i][0].resize((side, side)), ((i + 1) * side, 0))
+        canvas.paste(images[i][0].resize((side, side)), (0, (i + 1) * side))
+        canvas.paste(images[i][0].resize((side, side)), ((i + 1) * side, 0))
         for j, second in enumerate(encoded):
             value = mine.among_themselves(first) if i == j else mine.likeness(first, second)
             shade = int(255 * min(max(mine.position(value, 0.3, 1.0), 0.0), 1.0))
@@ -88,13 +88,13 @@ PART = Part(
                 Mistake(
                     "normalised over the wrong axis: over the batch",
                     pairs(lambda a, b: (a @ b.T).mean(), 0),
-                    "Which axis of (n, d) is one picture's vector?",
+                    "Which axis of (n, d) is one image's vector?",
                     SIMILAR,
                 ),
                 Mistake(
-                    "only picture i with picture i, where all pairs belong",
+                    "only image i with image i, where all pairs belong",
                     pairs(lambda a, b: (a * b).sum(-1).mean()),
-                    "Drawn and training pictures have no order in common.",
+                    "Drawn and training images have no order in common.",
                     SIMILAR,
                 ),
                 Mistake(
@@ -117,7 +117,7 @@ PART = Part(
             BOUNDS,
             (
                 Mistake(
-                    "each picture compared with itself as well",
+                    "each image compared with itself as well",
                     itself(lambda a, n: (a @ a.T).mean()),
                     "What is the diagonal, and does it say anything?",
                     BOUNDS,
@@ -125,7 +125,7 @@ PART = Part(
                 Mistake(
                     "the diagonal taken out of the sum but not out of the count",
                     itself(lambda a, n: ((a @ a.T).sum() - n) / n**2),
-                    "How many pairs of different pictures are there?",
+                    "How many pairs of different images are there?",
                     BOUNDS,
                 ),
                 Mistake(
@@ -168,5 +168,5 @@ PART = Part(
             ),
         ),
     ),
-    picture,
+    image,
 )

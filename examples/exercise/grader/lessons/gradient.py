@@ -36,7 +36,7 @@ def left(x: Tensor, a: Tensor) -> Tensor:
     return components(x, a).log_softmax(-1)[:, 0]
 
 
-def picture(mine: Any) -> Image.Image:
+def image(mine: Any) -> Image.Image:
     """Points drawn from the mixture by DDIM, guided to its left half, at three scales."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -100,9 +100,9 @@ PART = Part(
             AUTO,
             (
                 Mistake(
-                    "the mean over the batch, so that the pull depends on how many pictures are drawn",
+                    "the mean over the batch, so that the pull depends on how many images are drawn",
                     summed(lambda log: log.mean()),
-                    "Pictures of a batch know nothing of each other.",
+                    "Images of a batch know nothing of each other.",
                     AUTO,
                 ),
                 Mistake(
@@ -133,7 +133,7 @@ PART = Part(
                 Mistake(
                     "a plus, which steers away from the class",
                     guiding(lambda a: (1 - a) ** 0.5, 1.0),
-                    "The noise points away from the picture, the score towards it.",
+                    "The noise points away from the image, the score towards it.",
                     GUIDE,
                 ),
                 Mistake(
@@ -163,5 +163,5 @@ PART = Part(
             ),
         ),
     ),
-    picture,
+    image,
 )

@@ -33,7 +33,7 @@ def evaluations(pictures: int, steps: int, scale: float, every: int) -> int:
     return network.evaluations
 
 
-def picture(mine: Any) -> Image.Image:
+def image(mine: Any) -> Image.Image:
     """Two prompts, each at five scales, from one noise."""
     model, scales = toybox(), (0.0, 1.0, 3.0, 5.0, 10.0)
     said = ("a blue heart with a yellow belt", "a sketch of a red star")
@@ -119,7 +119,7 @@ PART = Part(
                 Mistake(
                     "the unconditional prediction not counted",
                     lambda pictures, steps, scale, every: pictures * steps,
-                    "How often does the network see each picture, in a step?",
+                    "How often does the network see each image, in a step?",
                     COST,
                 ),
                 Mistake(
@@ -135,9 +135,9 @@ PART = Part(
                     COST,
                 ),
                 Mistake(
-                    "one unconditional prediction for all pictures",
+                    "one unconditional prediction for all images",
                     lambda pictures, steps, scale, every: pictures * steps + (-(-steps // every) if scale != 1 else 0),
-                    "It depends on the latents, too, and after the first step no two pictures share those.",
+                    "It depends on the latents, too, and after the first step no two images share those.",
                     COST,
                 ),
                 Mistake(
@@ -149,5 +149,5 @@ PART = Part(
             ),
         ),
     ),
-    picture,
+    image,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -51,32 +51,37 @@ def looping(
     return function
 
 
-def picture(mine: Any) -> Image.Image:
-    """A word learned in sixty steps by the learner's loss and loop, its curve, and toys drawn with it."""
-    model, (pictures, _) = toybox(), toys()
+def image(mine: Any) -> Image.Image:
+    """A word learned in sixty steps by the learner's loss and loop: its validation loss, and samples with it."""
+    model, (images, _) = toybox(), toys()
     layer = model.text_encoder.get_input_embeddings()
     if "<mine>" not in model.words:
         model.add_word("<mine>", layer.weight[[model.tokenizer("toy").input_ids[1]]])
-    word, data = LearnedEmbedding(layer, model.words["<mine>"]), TrainingImages(model, pictures)
+    word, data = LearnedEmbedding(layer, model.words["<mine>"]), TrainingImages(model, images)
     wrapper, generator, optimizer = predicting_noise(model), seeded(), AdamW(word.trainable(), lr=0.02)
+    prompts = [template.replace("{}", "<mine>") for template in TEMPLATES]
+    fixed, validation, batches = data.batch(32, prompts, seeded(1)), [], count()
 
-    def loss(batch: Any) -> Tensor:
+    def loss(batch: Any, generator: torch.Generator = generator) -> Tensor:
         context = model.encode_prompt(batch.prompts)
         return mine.diffusion_loss(wrapper, batch.latents, batch.timesteps, context, generator)
 
-    prompts = [template.replace("{}", "<mine>") for template in TEMPLATES]
+    def draw() -> Any:
+        if next(batches) % 10 == 0:
+            with torch.no_grad():
+                validation.append(loss(fixed, seeded(2)).item())
+        return data.batch(4, prompts, generator)
+
     with word.attached(model):
-        losses = mine.learn(60, partial(data.batch, 4, prompts, generator), loss, optimizer)
+        mine.learn(60, draw, loss, optimizer)
+        draw()  # once more, for the validation loss at the end
         said = ["a photo of a <mine>", "a sketch of a <mine>", "a <mine> next to a blue star"]
         options = {"num_inference_steps": 15, "sampler": "ddim", "generator": seeded(1)}
         drawn = minti.sample(model, said, **options)
-    means = [sum(losses[i : i + 10]) / 10 for i in range(0, len(losses) - 9)]
-    curve = chart("A word is learned: mean of ten losses", {"loss": means}, names=("step", "loss"))
+    curve = chart("A word is learned", {"validation loss": validation}, range(0, 61, 10), ("step", "loss"))
     side = drawn[0].size
-    shown = [*(each.resize(side) for each in pictures[:2]), *drawn]
-    strip = captioned(
-        shown, ["learned from", "learned from", "a photo of a <mine>", "a sketch of a <mine>", "beside a blue star"], 5
-    )
+    shown = [*(each.resize(side) for each in images[:2]), *drawn]
+    strip = captioned(shown, ["training image"] * 2 + [said[0], said[1], "beside a blue star"], 5)
     whole = Image.new("RGB", (strip.width, curve.height + strip.height), "white")
     whole.paste(curve, ((strip.width - curve.width) // 2, 0))
     whole.paste(strip, (0, curve.height))
@@ -153,5 +158,5 @@ PART = Part(
             ),
         ),
     ),
-    picture,
+    image,
 )

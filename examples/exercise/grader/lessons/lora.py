@@ -47,7 +47,7 @@ def start_probe(function: Callable[..., Any]) -> list[Any]:
     return [*shapes, int(bool(down.any())), int(bool(up.any()))]
 
 
-def picture(mine: Any) -> Image.Image:
+def image(mine: Any) -> Image.Image:
     """An update of a layer, of rank four, learned by LoRAs of three ranks."""
     weight, x = randn(24, 16), randn(256, 16, seed=1)
     wanted = F.linear(x, weight + randn(24, 4, seed=2) @ randn(4, 16, seed=3) / 8)
@@ -164,5 +164,5 @@ PART = Part(
             ),
         ),
     ),
-    picture,
+    image,
 )

@@ -43,7 +43,7 @@ def losing(
     return function
 
 
-def picture(mine: Any) -> Image.Image:
+def image(mine: Any) -> Image.Image:
     """The loss over timesteps with three prompts: the right one, a wrong one and none."""
     model, (_, pixels) = toybox(), toys()
     wrapper = predicting_noise(model)
@@ -125,7 +125,7 @@ PART = Part(
                 Mistake(
                     "the noise drawn twice",
                     losing(target=lambda x, noise, again: again),
-                    "Nobody could predict a noise that is not in the picture.",
+                    "Nobody could predict a noise that is not in the image.",
                     LOSS,
                 ),
                 Mistake(
@@ -155,7 +155,7 @@ PART = Part(
                 Mistake(
                     "a sum of squares, where a mean belongs",
                     losing(reduced=lambda squares: squares.sum()),
-                    "Should a larger picture need a smaller learning rate?",
+                    "Should a larger image need a smaller learning rate?",
                     LOSS,
                 ),
                 Mistake(
@@ -173,5 +173,5 @@ PART = Part(
             ),
         ),
     ),
-    picture,
+    image,
 )

@@ -24,7 +24,7 @@ def prior_loss(loss: Callable[[Any], Tensor], instance: Any, prior: Any, weight:
     return loss(instance) + weight * loss(prior)  # `dreambooth_loss`
 
 
-def picture(mine: Any) -> Image.Image:
+def image(mine: Any) -> Image.Image:
     """A small network learns one point anew; what becomes of all others, with the prior's loss and without."""
     torch.manual_seed(0)
     x, point = torch.linspace(-3, 3, 61)[:, None], torch.tensor([[1.0]])
@@ -85,7 +85,7 @@ PART = Part(
                 Mistake(
                     "the rare word in the class's prompt as well",
                     lambda template, rare_word, class_word: [template.replace("{}", f"{rare_word} {class_word}")] * 2,
-                    "What do the class's pictures show?",
+                    "What do the class's images show?",
                     CLASS,
                 ),
                 Mistake(
@@ -162,5 +162,5 @@ PART = Part(
             ),
         ),
     ),
-    picture,
+    image,
 )

@@ -44,7 +44,7 @@ def own_noise(clean: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: T
     return add_noise(clean, torch.randn_like(clean), timesteps, alphas_cumprod)
 
 
-def picture(mine: Any) -> Image.Image:
+def image(mine: Any) -> Image.Image:
     """A toy at seven timesteps."""
     model, (_, pixels) = toybox(), toys()
     timesteps = torch.tensor([0, 100, 250, 400, 600, 800, 999])
@@ -80,7 +80,7 @@ PART = Part(
                 Mistake(
                     "an index off by one: the first entry is 1, and the last step is missing",
                     lambda betas: torch.cat([torch.ones(1), torch.cumprod(1 - betas, 0)[:-1]]),
-                    "Entry 0 is already one step of noise; the clean picture has no entry.",
+                    "Entry 0 is already one step of noise; the clean image has no entry.",
                     BAR,
                 ),
             ),
@@ -117,7 +117,7 @@ PART = Part(
                     PLACE,
                 ),
                 Mistake(
-                    "each picture's level applied along the width instead of the batch",
+                    "each image's level applied along the width instead of the batch",
                     along_the_width,
                     "(b,) beside (b, c, h, w): from which side does torch line up shapes?",
                     "the argument `alphas_cumprod`; PyTorch's notes on broadcasting",
@@ -131,5 +131,5 @@ PART = Part(
             ),
         ),
     ),
-    picture,
+    image,
 )

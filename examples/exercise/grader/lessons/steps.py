@@ -66,7 +66,7 @@ def zero_is_clean(latents: Tensor, noise: Tensor, t: int, s: int, alphas_cumprod
     return ddim_step(latents, noise, t, s if s > 0 else -1, alphas_cumprod)
 
 
-def picture(mine: Any) -> Image.Image:
+def image(mine: Any) -> Image.Image:
     """Four toys in fifteen steps of DDIM."""
     model, prompts = toybox(), ["a red star", "a blue moon", "a yellow cross", "a green heart"]
     with torch.no_grad():
@@ -110,7 +110,7 @@ PART = Part(
                 Mistake(
                     "noise in the last step, too",
                     ddpm(sigma=lambda beta, t: beta**0.5),
-                    "At t = 0 the result is the picture; should it be noisy?",
+                    "At t = 0 the result is the image; should it be noisy?",
                     LAST,
                 ),
                 Mistake(
@@ -128,7 +128,7 @@ PART = Part(
                 Mistake(
                     "the whole noise taken out at once",
                     ddpm(weight=lambda beta, a: (1 - a) ** 0.5),
-                    "This goes to the clean picture, and then is scaled as one step is; DDPM goes one step.",
+                    "This goes to the clean image, and then is scaled as one step is; DDPM goes one step.",
                     MEAN,
                 ),
                 Mistake(
@@ -153,7 +153,7 @@ PART = Part(
                 Mistake(
                     "alpha-bar of s = -1 read from the list's other end",
                     ddim(end=lambda a: a[-1]),
-                    "In Python the index -1 is the noisiest timestep; here -1 means the clean picture.",
+                    "In Python the index -1 is the noisiest timestep; here -1 means the clean image.",
                     DDIM,
                 ),
                 Mistake(
@@ -163,7 +163,7 @@ PART = Part(
                     DDIM,
                 ),
                 Mistake(
-                    "alpha-bar where its root belongs, in the predicted clean picture",
+                    "alpha-bar where its root belongs, in the predicted clean image",
                     ddim(clean=lambda x, e, a: (x - (1 - a) ** 0.5 * e) / a),
                     "Solve x_t = sqrt(alpha-bar) x_0 + ... for x_0.",
                     CLEAN,
@@ -171,17 +171,17 @@ PART = Part(
                 Mistake(
                     "no noise put back",
                     ddim(rates=lambda a_t, a_s: (a_s**0.5, torch.tensor(0.0))),
-                    "At s the picture is still noisy; the network expects it so.",
+                    "At s the image is still noisy; the network expects it so.",
                     DDIM,
                 ),
                 Mistake(
-                    "s = 0 taken for the clean picture",
+                    "s = 0 taken for the clean image",
                     zero_is_clean,
-                    "Entry 0 is already one step of noise; which s is the clean picture?",
+                    "Entry 0 is already one step of noise; which s is the clean image?",
                     "the argument `s`",
                 ),
             ),
         ),
     ),
-    picture,
+    image,
 )

@@ -92,7 +92,7 @@ def steps(function: Callable[..., None], count: int = 3) -> list[Tensor]:
     return seen
 
 
-def picture(mine: Any) -> Image.Image:
+def image(mine: Any) -> Image.Image:
     """How far the rows of a matrix have moved, step by step, with the learner's patch and without."""
     start = randn(8, 4) + 2
     ways = {"patched": mine.keep_the_rest, "not patched": lambda optimizer, weight, first: None}
@@ -183,5 +183,5 @@ PART = Part(
             ),
         ),
     ),
-    picture,
+    image,
 )
