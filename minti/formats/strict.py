@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from minti.configs import ModelDefaults, TextConfig
+from minti.runs.checks import check_range, heads
 from minti.runs.messages import one_line, short_repr, shortened
 from minti.runs.word_checks import check_templates
 from minti.scheduler import PREDICTION_TYPES, SPACINGS, NoiseScheduler, SchedulerConfig
@@ -85,10 +86,17 @@ def check_made_config(config: Any, origin: str) -> None:
     """Raises ValueError: nothing could be learned or sampled with these values; names the file."""
     try:
         if isinstance(config, SchedulerConfig):
+            check_range(config, 1, 100_000, "num_train_timesteps")
+            check_range(config, 1e-7, 0.999, "beta_start", "beta_end")
             check_schedule(NoiseScheduler(config))
+        if isinstance(config, VAEConfig):
+            check_range(config, 1e-6, 1e6, "scaling_factor")
+        if isinstance(config, TextConfig):
+            check_range(config, 1, 128, "num_attention_heads")
+            heads(config.hidden_size, config.num_attention_heads)
         for templates in (config.templates, config.prompts) if isinstance(config, ModelDefaults) else ():
             check_templates(templates)
-    except (ValueError, TypeError, LookupError, RuntimeError, OverflowError) as error:
+    except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"{origin}: {one_line(error)}") from None
 
 
@@ -116,8 +124,9 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[s
         if tensor.shape != wanted or tensor.layout != torch.strided or tensor.dtype not in DTYPES:
             kind = f"{found}, {tensor.dtype}"
             raise ValueError(f"{kind}; by the model's config, {wanted} floating point numbers were expected")
-        # Fused attention takes scores that are NaN for masked ones, so no result would show it.
-        if re.search(r"\b(to_[qk]|[qk]_proj)\.", key) and not tensor.isfinite().all():
+        # No result would show it: fused attention takes scores that are NaN for masked ones, and log-variances that
+        # are infinite are clamped.
+        if re.search(r"\b(to_[qk]|[qk]_proj|quant_conv)\.", key) and not tensor.isfinite().all():
             raise ValueError(f"{found} and numbers that are not finite; fetch the file again")
 
 
