@@ -8,16 +8,14 @@ import types
 from pathlib import Path
 
 import diffusers
-import minti.checkpoints.single_file
 import pytest
 import torch
-from helpers import assert_same
+from helpers import assert_same, parse_config
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig
 
 import minti
-from minti.configs import parse_config
-from minti.formats.single_file import load_single_file, text_name, unet_name, vae_name
+from minti.configs import TextConfig
+from minti.formats.single_file import load_single_file, read_file, text_name, unet_name, vae_name
 from minti.unet import UNet, UNetConfig
 from minti.vae import VAE, VAEConfig
 
@@ -48,7 +46,7 @@ def configs(tiny_folder):
     return (
         parse_config(UNetConfig, read("unet")),
         parse_config(VAEConfig, read("vae")),
-        CLIPTextConfig(**read("text_encoder")),
+        parse_config(TextConfig, read("text_encoder")),
     )
 
 
@@ -132,7 +130,7 @@ def test_single_file(tiny, checkpoint, configs, form):
     path = checkpoint
     if form == "safetensors":
         path = checkpoint.with_suffix(".safetensors")
-        state = minti.checkpoints.single_file.read_file(checkpoint)
+        state = read_file(checkpoint)
         save_file({key: value.contiguous() for key, value in state.items()}, path)
     networks = load_single_file(path, torch.float32, torch.device("cpu"), configs=configs)
     assert_same(minti.StableDiffusion(*networks, tiny.tokenizer, tiny.scheduler), tiny)
@@ -143,8 +141,8 @@ def test_single_file(tiny, checkpoint, configs, form):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["ckpt", "safetensors"])
 def test_a_weight_that_is_not_finite(tiny, checkpoint, configs, form):
-    """Nothing is drawn, and it is named; what else the file holds may be as it likes."""
-    state, path = minti.checkpoints.single_file.read_file(checkpoint), checkpoint.with_suffix(f".{form}")
+    """Nothing is sampled, and it is named; what else the file holds may be as it likes."""
+    state, path = read_file(checkpoint), checkpoint.with_suffix(f".{form}")
     state = {key: value.clone() for key, value in state.items()}
     save = save_file if form == "safetensors" else torch.save
     state["loss.logvar"].fill_(torch.nan)
@@ -173,7 +171,7 @@ def test_a_weight_that_is_not_finite(tiny, checkpoint, configs, form):
 
 def test_a_single_file_whose_text_encoder_lost_a_level(tiny, checkpoint, configs, tmp_path):
     """Some merged files name it without `text_model.`."""
-    state = minti.checkpoints.single_file.read_file(checkpoint)
+    state = read_file(checkpoint)
     renamed = {key.replace("transformer.text_model.", "transformer."): value for key, value in state.items()}
     assert renamed.keys() != state.keys()
     torch.save(renamed, tmp_path / "merged.ckpt")
@@ -182,7 +180,7 @@ def test_a_single_file_whose_text_encoder_lost_a_level(tiny, checkpoint, configs
 
 
 def test_single_files_that_do_not_fit(checkpoint, configs, tmp_path):
-    state = minti.checkpoints.single_file.read_file(checkpoint)
+    state = read_file(checkpoint)
 
     def load(tensors, **options):
         torch.save({"state_dict": tensors}, tmp_path / "other.ckpt")

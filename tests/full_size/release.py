@@ -8,12 +8,12 @@ from pathlib import Path
 import diffusers
 import torch
 from helpers import PRINTABLE, WORDS, write_tokenizer
-from minti.checkpoints.weights import ModelCheckpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import minti
 from minti.configs import TextConfig
 from minti.formats import hub
+from minti.formats.tensors import ModelCheckpoint
 from minti.formats.single_file import SCHEDULER_CONFIG
 from minti.unet import UNetConfig
 from minti.vae import VAEConfig
