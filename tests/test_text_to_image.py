@@ -1,4 +1,4 @@
-"""The whole way from prompts to pictures."""
+"""Text to image, from prompts to images: compared with diffusers' pipeline; what is refused; options of version 0.1."""
 
 from dataclasses import replace
 
@@ -6,12 +6,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from helpers import CLASSES, PROMPTS, SCHEDULER, SKIP, THEIR_KEYS, seeded
+from helpers import CLASSES, PROMPTS, SCHEDULER, SKIP, THEIR_KEYS, parse_config, seeded
 
 import minti
-from minti.configs import parse_config
-from minti.denoising import SAMPLERS
-from minti.guidance.conditions import Condition, composed_guidance
+from minti.denoising import make_sampler
+from minti.editing.image_to_image import ImageToImage
+from minti.guidance.conditions import Condition, Conditions, composed_guidance
 from minti.scheduler import NoiseScheduler, SchedulerConfig
 
 
@@ -52,13 +52,13 @@ def test_guided_run_equals_the_pipeline(tiny, pipeline, sampler, options):
         generator=seeded(),
         num_inference_steps=20,
         output="latents",
-        sampler=SAMPLERS[sampler](**options),
+        sampler=replace(make_sampler(sampler), **options),
     )
     assert expected.std() > 0.1
     assert torch.equal(got, expected)
 
 
-def test_pictures_equal_the_pipeline_byte_for_byte(tiny, pipeline):
+def test_images_equal_the_pipeline_byte_for_byte(tiny, pipeline):
     expected = pipeline(PROMPTS, generator=seeded(), num_inference_steps=5).images
     got = minti.sample(tiny, PROMPTS, generator=seeded(), num_inference_steps=5)
     assert np.asarray(expected[0]).std() > 1
@@ -73,8 +73,8 @@ def test_other_sizes_and_no_guidance_equal_the_pipeline(tiny, pipeline):
     assert torch.equal(got, expected)
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(tiny):
-    """A list of generators: picture i alone and in a batch differ by the rounding of the kernels only."""
+def test_an_image_does_not_depend_on_its_neighbours(tiny):
+    """A list of generators: image i alone and in a batch differ by the rounding of the kernels only."""
     many = minti.sample(
         tiny, PROMPTS * 2, generator=[seeded(i) for i in range(4)], num_inference_steps=10, output="latents"
     )
@@ -93,11 +93,12 @@ def test_sampling_leaves_the_caller_s_gradient_mode_alone(tiny, enabled, gradien
             assert step.latents.requires_grad == (enabled and gradient)
 
 
-def test_contexts_draw_what_their_words_draw(tiny):
-    options = {"num_inference_steps": 3, "output": "latents", "also": [("a toy", 2.0)]}
+def test_contexts_give_what_their_words_give(tiny):
+    options = {"num_inference_steps": 3, "output": "latents"}
+    options["cfg"] = Conditions(tiny, extra_prompts=[("a toy", 2.0)])
     words = minti.sample(tiny, PROMPTS, "a toy", generator=seeded(), **options)
     context, negative = tiny.encode_prompt(PROMPTS), tiny.encode_prompt("a toy")
-    options["also"] = [(negative, 2.0)]
+    options["cfg"] = Conditions(tiny, extra_prompts=[(negative, 2.0)])
     assert torch.equal(minti.sample(tiny, context, negative, generator=seeded(), **options), words)
     assert torch.equal(minti.sample(tiny, context, "a toy", generator=seeded(), **options), words)
 
@@ -112,7 +113,7 @@ def test_guidance_is_as_strong_as_suits_the_model(tiny):
 
 
 def test_a_gradient_flows_through_a_run_that_asks_for_it(tiny, pipeline):
-    """The same as through diffusers' UNet and DDIMScheduler, of the drawn latents to the prompt's context."""
+    """The same as through diffusers' UNet and DDIMScheduler, of the sampled latents to the prompt's context."""
     theirs = diffusers.DDIMScheduler(**SCHEDULER, set_alpha_to_one=False)
     theirs.set_timesteps(3)
     start = torch.randn(2, 4, 8, 8, generator=seeded(3))
@@ -153,7 +154,7 @@ def test_what_overflows_stops_at_once(tiny, broken):
     assert len(calls) == 1
 
 
-def test_given_latents_decide_the_picture(tiny):
+def test_given_latents_decide_the_image(tiny):
     noise = torch.randn(1, 4, 8, 8)
     runs = [
         minti.sample(tiny, "a cat", latents=noise, sampler="ddim", num_inference_steps=3, output="pixels")
@@ -172,16 +173,13 @@ def test_given_latents_decide_the_picture(tiny):
         ({"latents": torch.zeros(1, 4, 2, 2)}, "latents have shape"),
         ({"generator": [torch.Generator()] * 3}, "3 generators for a batch of 1"),
         ({"num_inference_steps": 0}, "expected 1 to 1000"),
-        ({"strength": 0}, "strength = 0"),
-        ({"mask": torch.zeros(1, 1, 8, 8)}, "give both"),
-        ({"mask": torch.zeros(1, 4, 8, 8), "init_latents": torch.zeros(1, 4, 8, 8)}, "mask have shape"),
-        ({"init_latents": torch.zeros(3, 4, 8, 8)}, "init_latents have shape"),
-        ({"refresh_every": 0}, "refresh_every = 0"),
+        ({"begin": ImageToImage(torch.zeros(1, 4, 8, 8), mask=torch.zeros(1, 4, 8, 8))}, "mask have shape"),
+        ({"begin": ImageToImage(torch.zeros(3, 4, 8, 8))}, "init_latents have shape"),
         ({"prompts": []}, "no prompt given"),
         ({"prompts": torch.zeros(16, 48)}, r"contexts of shape \(16, 48\); expected \(b, n, 48\)"),
         ({"prompts": torch.zeros(1, 16, 7)}, r"contexts of shape \(1, 16, 7\); expected \(b, n, 48\)"),
         ({"negative_prompt": torch.zeros(1, 3, 48)}, r"contexts have shape \(1, 3, 48\); expected \(1, 16, 48\)"),
-        ({"guidance_scale": float("nan")}, "guidance_scale or weight = nan; expected a number"),
+        ({"guidance_scale": float("nan")}, "guidance_scale = nan; expected a number"),
     ],
 )
 def test_bad_arguments(tiny, options, message):
@@ -197,3 +195,89 @@ def test_what_cannot_be_begun(tiny):
         minti.sample(tiny, "a cat", sampler="pndm", num_inference_steps=3)
     with pytest.raises(ValueError, match="expected prediction_type 'v_prediction' or 'sample'"):
         parse_config(SchedulerConfig, {"rescale_betas_zero_snr": True})
+
+
+# --- the options of version 0.1 ---------------------------------------------------------------------------------------
+
+SHORT = {"num_inference_steps": 6, "output": "latents"}
+
+
+def with_old(model, **old):
+    """A run with options of version 0.1; each warns once, at the line that calls minti."""
+    with pytest.warns(DeprecationWarning) as caught:
+        got = minti.sample(model, PROMPTS, generator=seeded(), **old, **SHORT)
+    assert sorted(str(one.message).split()[0] for one in caught) == sorted(old)
+    assert {one.filename for one in caught} == {__file__}
+    return got
+
+
+def mask_of(height, width):
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :height, :width] = 1
+    return mask
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        {"also": [("a toy", 2.0), ("the dog", -1.0, mask_of(8, 4))]},
+        {"guidance_interval": (200, 700)},
+        {"refresh_every": 3},
+        {"also": [("a toy", 2.0)], "guidance_interval": (200, 700), "refresh_every": 2},
+    ],
+    ids="+".join,
+)
+def test_conditions_equal_the_old_options(tiny, old):
+    """`also`, `guidance_interval` and `refresh_every` are `cfg=Conditions(...)`, bit for bit."""
+    names = {"also": "extra_prompts", "guidance_interval": "interval", "refresh_every": "refresh_every"}
+    cfg = Conditions(tiny, **{names[name]: value for name, value in old.items()})
+    got = minti.sample(tiny, PROMPTS, generator=seeded(), cfg=cfg, **SHORT)
+    assert torch.equal(with_old(tiny, **old), got)
+    assert not torch.equal(minti.sample(tiny, PROMPTS, generator=seeded(), **SHORT), got)
+
+
+def test_conditions_without_anything_are_classifier_free_guidance(tiny):
+    plain = minti.sample(tiny, PROMPTS, generator=seeded(), **SHORT)
+    assert torch.equal(minti.sample(tiny, PROMPTS, generator=seeded(), cfg=Conditions(tiny), **SHORT), plain)
+
+
+@pytest.mark.parametrize("more", [{}, {"strength": 0.5}, {"strength": 1, "mask": mask_of(3, 5)}], ids="+".join)
+def test_image_to_image_equals_the_old_options(tiny, more):
+    """`init_latents`, `strength` and `mask` are `begin=ImageToImage(...)`, bit for bit, also for an image that is not of
+    the model's own size."""
+    for size in ((8, 8), (8, 12)) if "mask" not in more else ((8, 8),):
+        image = torch.randn(1, 4, *size, generator=seeded(2))
+        got = minti.sample(tiny, PROMPTS, generator=seeded(), begin=ImageToImage(image, **more), **SHORT)
+        assert got.shape == (2, 4, *size)
+        assert torch.equal(with_old(tiny, init_latents=image, **more), got)
+    assert not torch.equal(minti.sample(tiny, PROMPTS, generator=seeded(), **SHORT), got)
+
+
+def test_old_options_of_single_steps(tiny):
+    old = {"num_inference_steps": 2, "refresh_every": 2}
+    with pytest.warns(DeprecationWarning, match="refresh_every is cfg=Conditions") as caught:
+        steps = list(minti.sample_steps(tiny, PROMPTS, generator=seeded(), **old))
+    assert [one.filename for one in caught] == [__file__]
+    assert [step.evaluations for step in steps] == [4, 6]  # two images, with and without prompt, then with it alone
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strength": 0}, "strength = 0"),
+        ({"mask": torch.zeros(1, 1, 8, 8)}, "give both"),
+        ({"mask": torch.zeros(1, 4, 8, 8), "init_latents": torch.zeros(1, 4, 8, 8)}, "mask have shape"),
+        ({"init_latents": torch.zeros(3, 4, 8, 8)}, "init_latents have shape"),
+        ({"refresh_every": 0}, "refresh_every = 0"),
+    ],
+)
+def test_bad_old_options(tiny, options, message):
+    with pytest.raises(ValueError, match=message):
+        minti.sample(tiny, "a cat", **options)
+
+
+@pytest.mark.parametrize(("wrong", "meant"), [("steps", "num_inference_steps"), ("guidance_scal", "guidance_scale")])
+def test_an_unknown_option_is_refused_and_the_nearest_named(tiny, wrong, meant):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{wrong}'; did you mean {meant}\\?"):
+        minti.sample(tiny, "a cat", **{wrong: 3})

@@ -1,16 +1,16 @@
-"""Where a word looks."""
+"""Attention maps (DAAM): a word's cross-attention over the image."""
 
 from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from helpers import seeded
 
 import minti
 from minti.editing.attention_maps import AttentionMaps, feature_size
 from minti.guidance.attention import attention_weights
-from minti.speed.bfloat16 import attention
 from toy_measures import share_inside
 
 PROMPTS = ["a red cat", "the dog in a red style"]
@@ -47,7 +47,7 @@ def test_the_weights_of_every_layer_are_diffusers(tiny, pipeline):
 
     def attend(name, q, k, v):
         seen[name] = attention_weights(q, k)
-        return attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v)
 
     for name, layer in tiny.unet.named_modules():
         if name.endswith(".attn2"):
@@ -59,7 +59,7 @@ def test_the_weights_of_every_layer_are_diffusers(tiny, pipeline):
         torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_maps_share_out_every_place_and_leave_the_pictures_alone(tiny):
+def test_maps_sum_to_one_everywhere_and_leave_the_images_alone(tiny):
     plain = minti.sample(tiny, PROMPTS, generator=seeded(), **OPTIONS)
     with AttentionMaps(tiny, PROMPTS) as maps:
         drawn = minti.sample(tiny, PROMPTS, generator=seeded(), **OPTIONS)
@@ -94,7 +94,7 @@ def listeners(model):
     return len(attending) + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.unet.modules())
 
 
-def test_nothing_stays_behind_even_when_drawing_fails(tiny):
+def test_nothing_stays_behind_even_when_sampling_fails(tiny):
     assert listeners(tiny) == 0
     with pytest.raises(RuntimeError, match="stop"), AttentionMaps(tiny, PROMPTS):
         assert listeners(tiny) == 12
@@ -106,7 +106,26 @@ def test_nothing_stays_behind_even_when_drawing_fails(tiny):
     assert listeners(tiny) == 0
 
 
-def test_a_word_of_several_rows_is_the_sum_of_its_tokens(tiny):
+def test_maps_cannot_be_attached_twice(tiny):
+    """Every layer would be counted twice; the second attempt leaves the first as it was, and so does the 0.1 form."""
+    maps = AttentionMaps(tiny, PROMPTS)
+    with maps.attached(tiny):
+        for again in (maps.attached(tiny), maps):
+            with (
+                pytest.raises(RuntimeError, match="the recorder of attention maps is attached to a model already"),
+                again,
+            ):
+                pass
+        assert listeners(tiny) == 12
+        minti.sample(tiny, PROMPTS, generator=seeded(), **OPTIONS)
+    assert listeners(tiny) == 0
+    assert maps.evaluations == 2
+    torch.testing.assert_close(maps.maps.sum(dim=1), torch.ones(2, 8, 8))
+    with maps:  # once it is detached it can be attached again
+        assert listeners(tiny) == 12
+
+
+def test_a_word_of_several_vectors_is_the_sum_of_its_tokens(tiny):
     tiny.add_word("<x>", torch.randn(2, 48, generator=seeded()))
     with AttentionMaps(tiny, ["a <x> cat"]) as maps:
         minti.sample(tiny, ["a <x> cat"], generator=seeded(), **OPTIONS)
@@ -117,8 +136,8 @@ def test_a_word_of_several_rows_is_the_sum_of_its_tokens(tiny):
             maps.of(word)
 
 
-def test_maps_need_something_drawn(tiny):
-    with pytest.raises(ValueError, match="nothing has been drawn"):
+def test_maps_need_something_sampled(tiny):
+    with pytest.raises(ValueError, match="nothing was sampled while the maps were attached"):
         _ = AttentionMaps(tiny, PROMPTS).maps
 
 

@@ -1,6 +1,7 @@
-"""Into the masked part of a picture, and from a picture with levels between timesteps: as diffusers' pipelines do."""
+"""Inpainting, and image to image at levels between timesteps: equal to diffusers' pipelines."""
 
 import itertools
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -8,13 +9,14 @@ import torch
 from helpers import CLASSES, PROMPTS, SCHEDULER, SKIP, THEIR_KEYS, seeded
 
 import minti
-from minti.denoising import SAMPLERS
+from minti.denoising import make_sampler
+from minti.editing.image_to_image import ImageToImage
 
 KARRAS = "dpm-solver++ karras"
 
 
 @pytest.fixture
-def picture():
+def image():
     return torch.randn(1, 4, 8, 8, generator=seeded(2))
 
 
@@ -37,7 +39,7 @@ def pair(pipeline, sampler, kind):
         **{key: value for key, value in config.items() if key in THEIR_KEYS[sampler]},
         **{f"use_{k}_sigmas": True for k in karras},
     )
-    return theirs, {"sampler": SAMPLERS[sampler](**{k: True for k in karras})}
+    return theirs, {"sampler": replace(make_sampler(sampler), **{k: True for k in karras}), "num_inference_steps": 10}
 
 
 @pytest.mark.parametrize(
@@ -49,45 +51,43 @@ def pair(pipeline, sampler, kind):
         pytest.param(KARRAS, 0.6, marks=pytest.mark.slow),
     ],
 )
-def test_inpainting_equals_the_pipeline(tiny, pipeline, picture, mask, sampler, strength):
+def test_inpainting_equals_the_pipeline(tiny, pipeline, image, mask, sampler, strength):
     """Bit for bit; diffusers' pipeline takes UNets of four channels, too."""
     theirs, options = pair(pipeline, sampler, diffusers.StableDiffusionInpaintPipeline)
-    both = {"num_inference_steps": 10, "strength": strength}
     expected = theirs(
         PROMPTS,
-        image=picture,
+        image=image,
         mask_image=mask.repeat_interleave(2, 2).repeat_interleave(2, 3),
-        masked_image_latents=picture * (1 - mask),  # for UNets of nine channels only
+        masked_image_latents=image * (1 - mask),  # for UNets of nine channels only
         output_type="latent",
         generator=seeded(),
-        **both,
+        strength=strength,
+        num_inference_steps=10,
     ).images
-    given = {"init_latents": picture, "mask": mask, "output": "latents", "generator": seeded()}
-    assert torch.equal(minti.sample(tiny, PROMPTS, **given, **both, **options), expected)
+    given = {"begin": ImageToImage(image, strength, mask), "output": "latents", "generator": seeded()}
+    assert torch.equal(minti.sample(tiny, PROMPTS, **given, **options), expected)
 
 
 @pytest.mark.parametrize("strength", [0.5, 0.1])
 @pytest.mark.parametrize("sampler", ["dpm-solver++", KARRAS])
-def test_the_solver_begins_with_its_own_level_of_noise(tiny, pipeline, picture, sampler, strength):
+def test_the_solver_begins_with_its_own_level_of_noise(tiny, pipeline, image, sampler, strength):
     """Karras' levels lie between timesteps; that of the timestep next to it would be up to 14 % off."""
     theirs, options = pair(pipeline, sampler, diffusers.StableDiffusionImg2ImgPipeline)
-    both = {"num_inference_steps": 10, "strength": strength}
-    expected = theirs(
-        PROMPTS, image=picture.repeat(2, 1, 1, 1), output_type="latent", generator=seeded(), **both
-    ).images
-    given = {"init_latents": picture, "output": "latents", "generator": seeded()}
-    assert torch.equal(minti.sample(tiny, PROMPTS, **given, **both, **options), expected)
+    images, both = image.repeat(2, 1, 1, 1), {"num_inference_steps": 10, "strength": strength}
+    expected = theirs(PROMPTS, image=images, output_type="latent", generator=seeded(), **both).images
+    given = {"begin": ImageToImage(image, strength), "output": "latents", "generator": seeded()}
+    assert torch.equal(minti.sample(tiny, PROMPTS, **given, **options), expected)
 
 
 @pytest.mark.parametrize("sampler", CLASSES)
-def test_the_known_part_is_the_picture_noised_to_each_step_s_level(tiny, picture, mask, sampler):
-    """Where the mask is 0: sqrt(a) picture + sqrt(1 - a) noise of the next timestep, and at last the picture itself."""
+def test_the_known_part_is_the_image_noised_to_each_step_s_level(tiny, image, mask, sampler):
+    """Where the mask is 0: sqrt(a) image + sqrt(1 - a) noise of the next timestep, and at last the image itself."""
     noise, options = torch.randn(1, 4, 8, 8, generator=seeded(3)), {"num_inference_steps": 6, "sampler": sampler}
-    given = {"latents": noise, "init_latents": picture, "mask": mask, "strength": 1}
+    given = {"latents": noise, "begin": ImageToImage(image, 1, mask)}
     steps = list(minti.sample_steps(tiny, "a cat", **given, **options))
     outside = (mask == 0).expand(1, 4, 8, 8)
-    assert torch.equal(steps[-1].latents[outside], picture[outside])
+    assert torch.equal(steps[-1].latents[outside], image[outside])
     for step, following in itertools.pairwise(steps):
         a = tiny.scheduler.alphas_cumprod[following.timestep]
-        expected = a.sqrt() * picture + (1 - a).sqrt() * noise
+        expected = a.sqrt() * image + (1 - a).sqrt() * noise
         torch.testing.assert_close(step.latents[outside], expected[outside], rtol=0, atol=1e-5)

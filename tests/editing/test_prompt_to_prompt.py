@@ -1,4 +1,4 @@
-"""Prompt-to-prompt: the formulas on a small attention, the authors' alignments on cases by hand."""
+"""Prompt-to-prompt and local blend: the formulas on a small attention, the authors' alignments on cases by hand."""
 
 from types import SimpleNamespace
 
@@ -9,27 +9,28 @@ from helpers import seeded
 import minti
 from minti.editing.attention_maps import AttentionMaps
 from minti.editing.prompt_to_prompt import PromptToPrompt, alignment, local_blend
+from minti.guidance.conditions import Conditions
 
 OPTIONS = {"num_inference_steps": 4, "sampler": "ddim", "output": "latents", "guidance_scale": 3}
 
 
-def drawn(model, prompts, part=None, **options):
+def drawn(model, prompts, adapter=None, **options):
     noise = torch.randn(1, 4, 8, 8, generator=seeded(4)).repeat(len(prompts), 1, 1, 1)
-    if part is None:
+    if adapter is None:
         return minti.sample(model, prompts, latents=noise, **OPTIONS, **options)
-    with part.attached(model):
+    with adapter.attached(model):
         return minti.sample(model, prompts, latents=noise, **OPTIONS, **options)
 
 
-def test_the_same_prompt_is_the_same_picture(tiny):
+def test_the_same_prompt_is_the_same_image(tiny):
     prompts = ["a red cat", "a red cat"]
-    part = PromptToPrompt(tiny, prompts[:1], prompts[1:], cross=1, own=1)
+    adapter = PromptToPrompt(tiny, prompts[:1], prompts[1:], cross=1, own=1)
     expected = drawn(tiny, prompts)
-    assert torch.equal(drawn(tiny, prompts, part), expected)
-    assert torch.equal(drawn(tiny, prompts), expected)  # and the part leaves the model as it was
+    assert torch.equal(drawn(tiny, prompts, adapter), expected)
+    assert torch.equal(drawn(tiny, prompts), expected)  # and the model is as it was
 
 
-def test_the_source_is_drawn_as_without_the_part_and_the_edit_is_not(tiny):
+def test_the_source_is_sampled_as_without_the_adapter_and_the_edit_is_not(tiny):
     prompts = ["a red cat", "a red dog"]
     plain, edited = drawn(tiny, prompts), drawn(tiny, prompts, PromptToPrompt(tiny, prompts[:1], prompts[1:], 1, 0))
     assert torch.equal(edited[0], plain[0])
@@ -42,10 +43,10 @@ def test_the_source_is_drawn_as_without_the_part_and_the_edit_is_not(tiny):
 def test_attention_is_the_paper_s_formula(tiny, edit, weights):
     """Swap: all columns are the source's. Refinement: the new word's are its own. Reweighting: a column times c."""
     source = "a red cat"
-    part = PromptToPrompt(tiny, [source], [edit], cross=1, own=0, weights=weights)
-    with part.attached(tiny):
+    adapter = PromptToPrompt(tiny, [source], [edit], cross=1, own=0, weights=weights)
+    with adapter.attached(tiny):
         layer = next(layer for name, layer in tiny.unet.named_modules() if name.endswith("attn2"))
-        part.timestep = 900
+        adapter.timestep = 900
         q, k, v = (torch.randn(4, 2, n, 8, generator=seeded(n)) for n in (9, 16, 17))
         v = v[:, :, :16]
         got = layer.around[-1](layer.attend, q, k, v)
@@ -84,28 +85,44 @@ def test_alignment_is_the_authors(source, edited, columns):
 
 
 def test_outside_the_word_the_blend_is_the_source(tiny):
-    """A map that is 1 at one place and 0 elsewhere changes that place and its neighbours."""
+    """A map that is 1 at one place and 0 elsewhere changes that place and its neighbours; the tensor that a sampler
+    goes on from is a new one, for a sampler may still need its own."""
     prompts, maps = ["a red cat", "a red dog"], torch.zeros(2, 16, 8, 8)
     maps[:, 3, 2, 5] = 1
     latents = torch.randn(2, 4, 8, 8, generator=seeded(1))
     before = latents.clone()
     known = SimpleNamespace(maps=maps, prompts=prompts, model=tiny)
-    local_blend(known, ["cat", "dog"])(SimpleNamespace(latents=latents))
+    blended = local_blend(known, ["cat", "dog"])(latents, tiny.scheduler.level(500))
     inside = torch.zeros(8, 8, dtype=torch.bool)
     inside[1:4, 4:7] = True
-    assert torch.equal(latents[0], before[0])
-    assert torch.equal(latents[1][:, inside], before[1][:, inside])
-    assert torch.equal(latents[1][:, ~inside], before[0][:, ~inside])
+    assert torch.equal(latents, before)
+    assert torch.equal(blended[0], before[0])
+    assert torch.equal(blended[1][:, inside], before[1][:, inside])
+    assert torch.equal(blended[1][:, ~inside], before[0][:, ~inside])
 
 
-def test_the_blend_is_taken_up_by_the_sampler(tiny):
-    prompts = ["a red cat", "a red dog"]
-    part = PromptToPrompt(tiny, prompts[:1], prompts[1:])
-    with part.attached(tiny), AttentionMaps(tiny, prompts) as maps:
-        noise = torch.randn(1, 4, 8, 8, generator=seeded(4)).repeat(2, 1, 1, 1)
-        blend = local_blend(maps, ["cat", "dog"], threshold=2.0)  # nowhere
-        source, edited = minti.sample(tiny, prompts, latents=noise, on_step=blend, **OPTIONS)
-    assert torch.equal(source, edited)
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "pndm", "dpm-solver++", "euler", "heun"])
+def test_every_sampler_goes_on_from_the_blend(tiny, sampler):
+    """With an empty region the edit is the source at every step, at whatever scale the sampler works; with the whole
+    image as the region nothing changes. In ddpm both images get the same noise."""
+    prompts, options = ["a red cat", "a red dog"], OPTIONS | {"sampler": sampler}
+    options["latents"] = torch.randn(1, 4, 8, 8, generator=seeded(4)).repeat(2, 1, 1, 1)
+    draw = lambda **more: minti.sample(  # noqa: E731
+        tiny, prompts, generator=[seeded(), seeded()], on_step=steps.append, **options, **more
+    )
+    steps = []
+    plain = draw()
+    steps.clear()
+    adapter, maps = PromptToPrompt(tiny, prompts[:1], prompts[1:], cross=0, own=0), AttentionMaps(tiny, prompts)
+    with adapter.attached(tiny), maps.attached(tiny):
+        nowhere = draw(keep=local_blend(maps, ["cat", "dog"], threshold=2.0))
+        assert len(steps) >= 4
+        assert all(torch.equal(*step.latents) for step in steps)
+        everywhere = draw(keep=local_blend(maps, ["cat", "dog"], threshold=-1.0))
+    assert torch.equal(nowhere[0], plain[0])
+    assert torch.equal(nowhere[1], plain[0])
+    assert torch.equal(everywhere, plain)
+    assert not torch.allclose(plain[1], plain[0])
 
 
 @pytest.mark.parametrize(
@@ -122,6 +139,6 @@ def test_what_cannot_be_edited_is_told(tiny, source, edit, options, message):
 
 
 def test_another_batch_is_told(tiny):
-    part = PromptToPrompt(tiny, ["a cat"], ["a dog"])
-    with pytest.raises(ValueError, match="3 pictures in the UNet; expected 1 sources"):
-        drawn(tiny, ["a cat"] * 3, part, guidance_interval=(0, 0))
+    adapter = PromptToPrompt(tiny, ["a cat"], ["a dog"])
+    with pytest.raises(ValueError, match="3 images in the UNet; expected 1 sources"):
+        drawn(tiny, ["a cat"] * 3, adapter, cfg=Conditions(tiny, interval=(0, 0)))
