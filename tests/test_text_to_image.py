@@ -243,8 +243,8 @@ def test_conditions_without_anything_are_classifier_free_guidance(tiny):
 
 @pytest.mark.parametrize("more", [{}, {"strength": 0.5}, {"strength": 1, "mask": mask_of(3, 5)}], ids="+".join)
 def test_image_to_image_equals_the_old_options(tiny, more):
-    """`init_latents`, `strength` and `mask` are `begin=ImageToImage(...)`, bit for bit, also for an image that is not of
-    the model's own size."""
+    """`init_latents`, `strength` and `mask` are `begin=ImageToImage(...)`, bit for bit; also in another size than the
+    model's own."""
     for size in ((8, 8), (8, 12)) if "mask" not in more else ((8, 8),):
         image = torch.randn(1, 4, *size, generator=seeded(2))
         got = minti.sample(tiny, PROMPTS, generator=seeded(), begin=ImageToImage(image, **more), **SHORT)
