@@ -9,7 +9,7 @@ Writes to outputs/report/: report.html, page.png, pictures/ (the 32 images), and
 
 from __future__ import annotations
 
-from support import added, html, rows, studies
+from support import adapters, html, rows, studies
 from support.command_line import arguments, load, make_output, run, whole
 from support.drawing import Artist
 from support.subjects import learn, open_subjects
@@ -74,7 +74,7 @@ def parse() -> argparse.Namespace:
     how.add_argument(
         "--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS), metavar="NAME", help=sections_help
     )
-    added.add_arguments(parser)
+    adapters.add_arguments(parser)
     args = parser.parse_args()
     folders, given = args.images or args.concept, len(args.embedding) + len(args.known)
     args.learns = not given
@@ -136,7 +136,7 @@ BOUNDS = (
 )
 
 
-def evaluate(args: argparse.Namespace, model: minti.StableDiffusion, said: added.Said) -> None:
+def evaluate(args: argparse.Namespace, model: minti.StableDiffusion, encode: adapters.Encode) -> None:
     """Writes the report on one or two words."""
     begun, folder = time.perf_counter(), args.output
     subjects = open_subjects(args, model, CONCEPTS)
@@ -146,7 +146,7 @@ def evaluate(args: argparse.Namespace, model: minti.StableDiffusion, said: added
     if len(subjects) == 1 and len(planned) < len(templates):
         warnings.warn(f"prompts for two words need a second one; {subjects[0].word} is evaluated alone", stacklevel=2)
     clip, artist = find_clip(args, toybox), Artist(args, model)
-    artist.said = said
+    artist.encode = encode
     for i, subject in enumerate(subjects):
         if args.learns:
             learn(args, artist, subject, folder / f"word-{i}")
@@ -184,8 +184,8 @@ def main() -> None:
     args = parse()
     make_output(args.output)
     model = load(args)
-    with added.added(args, model) as said:
-        evaluate(args, model, said)
+    with adapters.attached(args, model) as encode:
+        evaluate(args, model, encode)
 
 
 if __name__ == "__main__":

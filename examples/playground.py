@@ -1,9 +1,9 @@
-"""A page in the browser: draw, learn a word, put two things together, and watch each come about.
+"""A demo in the browser: sample images, learn a word, compose two prompts, and see every step.
 
     pip install -e '.[playground]'
     python examples/playground.py
 
-It is served to this machine alone, unless --host says otherwise, and asks nothing of the network.
+It is served to this machine alone, unless --host says otherwise, and fetches nothing from the network.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from draw_concepts import CONCEPTS, concept_pictures
 from minti.denoising import SAMPLERS
 from minti.evaluation.grids import grid
 from minti.formats.image_files import open_folder, open_image
+from minti.guidance.conditions import Conditions
 from noisy_judge import FILE as JUDGE
 from world import COLOURS, PATTERNS, SHAPES, Toy
 
-BUNDLED, HERE, OWN = "a bundled toy", "a toy drawn here", "my pictures"
+BUNDLED, HERE, OWN = "a bundled toy", "a toy drawn here", "my images"
 PLACES = {"on the left": (0, 0.5), "on the right": (0.5, 1), "everywhere": (0, 1)}
 PAIR = (
     ("a photo of a red star next to a toy", "on the left"),
@@ -53,15 +54,15 @@ RUNS["js"] = SCROLL
 def draw(
     session: Session, prompt: str, negative: str, sampler: str, steps: int, scale: float, seed: int, *more: Any
 ) -> Iterator[Any]:
-    """The picture as it comes about, beside it another prompt or scale from the same noise."""
+    """The image at every step, beside it another prompt or scale from the same noise."""
     other, other_scale, wish, push, sketch, strength, lora, weight = more
     asked = [(prompt, scale)]
     if other.strip() or other_scale or wish:  # what is steered stands beside what is not
         asked.append((other.strip() or prompt, other_scale or scale))
-    parts = session.added(sketch, strength or 0, lora, weight or 0)
+    adapters = session.adapters(sketch, strength or 0, lora, weight or 0)
     steered = session.steered(wish, push or 0)
     options = {"negative_prompt": negative, "sampler": sampler, "num_inference_steps": int(steps or 0)}
-    for t, shown, maps in session.draw(asked, int(seed or 0), parts, steered, **options):
+    for t, shown, maps in session.draw(asked, int(seed or 0), adapters, steered, **options):
         yield (*shown[0], *pair(shown[1:]), maps, f"t = {t}")
 
 
@@ -81,7 +82,7 @@ def learn(
     steps: int,
     *looks: str,
 ) -> Iterator[Any]:
-    """A word, from one of three kinds of pictures."""
+    """Learns a word, from one of three kinds of images."""
     if source == BUNDLED:
         pictures = open_folder(CONCEPTS / concept)
     elif source == HERE:
@@ -90,7 +91,7 @@ def learn(
         drawn = concept_pictures(Toy(*looks))
         pictures = [Image.fromarray((picture * 255).round().astype(np.uint8)) for picture in drawn]
     elif not files:
-        raise ValueError("there is no picture to learn from; bring three to ten that show one thing")
+        raise ValueError("there is no image to learn from; bring three to ten that show one thing")
     else:
         pictures = [open_image(path) for path in files]
     yield None, None, grid([ImageOps.fit(each, (128, 128)) for each in pictures], columns=5), ""
@@ -113,10 +114,10 @@ def save_word(session: Session) -> Iterator[Any]:
 
 @plainly
 def together(session: Session, *asked: Any) -> Iterator[Any]:
-    """Two prompts, each with its place and weight, whose scores are added."""
+    """Composed guidance: two prompts, each with its place and weight."""
     *two, whole_prompt, steps, seed = asked
-    also = [(prompt, weight, session.place(*PLACES[place])) for prompt, place, weight in (two[:3], two[3:])]
-    options = {"sampler": "ddim", "num_inference_steps": int(steps or 0), "also": also}
+    extra = [(prompt, weight, session.place(*PLACES[place])) for prompt, place, weight in (two[:3], two[3:])]
+    options = {"sampler": "ddim", "num_inference_steps": int(steps or 0), "cfg": Conditions(session.model, extra)}
     for t, [shown], _ in session.draw([(whole_prompt, None)], int(seed or 0), **options):
         yield (*shown, f"t = {t}")
 
@@ -143,7 +144,7 @@ def draw_tab(session: gr.State, model: minti.StableDiffusion, outlines: bool, ju
             button = gr.Button("Draw", variant="primary")
             with gr.Accordion("Beside it, from the same noise", open=False):
                 asked += [gr.Textbox("", label="Another prompt"), gr.Number(0, label="Another scale (0: the same)")]
-            with gr.Accordion("Steered by a judge's gradient", open=False, visible=judge):
+            with gr.Accordion("Classifier guidance", open=False, visible=judge):
                 wishes = [("nowhere", ""), *COLOURS, *SHAPES]
                 asked += [gr.Dropdown(wishes, value="", label="Towards a colour or a shape")]
                 asked += [gr.Number(30, label="Scale of the gradient")]
@@ -156,7 +157,7 @@ def draw_tab(session: gr.State, model: minti.StableDiffusion, outlines: bool, ju
         with gr.Column(min_width=260):
             said, pictures = gr.Markdown(""), both()
             pictures += both("Beside it: latents", "Beside it: clean", visible=False)
-            maps = gr.Gallery(label="Where each word looks", columns=3, height="auto", **PICTURE)
+            maps = gr.Gallery(label="Attention map of each word", columns=3, height="auto", **PICTURE)
     button.click(draw, [session, *asked], [*pictures, maps, said], api_name="draw", **RUNS)
 
 
@@ -169,9 +170,9 @@ def learn_tab(session: gr.State) -> None:
             with gr.Row(visible=False) as looks:
                 kinds = {"Shape": SHAPES, "Pattern": PATTERNS, "Colour": list(COLOURS), "Second": list(COLOURS)[::-1]}
                 chosen = [gr.Dropdown(of, value=of[0], label=kind, min_width=110) for kind, of in kinds.items()]
-            files = gr.File(label="Three to ten pictures", file_count="multiple", type="filepath", visible=False)
-            how = [gr.Textbox("<concept>", label="The new word"), gr.Textbox("toy", label="It begins as")]
-            how += [gr.Number(0, label="Steps (0: until the curve is level)", minimum=0, maximum=100000, precision=0)]
+            files = gr.File(label="Three to ten images", file_count="multiple", type="filepath", visible=False)
+            how = [gr.Textbox("<concept>", label="The new word"), gr.Textbox("toy", label="Initializer token")]
+            how += [gr.Number(0, label="Steps (0: early stopping)", minimum=0, maximum=100000, precision=0)]
             with gr.Row():
                 button = gr.Button("Learn", variant="primary", min_width=100)
                 stop, further = gr.Button("Stop", min_width=100), gr.Button("Go on", min_width=100)
@@ -201,7 +202,7 @@ def together_tab(session: gr.State) -> None:
                 with gr.Group():
                     asked += [gr.Textbox(prompt, label="Prompt"), gr.Radio(list(PLACES), value=place, **PLAIN)]
                     asked += [gr.Slider(-10, 10, 5, step=0.5, label="Weight; below zero it pushes away")]
-            asked += [gr.Textbox("a photo", label="Of the whole picture")]
+            asked += [gr.Textbox("a photo", label="Of the whole image")]
             with gr.Row():
                 asked += [gr.Number(20, label="Steps", **COUNT)]
                 asked += [gr.Number(0, **SEED)]
@@ -215,7 +216,7 @@ def playground(model: minti.StableDiffusion, source: Path) -> gr.Blocks:
     """The page; every visitor has a session of their own."""
     with gr.Blocks(title="minti", analytics_enabled=False) as page:
         session = gr.State(Session(model, source, Lock()).warm())
-        gr.Markdown("# minti\nDraw, learn a word from pictures, put two things together; watch each come about.")
+        gr.Markdown("# minti\nSample images, learn a word from a few images, compose two prompts; see every step.")
         with gr.Tab("Draw"):
             draw_tab(session, model, (source / "controlnet").is_dir(), (source / JUDGE).is_file())
         with gr.Tab("Learn"):

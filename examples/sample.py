@@ -1,34 +1,29 @@
-"""Draws pictures from prompts, with learned words if you like.
+"""Samples images from prompts (text to image), with learned words, image to image, inpainting, adapters and guidance.
 
 python examples/sample.py "a sketch of a <concept>" --embedding outputs/NAME/learned_embeds.safetensors
-python examples/sample.py "a cartoon of a toy" --ip-adapter FILE --ip-picture PICTURE
-python examples/sample.py "a cartoon of a <concept>" --embedding ... --init-image PICTURE --strength 0.6
-python examples/sample.py "a photo of a green cross" --invert PICTURE --source "a photo of a white cross"
+python examples/sample.py "a cartoon of a toy" --ip-adapter FILE --ip-image IMAGE
+python examples/sample.py "a cartoon of a <concept>" --embedding ... --init-image IMAGE --strength 0.6
+python examples/sample.py "a photo of a green cross" --invert IMAGE --source "a photo of a white cross"
 python examples/sample.py "a photo of a toy" --lora FILE=0.8
 python examples/sample.py "a photo of a red toy" --hint OUTLINE
 python examples/sample.py "a red star" --trajectory
 python examples/sample.py "a photo" --guidance-scale 1 --pag 3
 python examples/sample.py "a photo of a toy" --clip-prompt "a photo of a green toy"
-python examples/sample.py "a <a> next to a <b>" --and "a <a> next to a toy" --and "a toy next to a <b>" ...
+python examples/sample.py "a <a> next to a <b>" --extra-prompt "a toy next to a <b>" --extra-prompt-weight 3 ...
 torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 """
 
 from __future__ import annotations
 
-from support.added import Said, add_arguments, added
-from support.attention_guidance import add_arguments as add_attention_arguments
-from support.attention_guidance import bent
-from support.clip_guidance import add_arguments as add_clip_arguments
-from support.clip_guidance import towards_text
+from support import adapters, guidance
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
-from support.given import Edit, latent_mask, where_mask
+from support.given import Edit, where_mask
 from support.openvino_engine import add_arguments as add_engine_argument
 from support.openvino_engine import engine
 from support.strip import Trajectory
 
 import argparse
-from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from PIL import Image
@@ -36,110 +31,113 @@ from torch import Tensor
 from tqdm import tqdm
 
 import minti
-from minti.denoising import SAMPLERS, Predict, SampleStep
+from minti.denoising import SAMPLERS, SampleStep, make_sampler
+from minti.editing.images import latent_mask
 from minti.evaluation.grids import grid
 from minti.formats.image_files import save_png
+from minti.guidance.conditions import Conditions
+from minti.guidance.gradients import Guidance
 from minti.runs import distributed
 from minti.runs.files import replacing
 from minti.scheduler import VARIANCES
 
-OPTIONS = {field.name: name for name, sampler in SAMPLERS.items() for field in fields(sampler)}  # eta: "ddim", ...
+OPTIONS = {field.name: name for name in SAMPLERS for field in fields(make_sampler(name))}  # eta: "ddim", ...
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/samples")
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; several prompts make several rows")
-    word_help = "a file of learned words, under a new name if you like; may be repeated"
+    parser.add_argument(
+        "prompts", nargs="+", metavar="PROMPT", help="what to sample; several prompts make several rows"
+    )
+    word_help = "a file of learned words, optionally under a new name; may be repeated"
     parser.add_argument("--embedding", metavar="FILE[=NAME]", action="append", default=[], help=word_help)
-    parser.add_argument("--num-images", type=whole(1), default=4, help="pictures per prompt")
+    parser.add_argument("--num-images", type=whole(1), default=4, help="images per prompt")
     parser.add_argument("--steps", type=whole(1), default=50, help="denoising steps")
     parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddpm, with --invert ddim")
     parser.add_argument("--eta", type=finite, help="of ddim: 0 is deterministic, 1 as noisy as ddpm; default: 0")
     variance_help = "of ddpm: how much noise a step adds; default: posterior"
     parser.add_argument("--variance", choices=VARIANCES, help=variance_help)
-    karras_help = "of dpm-solver++: stop at the levels of noise of arXiv 2206.00364"
+    karras_help = "of dpm-solver++: the noise levels of arXiv 2206.00364"
     parser.add_argument("--karras", action="store_const", const=True, help=karras_help)
-    parser.add_argument("--negative-prompt", default="", help="what not to draw")
+    parser.add_argument("--negative-prompt", default="", help="what guidance leads away from")
     parser.add_argument("--height", type=whole(1), help="in pixels; default: the model's own size")
     parser.add_argument("--width", type=whole(1))
-    parser.add_argument("--batch-size", type=whole(1), default=16, help="pictures drawn at a time")
-    trajectory_help = "also show how each prompt's first picture comes about, as a strip and as an animated GIF"
+    parser.add_argument("--batch-size", type=whole(1), default=16, help="images sampled at a time")
+    trajectory_help = "also save the denoising steps of each prompt's first image, as a strip and an animated GIF"
     parser.add_argument("--trajectory", action="store_true", help=trajectory_help)
-    begin = parser.add_argument_group("beginning with a picture")
-    begin.add_argument("--init-image", type=Path, help="begin with this picture instead of noise")
-    begin.add_argument("--strength", type=finite, help="how far to leave it, 0 to 1; default: 0.8, with a mask 1")
-    begin.add_argument("--mask", type=Path, help="a picture that is white where to draw, black where to keep")
-    invert_help = "begin with the noise from which DDIM draws this picture by --source; PROMPT then edits it"
-    begin.add_argument("--invert", type=Path, metavar="PICTURE", help=invert_help)
-    source_help = "what the picture shows: whatever it leaves out may change"
+    begin = parser.add_argument_group("image to image, inpainting, DDIM inversion")
+    begin.add_argument("--init-image", type=Path, help="image to image: start from this image")
+    begin.add_argument("--strength", type=finite, help="how much to change it, 0 to 1; default: 0.8, with a mask 1")
+    begin.add_argument("--mask", type=Path, help="inpainting: white where to sample, black where to keep")
+    invert_help = "DDIM inversion: start from the noise that gives this image with --source; PROMPT then edits it"
+    begin.add_argument("--invert", type=Path, metavar="IMAGE", help=invert_help)
+    source_help = "what the image shows: whatever it leaves out may change"
     begin.add_argument("--source", metavar="PROMPT", help=source_help)
-    several = parser.add_argument_group("several prompts in one picture")
-    several.add_argument("--and", dest="also", action="append", default=[], metavar="PROMPT", help="may be repeated")
-    weight_help = (
-        "of each --and in turn, negative to remove what it says; default: the guidance scale, the first prompt's"
-    )
-    several.add_argument("--weight", type=finite, action="append", default=[], help=weight_help)
-    where_help = "of each --and in turn: left, right, top, bottom or a picture, white there; default: everywhere"
-    several.add_argument("--where", action="append", default=[], metavar="HALF_OR_MASK", help=where_help)
-    add_arguments(parser)
-    add_attention_arguments(parser)
-    add_clip_arguments(parser)
+    several = parser.add_argument_group("composed guidance: several prompts for one image")
+    several.add_argument("--extra-prompt", action="append", default=[], metavar="PROMPT", help="may be repeated")
+    weight_help = "of each --extra-prompt in turn, negative to lead away from it; default: the guidance scale"
+    several.add_argument("--extra-prompt-weight", type=finite, action="append", default=[], help=weight_help)
+    mask_help = "of each --extra-prompt in turn: left, right, top, bottom or a mask, white there; default: everywhere"
+    several.add_argument("--extra-prompt-mask", action="append", default=[], metavar="HALF_OR_MASK", help=mask_help)
+    adapters.add_arguments(parser)
+    guidance.add_arguments(parser)
     add_engine_argument(parser)
     return checked(parser, parser.parse_args())
 
 
 def checked(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
-    """What goes together, or one line that says what does not; the sampler with its options."""
+    """Checks what goes together; makes the sampler with its options."""
     if args.invert and (args.sampler not in (None, "ddim") or args.eta or args.init_image):
-        parser.error("--invert goes back along DDIM's path; leave out --init-image, --eta and any other --sampler")
+        parser.error("--invert inverts DDIM; leave out --init-image, --eta and any other --sampler")
     if bool(args.invert) != bool(args.source):
-        parser.error("--source says what the picture of --invert shows; give both")
+        parser.error("--source says what the image of --invert shows; give both")
     if args.invert:
-        args.num_images = 1  # that noise is one
+        args.num_images = 1  # there is one such noise
     args.sampler = args.sampler or ("ddim" if args.invert else "ddpm")
     given = {option: value for option in OPTIONS if (value := getattr(args, option)) is not None}
     for option in given:
         if OPTIONS[option] != args.sampler:
             parser.error(f"--{option} is an option of {OPTIONS[option]}, not of --sampler {args.sampler}")
     try:
-        args.sampler = SAMPLERS[args.sampler](**given)
+        args.sampler = replace(make_sampler(args.sampler), **given)
     except ValueError as error:
         parser.error(str(error))
     if args.strength is not None and not (args.init_image or args.invert):
-        parser.error("--strength says how far to leave --init-image; give both")
+        parser.error("--strength says how much to change --init-image; give both")
     if args.strength is not None and not 0 < args.strength <= 1:
         parser.error(f"--strength {args.strength}: expected more than 0 and at most 1")
-    for option, values in (("--weight", args.weight), ("--where", args.where)):
-        if len(values) not in (0, len(args.also)):
-            parser.error(
-                f"{option} is given {len(values)} times for {len(args.also)} --and; give one for each, or none"
-            )
+    count = len(args.extra_prompt)
+    for option, values in (("weight", args.extra_prompt_weight), ("mask", args.extra_prompt_mask)):
+        if len(values) not in (0, count):
+            times = f"--extra-prompt-{option} is given {len(values)} times for {count} --extra-prompt"
+            parser.error(f"{times}; give one for each, or none")
     if args.mask and not args.init_image:
-        parser.error("--mask says which part of --init-image to draw anew; give both")
+        parser.error("--mask says which part of --init-image to sample anew; give both")
     return args
 
 
-def others(args: argparse.Namespace, model: minti.StableDiffusion) -> list[tuple[str, float, Tensor | None]]:
-    """The prompts of --and with their weights and masks."""
-    weights = args.weight or [args.guidance_scale] * len(args.also)
+def extra_prompts(args: argparse.Namespace, model: minti.StableDiffusion) -> list[tuple[str, float, Tensor | None]]:
+    """The extra prompts with their weights and masks."""
+    weights = args.extra_prompt_weight or [args.guidance_scale] * len(args.extra_prompt)
     height, width = args.height or model.resolution, args.width or model.resolution
-    fitted = [where_mask(where, height, width) for where in args.where]
-    masks = [latent_mask(mask, model.vae.config.factor) for mask in fitted] or [None] * len(args.also)
-    return list(zip(args.also, weights, masks))
+    fitted = [where_mask(where, height, width) for where in args.extra_prompt_mask]
+    masks = [latent_mask(mask, model.vae.config.factor) for mask in fitted] or [None] * len(args.extra_prompt)
+    return list(zip(args.extra_prompt, weights, masks))
 
 
-def draw(
+def sample(
     args: argparse.Namespace,
     model: minti.StableDiffusion,
-    said: Said,
+    encode: adapters.Encode,
     jobs: list[tuple[str, int]],
-    guidance: Callable[[Predict], Predict],
+    guidance: Guidance,
 ) -> list[Image.Image]:
-    """Pictures of (prompt, number) pairs: with noise by the number, and some at a time."""
-    edit, pictures = Edit(args, model), []
-    also = [(said([prompt]), weight, mask) for prompt, weight, mask in others(args, model)]
-    with tqdm(total=len(jobs), desc="drawing", disable=True if args.quiet else None) as bar:
+    """Images of (prompt, number) pairs, in batches; the number seeds the noise."""
+    edit, images = Edit(args, model), []
+    extra = [(encode([prompt]), weight, mask) for prompt, weight, mask in extra_prompts(args, model)]
+    options = edit.options | ({"cfg": Conditions(model, extra)} if extra else {})
+    with tqdm(total=len(jobs), desc="sampling", disable=True if args.quiet else None) as bar:
         for start in range(0, len(jobs), args.batch_size):
             batch = jobs[start : start + args.batch_size]
             seen = {at: Trajectory() for at, (_, i) in enumerate(batch) if args.trajectory and i == 0}
@@ -149,10 +147,10 @@ def draw(
                 for at, trajectory in seen.items():
                     trajectory.add(step, at)
 
-            drawn = minti.sample(
+            sampled = minti.sample(
                 model,
-                said([prompt for prompt, _ in batch]),
-                said([args.negative_prompt], False),
+                encode([prompt for prompt, _ in batch]),
+                encode([args.negative_prompt], False),
                 num_inference_steps=args.steps,
                 guidance_scale=args.guidance_scale,
                 sampler=args.sampler,
@@ -160,11 +158,10 @@ def draw(
                 height=args.height,
                 width=args.width,
                 on_step=watch,
-                also=also,
                 guidance=guidance,
-                **edit.options,
+                **options,
             )
-            pictures += [edit.keep(picture) for picture in drawn]
+            images += [edit.paste(image) for image in sampled]
             bar.update(len(batch))
             for at, trajectory in seen.items():
                 name = f"{args.prompts.index(batch[at][0]):02}-trajectory"
@@ -172,11 +169,11 @@ def draw(
                     trajectory.strip(model).save(temporary, "png")
                 with replacing(args.output / f"{name}.gif") as temporary:
                     trajectory.save_animation(temporary, model)
-    return pictures
+    return images
 
 
 def main() -> None:
-    """Prompts to pictures."""
+    """Prompts to images."""
     args = parse()
     folder = make_output(args.output)
     model = load(args)
@@ -187,18 +184,18 @@ def main() -> None:
             print(f"{path}: {', '.join(words)}")
 
     # Every prompt gets the same noises, so that the columns of the grid can be compared.
-    prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would draw the same pictures again
+    prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would give the same images again
     jobs = [(prompt, i) for prompt in prompts for i in range(args.num_images)]
     share = -(-len(jobs) // distributed.world_size())
-    mine, towards = jobs[distributed.rank() * share :][:share], towards_text(args, model)
-    with added(args, model) as said, bent(args, model) as guidance, engine(args, model):
-        pictures = distributed.gather(draw(args, model, said, mine, lambda predict: towards(guidance(predict))))
+    mine = jobs[distributed.rank() * share :][:share]
+    with adapters.attached(args, model) as encode, guidance.attached(args, model) as guided, engine(args, model):
+        images = distributed.gather(sample(args, model, encode, mine, guided))
     if distributed.rank() > 0:
         return
-    for (prompt, i), picture in zip(jobs, pictures):
-        save_png(picture, folder / f"{prompts.index(prompt):02}-{i:02}.png")
-    save_png(grid(pictures, columns=args.num_images), folder / "grid.png")
-    print(f"wrote {len(pictures)} pictures and {folder}/grid.png")
+    for (prompt, i), image in zip(jobs, images):
+        save_png(image, folder / f"{prompts.index(prompt):02}-{i:02}.png")
+    save_png(grid(images, columns=args.num_images), folder / "grid.png")
+    print(f"wrote {len(images)} images and {folder}/grid.png")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ PROMPT, TOY = "a photo of a <concept>", "a photo of a toy"
 CLIP_DIM = 1024  # of the image encoder of h94/IP-Adapter
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 # What saves time, together; toybox/compare_samplers.py measures what it costs in quality.
-LEAN_EVERY, LEAN = 3, {"num_inference_steps": 15, "sampler": "dpm-solver++", "guidance_interval": (250, 1000)}
+LEAN_EVERY, LEAN = 3, {"num_inference_steps": 15, "sampler": "dpm-solver++", "interval": (250, 1000)}
 
 
 class Library:
@@ -120,7 +120,7 @@ class Minti(Library):
         options = {"initializer_token": "toy", "max_steps": 10**6, "templates": ("a photo of a {}",)}
         options |= {"batch_size": self.batch, "gradient_checkpointing": checkpointing}
         wrapper = self.minti.TrainingWrapper(self.model, self.minti.TextualInversionConfig(**options))
-        self.train_step = partial(next, self.minti.textual_inversion(wrapper, images))
+        self.train_step = partial(next, iter(self.minti.monitored(self.minti.textual_inversion(wrapper, images))))
         self.save = partial(self.minti.save_embeddings, wrapper)
 
     def prepare_lora(self, images: Tensor) -> None:
@@ -156,6 +156,10 @@ class Minti(Library):
 
     def sample(self, steps: int, decode: bool, **options: Any) -> Any:
         """Guided denoising, and the decoded images."""
+        if interval := options.pop("interval", None):
+            from minti.guidance.conditions import Conditions
+
+            options["cfg"] = Conditions(self.model, interval=interval)
         options = {"num_inference_steps": steps, "sampler": "ddim", "height": self.size, "width": self.size} | options
         generator, output = torch.Generator().manual_seed(0), "pil" if decode else "latents"
         return self.minti.sample(self.model, [TOY] * self.batch, generator=generator, output=output, **options)

@@ -38,7 +38,7 @@ class Interruption:
         print("\nstopping after this step; once more to stop at once", file=sys.stderr)
 
     def asked(self, device: torch.device) -> bool:
-        """Whether to stop now; several distributed agree on it.
+        """Whether to stop now; several processes agree on it.
 
         Args:
             device: where they exchange what they know.

@@ -14,11 +14,11 @@ import minti
 
 @dataclass
 class Lesson:
-    """A run of textual inversion that can be stopped and gone on with.
+    """A run of textual inversion that can be stopped and continued.
 
     Attributes:
         states: of the steps so far.
-        noise: from which the word is drawn along the way, (1, c, h, w).
+        noise: from which the word is sampled along the way, (1, c, h, w).
         state: "learning", "stopped" or "learned".
     """
 
@@ -29,7 +29,7 @@ class Lesson:
     state: str = "learning"
 
     def losses(self) -> list[tuple[int, float]]:
-        """(step, fixed loss) wherever it was evaluated, before the first step too."""
+        """(step, validation loss) wherever it was evaluated, before the first step too."""
         seen = [(state.step, state.validation_loss) for state in self.states if state.validation_loss is not None]
         return [(0, self.states[0].initializer_loss), *seen]
 
@@ -43,4 +43,4 @@ class Lesson:
         word, losses = self.wrapper.config.placeholder_token, self.losses()
         step, best = min(losses, key=lambda at: at[1])
         said = f"{self.state} `{word}`: {self.states[-1].step} steps; "
-        return said + f"fixed loss {best:.4f} at step {step}, {losses[0][1]:.4f} before. Say `{word}` in Draw."
+        return said + f"validation loss {best:.4f} at step {step}, {losses[0][1]:.4f} before. Say `{word}` in Draw."

@@ -33,12 +33,12 @@ class AfterSines(nn.Module):
 
 
 class OpenVINO(Adapter):
-    """Computes a UNet as it is when the part goes inside: what changes in it later is not seen, nor has it a gradient.
+    """Computes a UNet as it is when this is attached: later changes of it are not seen, and there is no gradient.
 
     A bfloat16 UNet is compiled with bfloat16 as its precision, one of float32 with float32; threads are torch's.
 
     Attributes: seconds: what conversion and compilation have taken so far.
-    Raises ValueError: the package is missing, the device is no CPU, or another part is inside the UNet.
+    Raises ValueError: the package is missing, the device is no CPU, or another adapter is attached to the UNet.
     """
 
     name = "OpenVINO"
@@ -59,8 +59,8 @@ class OpenVINO(Adapter):
                 f"OpenVINO is for float32 or bfloat16 on the cpu; the model is {model.dtype} on {model.device}"
             )
         if changed(unet):
-            inside = "LoRA, ControlNet, IP-Adapter, DeepCache or guidance by attention"
-            raise ValueError(f"OpenVINO computes the UNet as the file has it; leave out what goes inside: {inside}")
+            others = "LoRA, ControlNet, IP-Adapter, DeepCache or guidance by attention"
+            raise ValueError(f"OpenVINO computes the UNet as the file has it; leave out other adapters: {others}")
 
         def forward(noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
             if noisy_latents.requires_grad:
@@ -99,7 +99,7 @@ class OpenVINO(Adapter):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Who computes the UNet."""
-    engine_help = "who computes the UNet; openvino (pip install openvino) on a CPU, and with nothing inside the UNet"
+    engine_help = "who computes the UNet; openvino (pip install openvino) on a CPU, and without adapters of the UNet"
     parser.add_argument("--engine", choices=("torch", "openvino"), default="torch", help=engine_help)
 
 
@@ -109,7 +109,7 @@ def engine(args: argparse.Namespace, model: minti.StableDiffusion) -> AbstractCo
 
 
 def changed(unet: UNet) -> bool:
-    """Whether there is a part inside: in place of a layer's forward, before, behind or in an attention."""
+    """Whether an adapter is attached: in place of a layer's forward, before, behind or in an attention."""
     return "forward" in vars(unet) or any(
         layer._forward_hooks
         or layer._forward_pre_hooks

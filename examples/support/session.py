@@ -1,7 +1,7 @@
-"""What one visitor of the playground has: the model with words of their own, and the one run that is theirs.
+"""A visitor's session of the playground: the model with words of their own, and the one run that is theirs.
 
-The networks are everybody's, and each session takes its turn with them for a step at a time. What is added to them is
-inside during a step only, so that nobody draws with another's LoRA.
+The networks are shared, and each session takes its turn with them for a step at a time. Adapters are attached during a
+step only, so that nobody samples with another's LoRA.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Session:
 
     Attributes:
         source: the folder that it was loaded from.
-        lesson: the last word that was learned, or that can be gone on with.
+        lesson: the last word that was learned, or whose training can be continued.
     """
 
     def __init__(self, loaded: minti.StableDiffusion, source: Path, turn: Lock):
         self.loaded, self.source, self.turn = loaded, source, turn
         own = {name: deepcopy(getattr(loaded, name)) for name in ("text_encoder", "tokenizer", "words")}
-        self.model = replace(loaded, **own)
+        self.model = replace(loaded, **own, learning={})
         self.lesson: Lesson | None = None
         self._run: object = None
 
@@ -59,7 +59,7 @@ class Session:
         return Session(self.loaded, self.source, self.turn)
 
     def warm(self) -> Session:
-        """Draws one step, so that the first click does not pay for what is only slow once."""
+        """Takes one step, so that the first click does not pay for what is only slow once."""
         for _ in self.draw([("a", None)], 0, num_inference_steps=1):
             pass
         return self
@@ -68,27 +68,27 @@ class Session:
         """Ends the run that is going on, after the step that it is in."""
         self._run = None
 
-    def taking(self, steps: Iterable[Step], parts: Sequence[Adapter] = ()) -> Iterator[Step]:
+    def taking(self, steps: Iterable[Step], adapters: Sequence[Adapter] = ()) -> Iterator[Step]:
         """The steps of a run, until it ends or another of this session begins."""
         self._run = run = object()
-        for step in inside(steps, lambda: self.turn, *(partial(part.inside, self.model) for part in parts)):
+        for step in within(steps, lambda: self.turn, *(partial(adapter.attached, self.model) for adapter in adapters)):
             if self._run is not run:
                 return
             yield step
 
-    def added(self, sketch: dict[str, Any] | None, strength: float, lora: str | None, weight: float) -> list[Adapter]:
-        """What is to be inside while it draws: a ControlNet with an outline drawn by hand, a LoRA's file."""
-        parts: list[Adapter] = []
+    def adapters(self, sketch: dict[str, Any] | None, scale: float, lora: str | None, weight: float) -> list[Adapter]:
+        """The adapters of a run: a ControlNet with an outline drawn by hand, a LoRA's file."""
+        adapters: list[Adapter] = []
         if (hint := drawn_line(sketch, self.model.resolution)) is not None:
             control = ControlNet.from_pretrained(self.source / "controlnet", self.model)
-            control.hint, control.scale = hint, strength
-            parts.append(control)
+            control.hint, control.scale = hint, scale
+            adapters.append(control)
         if lora:
-            parts.append(minti.load_lora(self.model, lora, weight))
-        return parts
+            adapters.append(minti.load_lora(self.model, lora, weight))
+        return adapters
 
     def steered(self, wish: str | None, scale: float) -> dict[str, Any]:
-        """The option of `minti.sample_steps` that steers towards a colour or a shape by a judge's gradient, or none."""
+        """Classifier guidance towards a colour or a shape, as an option of `minti.sample_steps`, or none."""
         if not wish:
             return {}
         return {"guidance": by_noisy_judge(self.model, load_noisy_judge(self.source), wish, scale, JUDGED)}
@@ -103,14 +103,14 @@ class Session:
         self,
         asked: Sequence[tuple[str, float | None]],
         seed: int,
-        parts: Sequence[Adapter] = (),
+        adapters: Sequence[Adapter] = (),
         steered: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ) -> Iterator[tuple[int, list[Shown], list[tuple[Image.Image, str]]]]:
-        """Draws prompts with their guidance scales (None: the model's own) from the same noise, side by side.
+        """Samples prompts with their guidance scales (None: the model's own) from the same noise, side by side.
 
-        `options`: of `minti.sample_steps`; `steered`: of the first picture alone. Yields the timestep, what there is
-        of every picture, and, with the last step, where each word of the first prompt looks.
+        `options`: of `minti.sample_steps`; `steered`: of the first image alone. Yields the timestep, the step of every
+        image, and, with the last step, the attention map of each word of the first prompt.
         """
         if not all(prompt.strip() for prompt, _ in asked):
             raise ValueError('the prompt is empty; say what to draw, such as "a photo of a red star"')
@@ -119,10 +119,10 @@ class Session:
         for prompt, scale in asked:
             drawn = {"guidance_scale": scale, "latents": noise, "generator": torch.Generator().manual_seed(seed)}
             runs.append(minti.sample_steps(self.model, prompt, **drawn, **options, **({} if runs else steered)))
-        if "also" not in options:  # the maps are of one prompt
-            runs[0] = inside(runs[0], lambda: maps)
+        if "cfg" not in options:  # the maps are of one prompt
+            runs[0] = within(runs[0], lambda: maps.attached(self.model))
         last, total = None, options["num_inference_steps"]
-        for i, last in enumerate(self.taking(zip(*runs), parts)):
+        for i, last in enumerate(self.taking(zip(*runs), adapters)):
             if i % (-(-total // SHOWN)) == 0 and i < total - 1:
                 yield last[0].timestep, [self.shown(step) for step in last], []
         if last is not None:
@@ -131,24 +131,26 @@ class Session:
 
     @torch.no_grad()
     def shown(self, step: SampleStep) -> Shown:
-        """Both pictures of a step, small ones enlarged."""
+        """Both images of a step, small ones enlarged."""
         latents, clean = to_pil(self.model.decode(torch.cat([step.latents, step.clean])))
         return enlarged(latents), enlarged(clean)
 
     def learn(
         self, pictures: Sequence[Image.Image], word: str, initializer: str, steps: int
     ) -> Iterator[tuple[Lesson, Image.Image]]:
-        """Learns a word; with every fixed loss, and in the end, yields the lesson and the word drawn. `steps`: 0 stops
-        where the fixed loss has levelled off."""
+        """Learns a word; with every validation loss, and in the end, yields the lesson and an image of the word.
+        `steps`: 0 means early stopping."""
         config = minti.TextualInversionConfig(
             placeholder_token=word, initializer_token=initializer, steps=steps or None
         )
         wrapper = minti.TrainingWrapper(self.model, config)
         noise = torch.randn(self.model.latents_shape(1), generator=torch.Generator().manual_seed(0))
-        yield from self.go_on(Lesson(wrapper, minti.textual_inversion(wrapper, pictures), noise))
+        with self.turn:
+            steps = iter(minti.monitored(minti.textual_inversion(wrapper, pictures)))
+        yield from self.go_on(Lesson(wrapper, steps, noise))
 
     def go_on(self, lesson: Lesson | None = None) -> Iterator[tuple[Lesson, Image.Image]]:
-        """A lesson from its beginning, or the last one from where it was stopped."""
+        """A lesson from its start, or the last one from where it was stopped."""
         lesson = lesson or self.lesson
         if lesson is None:
             raise ValueError("nothing has been learned yet; press Learn")
@@ -163,7 +165,7 @@ class Session:
             yield lesson, self.portrait(lesson)
 
     def portrait(self, lesson: Lesson) -> Image.Image:
-        """The word as it is now, drawn in ten steps from the same noise."""
+        """The word as it is now, sampled in ten steps from the same noise."""
         prompt, options = lesson.wrapper.prompts[0], {"num_inference_steps": 10, "sampler": "ddim"}
         with self.turn:
             return enlarged(minti.sample(self.model, prompt, latents=lesson.noise, **options)[0])
@@ -177,8 +179,8 @@ class Session:
         return path
 
 
-def inside(steps: Iterable[Step], *contexts: Callable[[], AbstractContextManager[Any]]) -> Iterator[Step]:
-    """Takes each step within these contexts, and is outside of them in between."""
+def within(steps: Iterable[Step], *contexts: Callable[[], AbstractContextManager[Any]]) -> Iterator[Step]:
+    """Takes each step within these contexts, which are left in between."""
     steps, end = iter(steps), object()
     while True:
         with ExitStack() as stack:
@@ -197,7 +199,7 @@ def enlarged(picture: Image.Image, least: int = 256) -> Image.Image:
 
 
 def overlays(maps: AttentionMaps, picture: Image.Image) -> list[tuple[Image.Image, str]]:
-    """The picture once for each word of the prompt, dark where the word does not look."""
+    """The image once for each word of the prompt, dark where the word's attention is low."""
     found = []
     for word in dict.fromkeys(maps.prompts[0].split()) if maps.evaluations else ():
         try:

@@ -1,4 +1,4 @@
-"""How a picture comes about: the latents decoded along the way, and the clean picture predicted beside each step."""
+"""A sampling trajectory: the latents of each step, decoded, and the clean image predicted there."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from minti.images import to_pil
 
 
 class Trajectory:
-    """Collects the steps of one picture of a batch; decodes only those that are shown."""
+    """Collects the steps of one image of a batch; decodes only those that are shown."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[int, Tensor, Tensor]] = []  # timestep, latents, clean; (1, c, h, w)
 
     def add(self, step: SampleStep, index: int) -> None:
-        """Keeps picture number `index` of a batch's step; for `on_step` of `minti.sample`."""
+        """Keeps image `index` of a batch's step; for `on_step` of `minti.sample`."""
         own = slice(index, index + 1)
         self.steps.append((step.timestep, step.latents[own].clone(), step.clean[own].clone()))
 
     def decoded(self, model: minti.StableDiffusion, count: int) -> list[tuple[int, Image.Image, Image.Image]]:
-        """At most `count` steps, evenly spread, the last among them: timestep, the latents, the predicted picture."""
+        """At most `count` steps, evenly spread, the last among them: timestep, the latents, the predicted image."""
         every = -(-len(self.steps) // count)
         chosen = self.steps[::-1][::every][::-1]
         with torch.no_grad():
             return [(t, *(to_pil(model.decode(x))[0] for x in both)) for t, *both in chosen]
 
     def strip(self, model: minti.StableDiffusion, count: int = 10, size: int = 128) -> Image.Image:
-        """Two rows, from noise to picture: the latents after each step, and what was predicted at its beginning."""
+        """Two rows, from noise to image: the latents after each step, and the clean image predicted before it."""
         steps = self.decoded(model, count)
         rows = [
             ("the latents, decoded", [latents for _, latents, _ in steps]),
-            ("the clean picture predicted", [clean for _, _, clean in steps]),
+            ("the clean image predicted", [clean for _, _, clean in steps]),
         ]
         return page(rows, size, [f"t = {t}" for t, _, _ in steps])
 
     def save_animation(self, path: Path, model: minti.StableDiffusion, count: int = 25, size: int = 256) -> None:
-        """A GIF that runs again and again: the latents on the left, the predicted picture on the right."""
+        """A GIF that repeats: the latents on the left, the predicted image on the right."""
         frames = []
         for _, *both in self.decoded(model, count):
             scale = max(1, size // both[0].width)

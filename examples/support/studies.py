@@ -39,7 +39,7 @@ SCALES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0)
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Records as CSV; every column that one of them has."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:
@@ -155,7 +155,7 @@ def attention(artist: Artist, rows: Sequence[Row], toybox: Any, subjects: Sequen
     chosen = {len(row.subjects): row for row in reversed(rows) if row.subjects[0] is subjects[0]}
     for _, row in sorted(chosen.items()):
         count = min(2, len(row.pictures), artist.args.batch_size)  # in one batch, which the maps follow
-        with AttentionMaps(model, [row.prompt] * count) as maps:
+        with (maps := AttentionMaps(model, [row.prompt] * count)).attached(model):
             pictures = artist.draw([row.prompt], count)
         overlays = {}
         for name in dict.fromkeys(row.prompt.split()):
@@ -165,7 +165,7 @@ def attention(artist: Artist, rows: Sequence[Row], toybox: Any, subjects: Sequen
         lines = []
         for i in range(count):
             maps_shown = [html.image(pair[i], name) for name, pair in overlays.items()]
-            lines.append(html.images([html.image(pictures[i], "drawn"), *maps_shown], "small"))
+            lines.append(html.images([html.image(pictures[i], "sampled"), *maps_shown], "small"))
         blocks.append(html.card(row.prompt, *lines))
     blocks.append(html.paragraph("Each map is scaled to its own maximum; dark places get little attention.", "soft"))
     shares = {s.word: toybox.attention_inside(s) for s in subjects} if toybox is not None else {}
@@ -204,14 +204,14 @@ def together(artist: Artist, rows: Sequence[Row], toybox: Any, folder: Path) -> 
         a, b = row.subjects
         first, second = fill(row.template, [a.word, b.initializer]), fill(row.template, [a.initializer, b.word])
         count, two, three = len(row.pictures), 0.7 * scale, 0.5 * scale
-        also = [(first, three), (second, three)]
+        extra = [(first, three), (second, three)]
         ways = {
             f"as one prompt, guidance {scale:.2g}": row.pictures,
             f"as two, “{first}” and “{second}”, guidance {two:.2g} each": artist.draw(
-                [first], count, guidance_scale=two, also=[(second, two)]
+                [first], count, extra_prompts=[(second, two)], guidance_scale=two
             ),
             f"as all three, guidance {three:.2g} each": artist.draw(
-                [row.prompt], count, guidance_scale=three, also=also
+                [row.prompt], count, extra_prompts=extra, guidance_scale=three
             ),
         }
         page([(name, pictures) for name, pictures in ways.items()]).save(folder / f"together-{len(blocks)}.png")

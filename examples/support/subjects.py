@@ -106,7 +106,9 @@ def learn(args: argparse.Namespace, artist: Artist, subject: Subject, folder: Pa
     prompt = "a photo of a {}"
     subject.growth = [(0, artist.draw([prompt.replace("{}", subject.initializer)], 2))]
     for state in tqdm(
-        minti.textual_inversion(wrapper, subject.pictures), f"learning {subject.word}", disable=artist.quiet
+        minti.monitored(minti.textual_inversion(wrapper, subject.pictures)),
+        f"learning {subject.word}",
+        disable=artist.quiet,
     ):
         states.append(state)
         if state.step == due and "learning" in args.sections:
