@@ -26,6 +26,7 @@ from counterfactuals import counterfactual
 from held_out import LONG, SHORT, Task, task
 from measure import kept, verdicts
 from minti.editing.attention_maps import AttentionMaps
+from minti.editing.image_to_image import ImageToImage
 from minti.editing.inversion import inverted_noise
 from minti.editing.prompt_to_prompt import PromptToPrompt, local_blend
 from networks import Judge
@@ -62,8 +63,9 @@ def side_by_side(
     with ExitStack() as stack:
         stack.enter_context(part.attached(model))
         if blend:
-            maps = stack.enter_context(AttentionMaps(model, [*sources, *edits]))
-            options["on_step"] = local_blend(maps, 2 * [scene.toys[0].shape for scene in task.scenes])
+            maps = AttentionMaps(model, [*sources, *edits])
+            stack.enter_context(maps.attached(model))
+            options["keep"] = local_blend(maps, 2 * [scene.toys[0].shape for scene in task.scenes])
         drawn = minti.sample(model, [*sources, *edits], latents=torch.cat([noise, noise]), **options)
     source, edited = model.decode(drawn).chunk(2)
     return task.pictures if invert else source, edited
@@ -77,8 +79,8 @@ def along(
     noise = task.noise
     if invert:
         noise = inverted_noise(model, task.latents, sources, options["num_inference_steps"], strength)
-    given = {"latents": noise, "init_latents": task.latents, "strength": strength}
-    return task.pictures, model.decode(minti.sample(model, edits, **given, **options))
+    begin = ImageToImage(task.latents, strength)
+    return task.pictures, model.decode(minti.sample(model, edits, latents=noise, begin=begin, **options))
 
 
 def towards(

@@ -70,7 +70,7 @@ class Comparison(Study):
                 word.embedding.load_state_dict({"values": rows})
                 word.embedding.after_step(model)
             else:
-                for _ in minti.textual_inversion(word, pictures):
+                for _ in minti.monitored(minti.textual_inversion(word, pictures)):
                     yield WORD, nullcontext
         if settings is None:
             minti.save_embeddings(word, self.path(way, toy, seed, ".safetensors"))
@@ -79,7 +79,7 @@ class Comparison(Study):
         classes = minti.class_pictures(model, config, self.folder / "class-pictures") if config.prior_weight else ()
         training = minti.DreamBooth(model, config, word)
         for _ in minti.dreambooth(training, pictures, classes):
-            yield training.subject, partial(training.part.inside, model)
+            yield training.subject, partial(training.adapter.attached, model)
         if training.lora:
             minti.save_lora(training.lora, self.path(way, toy, seed, "-lora.safetensors"))
         if word:

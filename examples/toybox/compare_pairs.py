@@ -25,6 +25,7 @@ import minti
 import world
 from measure import tally
 from minti.embeddings import read_embeddings
+from minti.guidance.conditions import Conditions
 from minti.images import to_pil
 
 PLAIN, FIRST, SECOND = "a photo of a {} next to a {}", "a photo of a {} next to a toy", "a photo of a toy next to a {1}"
@@ -50,8 +51,10 @@ class Way:
         _, _, height, width = model.latents_shape(1)
         left = (torch.arange(width) < width / 2).float().expand(1, 1, height, width)
         masks, weight = [left, 1 - left] if self.halves else [None, None], self.weight * scale
-        also = [([text.format(*pair) for pair in names[some]], weight, mask) for text, mask in zip(self.further, masks)]
-        return {"guidance_scale": weight, "also": also}
+        extra = [
+            ([text.format(*pair) for pair in names[some]], weight, mask) for text, mask in zip(self.further, masks)
+        ]
+        return {"guidance_scale": weight, "cfg": Conditions(model, extra)}
 
 
 WAYS = {

@@ -17,7 +17,6 @@ from __future__ import annotations
 from study import Row, Study, options
 from support.command_line import generators, run, whole
 
-import argparse
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -26,12 +25,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from minti.diffusion.ode import beginning
 from torch import Tensor
 
 import world
 from measure import recognised, verdicts
-from minti.denoising import DDIM, SAMPLERS, Run
+from minti.denoising import DDIM, SAMPLERS, Run, make_sampler
+from minti.guidance.conditions import Conditions
+from minti.samplers.ode import initial_x
 from minti.scheduler import NoiseScheduler, SchedulerConfig
 from minti.speed.deep_cache import DeepCache
 
@@ -49,7 +49,7 @@ def flow_error(name: str, n: int, schedule: str) -> float:
     """The root mean square distance of a sampler's n steps from where the exact flow ends."""
     start, end = SCHEDULES[schedule]
     config = SchedulerConfig(beta_schedule=schedule, beta_start=start, beta_end=end, set_alpha_to_one=True)
-    scheduler, sampler = NoiseScheduler(config), SAMPLERS[name]()
+    scheduler, sampler = NoiseScheduler(config), make_sampler(name)
 
     def predict(x: Tensor, t: float) -> Tensor:
         # E[epsilon | x_t] = sqrt(1 - a) (x_t - sqrt(a) mean) / (a std^2 + 1 - a)
@@ -59,7 +59,7 @@ def flow_error(name: str, n: int, schedule: str) -> float:
     noise = torch.randn(1, 1, 256, 1, generator=generators(0, 1)[0], dtype=torch.float64)
     run = Run(noise, scheduler, sampler.stops(scheduler, n))
     signal, rate = (number.double() for number in run.stops[0].level)
-    begun = beginning(run) if name in ("euler", "heun") else noise
+    begun = initial_x(run) if name in ("euler", "heun") else noise
     exact = MEAN + STD * (begun - signal * MEAN) / (signal**2 * STD**2 + rate**2) ** 0.5
     *_, last = sampler(predict, run)
     return (last.latents - exact).square().mean().sqrt().item()
@@ -85,10 +85,17 @@ def flow() -> Iterator[Row]:
 Ways = Iterator[tuple[dict[str, object], dict[str, object]]]
 
 
-def drawn(args: argparse.Namespace, last: int) -> Ways:
+def guided(study: Study, low: int) -> dict[str, object]:
+    """Guidance from the noisy end down to a timestep."""
+    last = study.model.scheduler.config.num_train_timesteps
+    return {"cfg": Conditions(study.model, interval=(low, last))}
+
+
+def drawn(study: Study) -> Ways:
     """Samplers x steps; then DDIM with noise, from 20 steps on. With eta = 1 it is DDPM, which has rows of its own."""
+    args = study.args
     noisy = {f"ddim, eta {eta:g}": DDIM(eta) for eta in (0.25, 0.5, 0.75)} if "ddim" in args.samplers else {}
-    ways = {name: (0, MOST.get(name, 20), SAMPLERS[name]()) for name in args.samplers}
+    ways = {name: (0, MOST.get(name, 20), make_sampler(name)) for name in args.samplers}
     ways |= {name: (20, 50, sampler) for name, sampler in noisy.items()}
     for n in args.steps:
         for name, (least, most, sampler) in ways.items():
@@ -97,22 +104,22 @@ def drawn(args: argparse.Namespace, last: int) -> Ways:
                 yield row, {"steps": n, "sampler": sampler}
 
 
-def deep(args: argparse.Namespace, last: int) -> Ways:
+def deep(study: Study) -> Ways:
     """20 steps of DPM-Solver++ with deep features kept, and as few whole steps as cost about as much."""
-    cut = {"guidance_interval": (last // 4, last)}
+    low = study.model.scheduler.config.num_train_timesteps // 4
+    cut = guided(study, low)
     ways = {f"k = {k}": {"every": k} for k in (1, 2, 3, 5)}
     ways |= {f"k = {k}, branch 0": {"every": k, "branch": 0} for k in (2, 3)}
-    ways |= {f"k = {k}, guided from t = {last // 4} up": cut | {"every": k} for k in (1, 3)}
+    ways |= {f"k = {k}, guided from t = {low} up": cut | {"every": k} for k in (1, 3)}
     ways |= {"k = 3, branch 0, guided so": cut | {"every": 3, "branch": 0}}
     ways |= {f"{n} steps": {"steps": n} for n in (10, 7, 5)}
     yield from (({"way": name}, {"steps": 20} | how) for name, how in ways.items())
 
 
-def lean(args: argparse.Namespace, last: int) -> Ways:
+def lean(study: Study) -> Ways:
     """Fewer steps of DPM-Solver++, deep features kept and guidance in a part of the steps, beside 20 whole steps."""
     for n, k, low in LEAN:
-        how = {"steps": n, "every": k, "guidance_interval": (low, last) if low else None}
-        yield {"steps": n, "k": k, "guided from": low}, how
+        yield {"steps": n, "k": k, "guided from": low}, {"steps": n, "every": k} | guided(study, low)
 
 
 def rows(study: Study, name: str, ways: Ways) -> Iterator[Row]:
@@ -172,9 +179,9 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="of drawn")
     parser.add_argument("--steps", type=whole(1), nargs="+", default=[5, 10, 20, 50, 100], help="of drawn")
     study = Study(parser)
-    args, last, found = study.args, study.model.scheduler.config.num_train_timesteps, {}
-    for name in args.only:
-        new = flow() if name == "flow" else rows(study, name, ways[name](args, last))
+    found = {}
+    for name in study.args.only:
+        new = flow() if name == "flow" else rows(study, name, ways[name](study))
         found[name] = study.table(name, new, columns={})
     if {"flow", "drawn"} & set(found):
         plot(study.folder, found)

@@ -25,6 +25,7 @@ import minti
 from guide import seen_by_clip
 from held_out import LONG, Task, task
 from measure import kept, verdicts
+from minti.editing.image_to_image import ImageToImage
 from minti.editing.inversion import inverted_noise
 from minti.guidance.gradients import universal_guidance
 from minti.images import to_pil
@@ -57,7 +58,7 @@ def counterfactual(
     )
     noise = inverted_noise(model, latents, prompts, steps, strength := 0.7)
     how = {"sampler": "ddim", "num_inference_steps": steps, "guidance_scale": 1, "output": "latents"}
-    how |= {"latents": noise, "init_latents": latents, "strength": strength}
+    how |= {"latents": noise, "begin": ImageToImage(latents, strength)}
     return model.decode(minti.sample(model, prompts, guidance=lambda predict: towards(held(predict)), **how))
 
 

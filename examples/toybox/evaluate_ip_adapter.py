@@ -46,8 +46,7 @@ class Ways:
 
     def __init__(self, study: Study):
         self.study, args = study, study.args
-        self.adapter = load_ip_adapter(study.model, args.ip_adapter or Path(args.model) / FILE)
-        self.adapter.scale = args.ip_scale
+        self.adapter = load_ip_adapter(study.model, args.ip_adapter or Path(args.model) / FILE, args.ip_scale)
         self.seconds: list[float] = []  # that the words took
 
     def samples(self, way: str, toy: world.Toy, seed: int, templates: Sequence[str]) -> dict[str, list[Image.Image]]:
@@ -78,7 +77,7 @@ class Ways:
             minti.load_embeddings(model, path)
             return model
         (wrapper,) = wrappers_to_train(model, WORD, pixels_of(toy), seed=seed)
-        for _ in minti.textual_inversion(wrapper, pixels_of(toy)):
+        for _ in minti.monitored(minti.textual_inversion(wrapper, pixels_of(toy))):
             pass
         self.seconds.append(time.perf_counter() - begin)
         minti.save_embeddings(wrapper, path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from study import Study, markdown, options, write_json
 from support.command_line import generators, run, whole_or_auto
-from support.sharing import first_step_shared, shared_steps, unconditional_shared
+from support.sharing import first_step_shared, unconditional_shared
 
 import time
 from functools import partial
@@ -24,6 +24,7 @@ import world
 from held_out import TOYS, painted, pixels_of, random_scenes, wrappers_to_train
 from measure import TOY, Rates, Verdict, rates, recognised, table, toy_truth, verdicts
 from minti.denoising import SAMPLERS
+from minti.guidance.conditions import Conditions
 from minti.personalization.num_vectors_search import NumVectorsSearch
 from networks import Judge
 
@@ -85,7 +86,8 @@ def inversion(study: Study) -> Results:
     for name, toy in zip(study.bar(names, "learning"), toys):
         model, begin = study.fresh(), time.perf_counter()
         wrappers = wrappers_to_train(model, name, pixels_of(toy), args.vectors, args.initializer, args.seed)
-        steps.append(sum(1 for wrapper in wrappers for _ in minti.textual_inversion(wrapper, pixels_of(toy))))
+        runs = (minti.monitored(minti.textual_inversion(wrapper, pixels_of(toy))) for wrapper in wrappers)
+        steps.append(sum(1 for run in runs for _ in run))
         wrapper = wrappers.best if isinstance(wrappers, NumVectorsSearch) else wrappers[0]
         seconds.append(time.perf_counter() - begin)
         minti.save_embeddings(wrapper, files[name])
@@ -117,31 +119,29 @@ def guidance_costs(study: Study, batch: int = 8) -> list[dict[str, Any]]:
     how = {"num_inference_steps": args.steps, "sampler": "ddim", "guidance_scale": args.guidance_scale}
     noise = torch.randn(1, *model.latents_shape(1)[1:], generator=generators(args.seed, 1)[0])
     last = model.scheduler.config.num_train_timesteps - 1
-    ways = {
-        "exact, one by one": None,
-        "exact, as one batch": {},
-        "first step shared": first_step_shared,
-        "one unconditional trajectory for all": unconditional_shared,
-        "the same, noisier half only": partial(unconditional_shared, interval=(last // 2, last)),
-        "refreshed every 2nd step": {"refresh_every": 2},
-        "refreshed every 5th step": {"refresh_every": 5},
-        "the noisier half only": {"guidance_interval": (last // 2, last)},
-        "none": {"guidance_scale": 1.0},
+    half = (last // 2, last)
+    alone, together, one_more = [[prompt] for prompt in prompts], [prompts], [[*prompts, ""]]
+    ways = {  # {name: (batches, further options)}
+        "exact, one by one": (alone, {}),
+        "exact, as one batch": (together, {}),
+        "first step shared": (together, {"cfg": first_step_shared}),
+        "one unconditional trajectory for all": (one_more, {"cfg": unconditional_shared}),
+        "the same, noisier half only": (one_more, {"cfg": partial(unconditional_shared, interval=half)}),
+        "refreshed every 2nd step": (together, {"cfg": Conditions(model, refresh_every=2)}),
+        "refreshed every 5th step": (together, {"cfg": Conditions(model, refresh_every=5)}),
+        "the noisier half only": (together, {"cfg": Conditions(model, interval=half)}),
+        "none": (together, {"guidance_scale": 1.0}),
     }
     rows, exact = [], None
-    for name, way in ways.items():
+    for name, (batches, way) in ways.items():
         start, evaluations, parts = time.perf_counter(), 0, []
-        for part in [[prompt] for prompt in prompts] if way is None else [prompts]:
-            latents = noise.expand(len(part), -1, -1, -1)
-            if callable(way):
-                *_, step = shared_steps(model, part, latents, way, **how)
-            else:
-                *_, step = minti.sample_steps(model, part, latents=latents, **(how | (way or {})))
+        for part in batches:
+            *_, step = minti.sample_steps(model, part, latents=noise, **(how | way))
             evaluations += step.evaluations
             parts.append(step.latents)
         seconds = time.perf_counter() - start
         with torch.no_grad():
-            pixels = model.decode(torch.cat(parts)).clamp(-1, 1)
+            pixels = model.decode(torch.cat(parts)[:batch]).clamp(-1, 1)
         exact = pixels if exact is None else exact
         deviation = (pixels - exact).abs().mean().item() * 127.5
         rows.append({"way": name, "evaluations": evaluations, "seconds": seconds, "deviation": deviation})

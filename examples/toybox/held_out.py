@@ -55,7 +55,9 @@ def wrappers_to_train(
 ) -> NumVectorsSearch | list[minti.TrainingWrapper]:
     """Textual inversions to run in turn: one, or with `vectors` "auto" several; `initializer` may be "auto", too."""
     grow = vectors == "auto"
-    config = minti.TextualInversionConfig(name, initializer, 1 if grow else vectors, seed=seed)
+    config = minti.TextualInversionConfig(
+        placeholder_token=name, initializer_token=initializer, num_vectors=1 if grow else vectors, seed=seed
+    )
     if initializer == "auto":
         config = replace(config, initializer_token=choose_initializer(model, config, pictures)[0][0])
     return NumVectorsSearch(model, config, pictures) if grow else [minti.TrainingWrapper(model, config)]

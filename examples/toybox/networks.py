@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import world
-from minti.utils import replacing
+from minti.runs.files import replacing
 
 
 def _trunk(widths: tuple[int, ...]) -> nn.Sequential:

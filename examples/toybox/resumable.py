@@ -20,8 +20,8 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from minti.adapter import Adapter
+from minti.runs.files import replacing
 from minti.training import Trainer
-from minti.utils import replacing
 
 DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, OSError, RuntimeError, ValueError, LookupError, TypeError)
 
@@ -55,12 +55,9 @@ class Network(Adapter):
         """Where the network is."""
         return next(self.module.parameters()).device
 
-    def trained(self) -> list[nn.Parameter]:
+    def trainable(self) -> list[nn.Parameter]:
         """The network's weights, without the average."""
         return list(self.module.parameters())
-
-    def not_finite(self) -> None:
-        """Asked when a loss is NaN: no weight was loaded from a file that could be damaged."""
 
 
 def train_stage(
@@ -152,7 +149,7 @@ def resumable(
 
 def save_checkpoint(trainer: Trainer, path: Path, settings: dict[str, float]) -> None:
     """Writes a training checkpoint atomically."""
-    state = {"adapter": trainer.part.state_dict(), "optimizer": trainer.optimizer.state_dict()}
+    state = {"adapter": trainer.adapter.state_dict(), "optimizer": trainer.optimizer.state_dict()}
     state |= {"generator": trainer.generator.get_state(), "step": trainer.number, "settings": settings}
     with replacing(path) as temporary:
         torch.save(state, temporary)
@@ -171,10 +168,10 @@ def resume(trainer: Trainer, path: Path, settings: dict[str, float]) -> None:
         saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=trainer.model.device)
         was = saved.get("settings")
         if was == settings:
-            trainer.part.load_state_dict(saved["adapter"])
+            trainer.adapter.load_state_dict(saved["adapter"])
             trainer.optimizer.load_state_dict(saved["optimizer"])
             trainer.generator.set_state(saved["generator"].cpu())
-            trainer.number = trainer.taken = saved["step"]
+            trainer.number = trainer.completed = saved["step"]
     except DAMAGE:
         raise ValueError(f"{path} is damaged, or of another version of minti; delete it to begin anew") from None
     if was != settings:

@@ -15,12 +15,13 @@ from transformers import CLIPTextConfig, CLIPTokenizer
 
 import minti
 from data import CONTEXT_LENGTH, batches, build_tokenizer, draw_captions, draw_near_misses, scene_of, tokenize
+from minti.evaluation.distribution import kl_to_standard_normal
 from minti.evaluation.grids import grid
 from minti.formats.image_files import save_png
 from minti.images import from_bytes, to_pil
+from minti.runs.files import replacing
 from minti.scheduler import NoiseScheduler, SchedulerConfig
 from minti.unet import UNet, UNetConfig
-from minti.utils import replacing
 from minti.vae import VAE, VAEConfig
 from networks import Judge, ToyCLIP
 from resumable import train_stage
@@ -112,8 +113,9 @@ def train_vae(folder: Path, images: Tensor, steps: int, device: torch.device) ->
         with torch.autocast(device.type, torch.bfloat16):
             encoded = vae.encode(pixels)
             decoded = vae.decode(encoded.sample(generator)).float()
-        latents = encoded.mean.numel() / len(pixels)
-        return F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels) + kl_weight * encoded.kl().mean() / latents
+        latents = encoded.mean[0].numel()
+        kl = kl_to_standard_normal(encoded).mean() / latents
+        return F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels) + kl_weight * kl
 
     @torch.no_grad()
     def look(vae: VAE) -> None:

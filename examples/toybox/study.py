@@ -39,7 +39,7 @@ from measure import load_judge
 from minti.evaluation.clip_scores import Clip
 from minti.formats.image_files import save_png
 from minti.images import to_pil
-from minti.utils import replacing
+from minti.runs.files import replacing
 from networks import Judge
 from toy_clip import load_toy_clip
 

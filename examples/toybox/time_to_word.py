@@ -55,7 +55,7 @@ def by_minti(args: argparse.Namespace, toy: world.Toy, seed: int, **how: object)
         how["initializer"] = how["initializer"].format(**vars(toy))
     yield lambda: model
     for wrapper in wrappers_to_train(model, WORD, pictures, seed=seed, **how):
-        for _ in minti.textual_inversion(wrapper, pictures):
+        for _ in minti.monitored(minti.textual_inversion(wrapper, pictures)):
             yield lambda: model
 
 

@@ -92,7 +92,8 @@ def attention_inside(
     for word in words:
         prompts = [template.replace("{}", word)] * count
         context = model.encode_prompt(prompts)
-        with AttentionMaps(model, prompts) as maps:
+        maps = AttentionMaps(model, prompts)
+        with maps.attached(model):
             for t in timesteps:
                 steps = torch.full((count,), t, device=latents.device)
                 model.unet(model.scheduler.add_noise(latents, noise, steps), steps, context)

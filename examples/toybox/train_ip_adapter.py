@@ -78,7 +78,8 @@ class Pictures:
             scenes = [world.random_scene(rng, toys=(toy,)) for _ in range(SCENES)]
             self.scenes.append(scenes)
             self.seen.append(clip.images(to_pil(prompts)))
-            self.moments.append(model.vae.moments(to_pixels([draw(scene, rng) for scene in scenes])).half())
+            gaussian = model.vae.encode(to_pixels([draw(scene, rng) for scene in scenes]))
+            self.moments.append(torch.cat([gaussian.mean, gaussian.logvar], dim=1).half())
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """A batch of random toys, each with an image prompt, a scene and its caption, some of them dropped."""

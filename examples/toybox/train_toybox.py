@@ -16,7 +16,6 @@ from support.command_line import run
 
 import argparse
 import copy
-import json
 import shutil
 from dataclasses import replace
 from tempfile import TemporaryDirectory
@@ -24,7 +23,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 import minti
-from data import draw_pictures, write_json
+from data import draw_pictures
 from minti.configs import ModelDefaults
 from networks import Judge, ToyCLIP, save_weights
 from stages import polish_decoder, train_clip, train_judge, train_unet, train_vae
@@ -59,8 +58,6 @@ def export(folder: Path, model: minti.StableDiffusion, clip: ToyCLIP, judge: Jud
     with TemporaryDirectory() as temporary:
         saved = Path(temporary) / "model"
         replace(model, **halves, defaults=DEFAULTS).save_pretrained(saved)
-        config = saved / "scheduler/scheduler_config.json"  # diffusers' DDIM clips x_0 unless it is told not to
-        write_json(config, json.loads(config.read_text(encoding="utf-8")) | {"clip_sample": False})
         shutil.copytree(saved, folder, dirs_exist_ok=True)
     image_half = {key: value for key, value in clip.state_dict().items() if not key.startswith("text_model.")}
     save_weights(folder / "evaluation/clip.safetensors", image_half)

@@ -41,7 +41,8 @@ def test_each_batch_is_asked_for_its_own_options():
 def test_options_and_defaults(study):
     assert (study.args.count, study.args.steps, study.args.ways) == (3, 2, ["a", "b"])
     assert study.args.guidance_scale == study.model.defaults.guidance_scale
-    assert not study.model.trainable()
+    networks = (study.model.unet, study.model.vae, study.model.text_encoder)
+    assert not any(weight.requires_grad for network in networks for weight in network.parameters())
 
 
 @pytest.mark.parametrize("wrong", [("--ways", "c"), ("--count", "0"), ("--steps", "1")])
