@@ -46,16 +46,12 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/edit")
     parser.add_argument("source", metavar="SOURCE", help="prompt of the image")
-    parser.add_argument(
-        "edit", metavar="EDIT", help="prompt of the edited image: some words swapped or added"
-    )
+    parser.add_argument("edit", metavar="EDIT", help="prompt of the edited image: some words swapped or added")
     cross_help = "fraction of the steps, from the first, with SOURCE's cross-attention maps"
     parser.add_argument("--cross-attention", type=share, default=0.8, metavar="SHARE", help=cross_help)
     self_help = "fraction of the steps with SOURCE's self-attention maps, which keep the layout"
     parser.add_argument("--self-attention", type=share, default=0.4, metavar="SHARE", help=self_help)
-    blend_help = (
-        "local blend: keep the source image outside this word's region; OLD=NEW if the prompts differ in it"
-    )
+    blend_help = "local blend: keep the source image outside this word's region; OLD=NEW if the prompts differ in it"
     parser.add_argument("--blend", metavar="WORD", help=blend_help)
     weight_help = "a word of EDIT and the factor of its attention, in the steps of --cross-attention; may be repeated"
     parser.add_argument("--weight", type=weighted, action="append", default=[], metavar="WORD=WEIGHT", help=weight_help)

@@ -139,7 +139,7 @@ def gaussian_world(scheduler: NoiseScheduler, t: int, steps: int, size: float) -
         )
 
 
-def picture_energies(model: minti.StableDiffusion, prompts: list[str], latents: Tensor, t: int, points: int) -> None:
+def image_energies(model: minti.StableDiffusion, prompts: list[str], latents: Tensor, t: int, points: int) -> None:
     """Prints the energy difference of two images under each prompt, along a straight line and along a detour."""
     noise = randn(latents[:1].shape, generators(2, 1)[0], model.device, model.dtype)
     zero = torch.zeros_like(noise)
@@ -191,7 +191,7 @@ def main() -> None:
     print(f"two modes of shares 0.8 and 0.2: {plain:.3f} of the samples in the first, with annealing {annealed:.3f}")
     options = {"guidance_scale": args.guidance_scale, "generator": generators(args.seed, 2), "output": "latents"}
     latents = minti.sample(model, args.prompts, **options)
-    picture_energies(model, args.prompts, latents, args.timestep, args.points)
+    image_energies(model, args.prompts, latents, args.timestep, args.points)
     rows = [("the two images", to_pil(model.decode(latents)))]
     rows += wander(model, args.prompts[0], latents[:1], args.timestep, args.steps, size)
     save_png(page(rows), folder / "page.png")

@@ -1,4 +1,4 @@
-"""Two pictures in one: turned it is another, or it is one from near and another from afar.
+"""Optical illusions: visual anagrams, which show another prompt when turned, and hybrid images, from near and afar.
 
 python examples/illusions.py "a photo of a red triangle" "a photo of a red heart"                        # upside down
 python examples/illusions.py "a photo of a red circle" "a sketch of a star" --hybrid 1.5
@@ -27,16 +27,16 @@ def second(model: minti.StableDiffusion, prompt: str, count: int, scale: float) 
 
 @torch.no_grad()
 def main() -> None:
-    """A page of two rows: the pictures, and the same turned, or from afar."""
+    """Samples the images, and writes a page of two rows: as they are, and turned or blurred."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/illusions")
-    parser.add_argument("one", metavar="PROMPT", help="what the picture shows as it stands; with --hybrid: from afar")
-    parser.add_argument("other", metavar="PROMPT", help="what it shows turned; with --hybrid: from near")
+    parser.add_argument("one", metavar="PROMPT", help="prompt of the image as it stands; with --hybrid: from afar")
+    parser.add_argument("other", metavar="PROMPT", help="prompt of the turned image; with --hybrid: from near")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--turn", choices=VIEWS, default="half", help="upside down, a quarter turn clockwise, or mirrored")
-    hybrid_help = "do not turn: coarse by the first prompt, fine by the other, parted by a blur so many latents wide"
+    hybrid_help = "hybrid image: low frequencies by the first prompt, high ones by the other; the blur's width"
     how.add_argument("--hybrid", type=finite, metavar="SIGMA", help=hybrid_help)
     parser.add_argument("--num-images", type=whole(1), default=8)
-    parser.add_argument("--steps", type=whole(1), default=20, help="denoising steps, of four evaluations each")
+    parser.add_argument("--steps", type=whole(1), default=20, help="denoising steps, with four UNet evaluations each")
     parser.add_argument("--sampler", choices=SAMPLERS, default="dpm-solver++")
     args = parser.parse_args()
     if args.hybrid is not None and args.hybrid <= 0:
@@ -61,10 +61,10 @@ def main() -> None:
     else:
         turned = {"half": "upside down", "quarter": "a quarter turned", "mirror": "mirrored"}[args.turn]
         rows = [(args.one, to_pil(pixels)), (f"{turned}: {args.other}", to_pil(view.turn(pixels)))]
-    for i, picture in enumerate(rows[0][1]):
-        save_png(picture, folder / f"{i:02}.png")
+    for i, image in enumerate(rows[0][1]):
+        save_png(image, folder / f"{i:02}.png")
     save_png(page(rows, size=96), folder / "page.png")
-    print(f"wrote {args.num_images} pictures and {folder}/page.png")
+    print(f"wrote {args.num_images} images and {folder}/page.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Between two pictures: their prompts' contexts, or their noise, mixed by lines and on the sphere.
+"""Interpolation between two images: of their encoded prompts, and of their noise, by lerp and by slerp.
 
 python examples/interpolate.py "a photo of a big red star" "a photo of a big green star"
 """
@@ -16,14 +16,14 @@ from minti.utils import randn
 
 
 def lerp(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """(1 - s) a + s b: of two independent standard normal noises it has the variance (1 - s)^2 + s^2, 1/2 half way."""
+    """(1 - s) a + s b: of two independent standard normal noises the variance is (1 - s)^2 + s^2, 1/2 half way."""
     return torch.lerp(a, b, share) if 0 < share < 1 else (b if share else a)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     """sin((1 - s) w) / sin w · a + sin(s w) / sin w · b, with the angle w of a and b, which is near 90° for noise.
 
-    The variance stays 1 (K. Shoemake 1985; DDIM, arXiv 2010.02502, eq. 67). (b, ...), each picture by its own angle.
+    The variance stays 1 (K. Shoemake 1985; DDIM, arXiv 2010.02502, eq. 67). (b, ...), each image by its own angle.
     """
     if share in (0, 1):
         return b if share else a
@@ -37,11 +37,11 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 @torch.no_grad()
 def main() -> None:
-    """A page of rows, from one picture to the other."""
+    """Writes a page with a row for each kind of interpolation, from one image to the other."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/interpolation")
-    parser.add_argument("prompts", nargs=2, metavar="PROMPT", help="the first and the last picture's")
-    parser.add_argument("--columns", type=whole(2), default=11, help="pictures in a row, both ends included")
-    parser.add_argument("--steps", type=whole(1), default=20, help="steps of DPM-Solver++")
+    parser.add_argument("prompts", nargs=2, metavar="PROMPT", help="of the first and the last image")
+    parser.add_argument("--columns", type=whole(2), default=11, help="images in a row, both ends included")
+    parser.add_argument("--steps", type=whole(1), default=20, help="DPM-Solver++ steps")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
     shares = [i / (args.columns - 1) for i in range(args.columns)]
@@ -49,7 +49,7 @@ def main() -> None:
     shape = model.latents_shape(1)
     here, there = (randn(shape, one, model.device, model.dtype) for one in generators(args.seed, 2))
     contexts = [lerp(first, last, share) for share in shares]
-    # What tells the second prompt from the first, added to the first, and further than there.
+    # Prompt arithmetic: the difference of the two encodings, added to the first, and beyond the second.
     differences = [first + 1.5 * share * (last - first) for share in shares]
     rows = {
         "contexts": (contexts, [here] * args.columns),
@@ -58,14 +58,14 @@ def main() -> None:
         "noise, spherical": ([first] * args.columns, [slerp(here, there, share) for share in shares]),
     }
     options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale, "sampler": "dpm-solver++"}
-    drawn = [
+    images = [
         (label, minti.sample(model, torch.cat(prompts), latents=torch.cat(noises), **options))
         for label, (prompts, noises) in rows.items()
     ]
     for label, (_, noises) in rows.items():
         if label.startswith("noise"):
             print(f"{label}: standard deviation half way {noises[args.columns // 2].std():.2f}")
-    page(drawn, size=96, headings=[f"{share:.2f}" for share in shares]).save(folder / "interpolation.png")
+    page(images, size=96, headings=[f"{share:.2f}" for share in shares]).save(folder / "interpolation.png")
     print(f"wrote {folder}/interpolation.png")
 
 

@@ -1,4 +1,4 @@
-"""`edit.py`: the picture and the edited one are those of prompt-to-prompt, and what cannot be edited is told."""
+"""`edit.py`: prompt-to-prompt images, and one-line errors."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ def pixels(folder, name):
     return np.asarray(Image.open(folder / f"00-{name}.png")).astype(int)
 
 
-def test_only_another_prompt_makes_another_picture(tmp_path):
-    """The second way adds nothing to the model, and the source is the same picture."""
+def test_only_another_prompt_makes_another_image(tmp_path):
+    """The second way adds nothing to the model, and the source is the same image."""
     for name, prompt, options in (
         ("same", RED, ()),
         ("other", GREEN, ("--blend", "star", "--weight", "green=2")),
@@ -36,7 +36,7 @@ def test_only_another_prompt_makes_another_picture(tmp_path):
     assert not np.array_equal(pixels(tmp_path / "alone", "edited"), pixels(tmp_path / "other", "edited"))
 
 
-def test_a_given_picture_comes_back_as_the_source(tmp_path):
+def test_a_given_image_comes_back_as_the_source(tmp_path):
     """In 20 steps and without guidance, within six grey levels: some of them the VAE's."""
     changed = SHOWN.replace("white", "red")
     done = edit(SHOWN, changed, "--invert", TOY, "--steps", 20, "--guidance-scale", 1, "--output", tmp_path)

@@ -1,4 +1,4 @@
-"""Energies and samples from scores, where both are known."""
+"""Energy differences and Langevin dynamics from scores, where both are known."""
 
 import importlib
 import math
@@ -96,8 +96,8 @@ def test_stein_s_identity_tells_samples_from_others():
     assert energies.stein(score, 2 * x) == pytest.approx(4, abs=0.12)
 
 
-def test_the_toybox_knows_which_picture_is_meant(tmp_path):
-    """The energy rises from the picture that the prompt names to the other, and falls under the other's prompt."""
+def test_the_toybox_knows_which_image_is_meant(tmp_path):
+    """The energy rises from the image that the prompt names to the other, and falls under the other's prompt."""
     done = script("energies.py", "--output", tmp_path, "--steps", 10, "--points", 16)
     under = dict(re.findall(r"under '(.*)': (-?[\d.]+);", done.stdout))
     assert float(under["a red star"]) > 10

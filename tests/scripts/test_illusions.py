@@ -1,4 +1,4 @@
-"""The command line of two pictures in one."""
+"""The command line for visual anagrams and hybrid images."""
 
 import pytest
 from PIL import Image
@@ -10,13 +10,13 @@ def test_what_is_written(tmp_path):
     pages = []
     for way in ((), ("--turn", "mirror"), ("--hybrid", 1.5)):
         done = script_inside("illusions.py", "a photo of a red triangle", "a photo of a red heart", *options, *way)
-        assert f"wrote 2 pictures and {tmp_path}/page.png" in done.stdout
+        assert f"wrote 2 images and {tmp_path}/page.png" in done.stdout
         assert sorted(path.name for path in tmp_path.iterdir()) == ["00.png", "01.png", "page.png"]
         pages.append((Image.open(tmp_path / "01.png").tobytes(), Image.open(tmp_path / "page.png").tobytes()))
-    assert len({picture for picture, _ in pages}) == len({page for _, page in pages}) == 3
+    assert len({image for image, _ in pages}) == len({page for _, page in pages}) == 3
 
 
-def test_the_same_prompt_from_near_and_from_afar_is_what_sample_draws(tmp_path):
+def test_a_hybrid_of_one_prompt_is_that_prompts_sample(tmp_path):
     options = ("--num-images", 1, "--steps", 2, "--quiet", "--sampler", "ddim")
     script_inside("illusions.py", "a red star", "a red star", "--hybrid", 2, *options, "--output", tmp_path / "a")
     script_inside("sample.py", "a red star", *options, "--output", tmp_path / "b")
@@ -42,8 +42,8 @@ def test_bad_input(tmp_path, options, message):
     assert done.stderr.count("\n") == 1
 
 
-def test_the_judge_is_asked_what_a_prompt_says(tmp_path):
-    """Two pictures, two steps: a table of six rows, each share one of 0, 50 and 100."""
+def test_the_classifier_is_asked_for_what_a_prompt_says(tmp_path):
+    """Two images, two steps: a table of six rows, each share one of 0, 50 and 100."""
     done = script_inside("toybox/compare_illusions.py", "--count", 2, "--steps", 2, "--quiet", "--output", tmp_path)
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
     assert len(rows) == 6

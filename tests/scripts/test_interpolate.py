@@ -1,4 +1,4 @@
-"""Between two noises and two contexts: what is kept on the way, and that the ends are the ends."""
+"""Interpolation (lerp and slerp): variance, angles and end points."""
 
 import importlib
 from pathlib import Path
@@ -17,15 +17,15 @@ def mix(monkeypatch):
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.7])
-def test_the_sphere_keeps_the_variance_and_the_line_does_not(mix, share):
+def test_slerp_keeps_the_variance_and_lerp_does_not(mix, share):
     """Of two independent standard normal noises: 1, and (1 - s)^2 + s^2."""
     a, b = (torch.randn(2, 4, 200, 200, generator=seeded(seed)) for seed in (1, 2))
     assert mix.slerp(a, b, share).var().item() == pytest.approx(1, abs=0.02)
     assert mix.lerp(a, b, share).var().item() == pytest.approx((1 - share) ** 2 + share**2, abs=0.02)
 
 
-def test_the_sphere_s_way_has_an_even_angle(mix):
-    """In the plane: from (1, 0) to (0, 1) by 30°, each picture by its own angle."""
+def test_slerp_has_an_even_angle(mix):
+    """In the plane: from (1, 0) to (0, 1) by 30°, each image by its own angle."""
     a, b = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.5, 0.75**0.5]])
     expected = torch.tensor([[0.75**0.5, 0.5], [torch.pi / 9, torch.pi / 9]])
     expected[1] = torch.stack([expected[1, 0].cos(), expected[1, 1].sin()])

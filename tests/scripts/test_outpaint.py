@@ -1,4 +1,4 @@
-"""Past a picture's edges: the middle stays, and a canvas that is too large is told."""
+"""Outpainting: the middle stays, and a canvas that is too large is refused."""
 
 import importlib
 from pathlib import Path
@@ -18,16 +18,16 @@ def script(monkeypatch):
 
 
 @pytest.fixture
-def picture():
+def image():
     return Image.fromarray(np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8))
 
 
-def test_the_middle_is_the_picture_and_the_border_is_drawn(tiny, script, picture):
+def test_the_middle_is_the_picture_and_the_border_is_drawn(tiny, script, image):
     one, other = (
-        script.outpainted(tiny, picture, "a cat", 8, generator=seeded(s), num_inference_steps=2) for s in (1, 2)
+        script.outpainted(tiny, image, "a cat", 8, generator=seeded(s), num_inference_steps=2) for s in (1, 2)
     )
     assert one.size == (32, 32)
-    assert one.crop((8, 8, 24, 24)).tobytes() == picture.tobytes() == other.crop((8, 8, 24, 24)).tobytes()
+    assert one.crop((8, 8, 24, 24)).tobytes() == image.tobytes() == other.crop((8, 8, 24, 24)).tobytes()
     assert one.tobytes() != other.tobytes()
 
 
@@ -35,6 +35,6 @@ def test_the_middle_is_the_picture_and_the_border_is_drawn(tiny, script, picture
     ("border", "message"),
     [(7, "a border of 7 pixels; expected a multiple of 2"), (32, "a canvas of 80 x 80 pixels; at most 64 a side")],
 )
-def test_a_border_that_cannot_be_drawn_is_told(tiny, script, picture, border, message):
+def test_an_impossible_border_is_refused(tiny, script, image, border, message):
     with pytest.raises(ValueError, match=message):
-        script.outpainted(tiny, picture, "a cat", border)
+        script.outpainted(tiny, image, "a cat", border)
