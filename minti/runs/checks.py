@@ -85,7 +85,8 @@ def finite(model: Any, what: str, result: Tensor, otherwise: str = OVERFLOW) -> 
 def not_finite(model: Any) -> str | None:
     """The first weight with a number that is NaN or infinite, such as "unet: conv_in.weight"; None without one."""
     for part in ("unet", "vae", "text_encoder"):
-        for name, weight in getattr(model, part).named_parameters():
+        network = getattr(model, part, None)  # a Trainer's model may be any network
+        for name, weight in network.named_parameters() if network is not None else ():
             if not is_finite(weight):
                 return f"{part}: {name}"
     return None
