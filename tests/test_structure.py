@@ -2,11 +2,15 @@
 
 import ast
 import importlib
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 MODULES = {
@@ -135,3 +139,82 @@ def test_text_files_name_their_encoding():
                 if name in ("read_text", "write_text"):
                     named = {keyword.arg for keyword in node.keywords}
                     assert "encoding" in named, f"{path}:{node.lineno}: {name} without encoding"
+
+
+# --- the core and its families ----------------------------------------------------------------------------------------
+
+
+def python(code: str, folder: Path, *args: object) -> str:
+    """What code prints in a process of its own that imports the minti in `folder`."""
+    env = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], cwd=folder, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_minti_loads_no_family():
+    """A family is imported when it is first used."""
+    loaded = python("import sys, minti; print(*(name for name in sys.modules if name.startswith('minti.')))", ROOT)
+    assert "minti.textual_inversion" in loaded.split()
+    assert not [name for name in loaded.split() if name.split(".")[1] in FAMILIES]
+
+
+# Loads the toybox, samples, learns a word in both forms, saves it and loads it into another model.
+MISSION = """
+import sys
+from pathlib import Path
+import torch
+import minti
+
+def mission(folder):
+    generator = lambda: torch.Generator().manual_seed(0)
+    toybox, results = minti.StableDiffusion.from_pretrained(), {}
+    options = {"num_inference_steps": 3, "output": "pixels"}
+    for sampler in ("ddpm", "ddim"):
+        prompts = ["a red ball", "a toy"]
+        results[sampler] = minti.sample(toybox, prompts, sampler=sampler, generator=generator(), **options)
+    size = toybox.resolution
+    images = torch.rand(3, 3, size, size, generator=generator()) * 2 - 1
+    for form in ("new_rows", "restore"):
+        config = minti.TextualInversionConfig(
+            placeholder_token=f"<{form}>", num_vectors=2, row_update=form, steps=3, batch_size=2
+        )
+        wrapper = minti.TrainingWrapper(toybox, config)
+        steps = list(minti.textual_inversion(wrapper, images))
+        results[form] = torch.tensor([[step.loss, step.gradient_norm, step.learning_rate] for step in steps])
+        results[f"{form}, embedding"] = wrapper.embedding.values.detach().clone()
+        file = folder / f"{form}.safetensors"
+        minti.save_embeddings(wrapper, file)
+        results[f"{form}, file"] = torch.tensor(list(file.read_bytes()))
+        other = minti.StableDiffusion.from_pretrained()
+        minti.load_embeddings(other, file)
+        prompt = f"a photo of <{form}>"
+        results[f"{form}, image"] = minti.sample(other, prompt, sampler="ddim", generator=generator(), **options)
+    return results
+"""
+
+
+def test_the_core_runs_without_families(tmp_path):
+    """minti's own files alone, no folder of them: a model is loaded, sampled from and taught a word, and every number
+    is bit for bit that of the whole package."""
+    (tmp_path / "core" / "minti").mkdir(parents=True)
+    for path in (ROOT / "minti").glob("*.py"):
+        shutil.copy(path, tmp_path / "core" / "minti")
+    (tmp_path / "core" / "weights").symlink_to(ROOT / "weights")
+    # An editable install would find the folders of a package that lacks them.
+    alone = "import sys\nsys.meta_path[:] = [x for x in sys.meta_path if 'Editable' not in getattr(x, '__name__', '')]"
+    run = "folder = Path(sys.argv[1]); torch.save(mission(folder), folder / 'results.pt')"
+    code = f"{alone}\n{MISSION}\n{run}\nprint(minti.__file__, *sys.modules)"
+    where, *loaded = python(code, tmp_path / "core", tmp_path).split()
+    assert Path(where).is_relative_to(tmp_path)
+    assert {name for name in loaded if name.startswith("minti.")} <= set(CORE)
+    core = torch.load(tmp_path / "results.pt")
+
+    names: dict = {}
+    exec(MISSION, names)
+    whole = names["mission"](tmp_path)
+    assert core.keys() == whole.keys()
+    assert [name for name in whole if not torch.equal(core[name], whole[name])] == []
+    assert all(tensor.float().std() > 0 for tensor in whole.values())
