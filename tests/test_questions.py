@@ -1,4 +1,4 @@
-"""examples/questions_003.md: its lines of Python give what stands below them, and its commands exist."""
+"""examples/questions_003.md: its code gives the results below it, and its commands exist."""
 
 import doctest
 import re
@@ -11,7 +11,7 @@ import pytest
 from running import script_inside
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "examples/questions_003.md").read_text()
+PAGE = (ROOT / "examples/questions_003.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"`python\s+examples/([\w/]+\.py)([^`]*)`", PAGE)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -25,7 +25,7 @@ def same(got: str, expected: str) -> bool:
 
 
 @pytest.mark.slow
-def test_the_lines_of_python_give_what_stands_below_them(monkeypatch):
+def test_the_code_gives_the_results_below_it(monkeypatch):
     monkeypatch.chdir(ROOT)
     names: dict[str, object] = {}
     for example in doctest.DocTestParser().get_examples(PAGE):
