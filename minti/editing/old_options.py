@@ -29,7 +29,8 @@ def translated(model: StableDiffusion, options: dict[str, Any], cfg: Callable, b
     for name in options:
         if name not in NEW:
             known = [parameter for parameter in signature(sample).parameters if parameter != "deprecated"]
-            near = get_close_matches(f"num_inference_{name}", known, 1, 0.95) or get_close_matches(name, known, 1)
+            near = [option for option in known if set(name.split("_")) <= set(option.split("_"))]
+            near = near or get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise TypeError(f"sample() got an unexpected keyword argument {name!r}{hint}")
         warnings.warn(f"{name} is {NEW[name]} now", DeprecationWarning, stacklevel=level)
