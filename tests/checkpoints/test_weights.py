@@ -169,7 +169,5 @@ def test_other_architectures_are_refused_by_name(folder, part, change, message):
 def test_an_inpainting_model_is_refused(folder, tiny_folder):
     config = dict(diffusers.UNet2DConditionModel.load_config(tiny_folder / "unet")) | {"in_channels": 9}
     diffusers.UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
-    with pytest.raises(
-        ValueError, match=r"has \(9, 4\) channels .* not models made for inpainting"
-    ):
+    with pytest.raises(ValueError, match=r"has \(9, 4\) channels .* not models made for inpainting"):
         minti.StableDiffusion.from_pretrained(folder)
