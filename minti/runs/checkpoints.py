@@ -124,8 +124,11 @@ def save_checkpoint(training: TrainingWrapper, folder: str | os.PathLike[str], k
     }
     content = {"format": FORMAT, "step": trainer.number, "identity": identity(trainer), "state": on_cpu(state)}
     path = Path(folder) / f"step-{trainer.number:06}.pt"
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # of torch's writer, where the disk is full
+            raise error.__context__ if isinstance(error.__context__, OSError) else error
     for old in newest_first(path.parent)[keep:]:
         old.unlink(missing_ok=True)
     return path

@@ -42,6 +42,9 @@ def _in_two_parts(save, act):
 
     def halves(content, path, *args):
         save(content, path, *args)
+        if hasattr(path, "flush"):  # an open file
+            path.flush()
+            path = path.name
         if isinstance(path, (str, Path)):
             data = Path(path).read_bytes()
             Path(path).write_bytes(data[: len(data) // 2])

@@ -6,21 +6,24 @@ import resource
 import subprocess
 import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
+import minti
 from minti.embeddings import write_embeddings
 from minti.formats.image_files import save_png
-from minti.runs.checkpoints import Checkpoint, load_checkpoint, remove_leftovers, write_run_state
-from minti.utils import replacing
+from minti.runs.checkpoints import load_checkpoint, save_checkpoint
+from minti.runs.files import remove_leftovers, replacing
+from minti.textual_inversion import LearnedEmbedding
 
-NOISE = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
+NOISE = torch.rand(192, 192, 3, generator=torch.Generator().manual_seed(0))
 
 
 @contextmanager
-def small_files(size=4096):
+def small_files(size=16384):
     """As on a full disk, no file may grow beyond so many bytes."""
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
@@ -32,7 +35,7 @@ def small_files(size=4096):
 
 def text(path, large):
     with replacing(path) as temporary:
-        temporary.write_text("x" * (20_000 if large else 10))
+        temporary.write_text("x" * (60_000 if large else 10))
 
 
 def picture(path, large):
@@ -41,18 +44,32 @@ def picture(path, large):
 
 
 def word(path, large):
-    write_embeddings(path, {"<a>": torch.ones(40 if large else 1, 128)})
+    write_embeddings(path, {"<a>": torch.ones(200 if large else 1, 128)})
 
 
-def state(path, large):
-    write_run_state(path.parent, Checkpoint(7, {"rows": torch.ones(40 if large else 1, 128)}, {}))
+def training(vectors):
+    """A run that has not begun, of a word with so many embedding vectors."""
+    word = minti.TrainingWrapper(minti.StableDiffusion.from_pretrained(), minti.TextualInversionConfig())
+    adapter, data = LearnedEmbedding(torch.nn.Embedding(vectors, 128), range(vectors)), SimpleNamespace()
+    data.pixels = torch.zeros(1, 3, 8, 8)
+    word.begin(adapter, data, None, None, torch.optim.SGD(adapter.trainable(), 1), 9)
+    return word
+
+
+RUNS = {}
+
+
+def state(path, large, step=7, keep=3):
+    word = RUNS.setdefault(large, None) or training(200 if large else 1)
+    RUNS[large], word.trainer.number, word.trainer.completed = word, step, step
+    save_checkpoint(word, path.parent, keep)
 
 
 WRITERS = {
     "table.csv": text,
     "page.png": picture,
     "learned_embeds.safetensors": word,
-    "step-000007.safetensors": state,
+    "step-000007.pt": state,
 }
 
 
@@ -79,10 +96,10 @@ def test_a_file_that_may_not_grow(tmp_path, name):
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_disk(tmp_path, name):
-    """A file system of eight kilobytes."""
+    """A file system of 32 kilobytes."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = ["mount", "-t", "tmpfs", "-o", "size=8k", "none", str(disk)]
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(disk)]
     if sys.platform != "linux" or subprocess.run(mounted, capture_output=True).returncode:
         pytest.skip("may not mount a file system")
     try:
@@ -121,16 +138,16 @@ def test_a_folder_in_place_of_the_file_and_a_file_in_place_of_the_folder(tmp_pat
 
 def test_the_older_checkpoints_outlive_a_save_that_fails(tmp_path):
     for step in range(1, 6):
-        write_run_state(tmp_path, Checkpoint(step, {"rows": torch.ones(1, 128)}, {}), keep=2)
+        state(tmp_path / "x", False, step, keep=2)
     with small_files(), pytest.raises(OSError, match="File too large"):
-        write_run_state(tmp_path, Checkpoint(6, {"rows": torch.ones(40, 128)}, {}), keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004.safetensors", "step-000005.safetensors"]
+        state(tmp_path / "x", True, 6, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004.pt", "step-000005.pt"]
     assert load_checkpoint(tmp_path).step == 5
 
 
 def test_only_what_minti_left_is_removed(tmp_path):
-    kept = {".bashrc.tmp", "a.abcdefgh.tmp", ".x.abcdefgh.tmp2", "step-000001.safetensors"}
-    for name in [*kept, ".step-000002.safetensors.ab_d3fgh.tmp"]:
+    kept = {".bashrc.tmp", "a.abcdefgh.tmp", ".x.abcdefgh.tmp2", "step-000001.pt"}
+    for name in [*kept, ".step-000002.pt.ab_d3fgh.tmp"]:
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept
@@ -184,8 +201,8 @@ def test_folders_that_cannot_be_written(lesson, workshop, tmp_path):
 
 
 @pytest.mark.slow
-def test_pictures_are_whole_or_not_there(workshop, tiny_folder, tmp_path):
-    """The second of three pictures cannot be renamed; what stood there stays."""
+def test_images_are_whole_or_not_there(workshop, tiny_folder, tmp_path):
+    """The second of three images cannot be renamed; what stood there stays."""
     options = ("a toy", "--model", tiny_folder, "--steps", 1, "--num-images", 3, "--output", tmp_path)
     assert workshop.run("sample.py", *options)[0] == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
