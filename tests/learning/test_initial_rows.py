@@ -1,4 +1,4 @@
-"""What a word starts from: a known word's embedding vector, vectors drawn at random (lecture notes `002`, 16), or those of a phrase."""
+"""Initial embedding vectors: a known word's, random ones (lecture notes `002`, 16), or those of a phrase."""
 
 import copy
 

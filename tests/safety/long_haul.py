@@ -24,11 +24,11 @@ def main(steps):
     torch.set_num_threads(1)
     model = minti.StableDiffusion.from_pretrained()
     before = model.text_encoder.get_input_embeddings().weight.detach().clone()
-    pictures = torch.rand(5, 3, model.resolution, model.resolution, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = torch.rand(5, 3, model.resolution, model.resolution, generator=torch.Generator().manual_seed(0)) * 2 - 1
     wrapper = minti.TrainingWrapper(model, minti.TextualInversionConfig(steps=steps, batch_size=1))
     memory, seconds, began = [], [], time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        for state in minti.textual_inversion(wrapper, pictures):
+        for state in minti.monitored(minti.textual_inversion(wrapper, images)):
             if state.validation_loss is not None:
                 minti.save_checkpoint(wrapper, folder)
             if state.step % (steps // 10) == 0:

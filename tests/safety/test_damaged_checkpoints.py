@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import pictures
+from helpers import learning
 from safetensors.torch import save_file
 
 import minti
@@ -17,9 +17,10 @@ def two(tiny_folder, tmp_path_factory):
     """A folder with the checkpoints of two steps."""
     folder = tmp_path_factory.mktemp("two")
     word = minti.TrainingWrapper(
-        minti.StableDiffusion.from_pretrained(tiny_folder), minti.TextualInversionConfig(steps=2, batch_size=1)
+        minti.StableDiffusion.from_pretrained(tiny_folder),
+        minti.TextualInversionConfig(initializer_token="toy", steps=2, batch_size=1),
     )
-    for _ in minti.textual_inversion(word, pictures()):
+    for _ in learning(word):
         minti.save_checkpoint(word, folder)
     return folder
 
@@ -59,7 +60,7 @@ def test_truncated(folder):
 
 
 def test_flipped_bits(folder, two):
-    """Among names, facts and numbers: noticed, but where the file format has room that nothing depends on."""
+    """Among names, metadata and numbers: noticed, but where the file format has room that nothing depends on."""
     content, whole, noticed = newest(folder).read_bytes(), minti.load_checkpoint(two), 0
     places = range(0, len(content), 31)
     for place in places:

@@ -5,13 +5,12 @@ import math
 
 import pytest
 import torch
-from helpers import NarrowScaler, pictures
-from minti.learning import watching
+from helpers import NarrowScaler, learning, pictures
 
 import minti
 from minti.embeddings import write_embeddings
-from minti.runs.checkpoints import resumed, run_state
-from minti.textual_inversion import begin
+from minti.runs import monitor
+from minti.runs.checkpoints import resumed
 
 CONFIGS = {
     "plain": {},
@@ -23,7 +22,8 @@ CONFIGS = {
 
 def wrapper(folder, **options):
     model = minti.StableDiffusion.from_pretrained(folder)
-    config = {"placeholder_token": "<new>", "batch_size": 4, "steps": 4, "learning_rate": 3e-2} | options
+    config = {"placeholder_token": "<new>", "initializer_token": "toy", "batch_size": 4, "steps": 4}
+    config |= {"learning_rate": 3e-2} | options
     return minti.TrainingWrapper(model, minti.TextualInversionConfig(**config))
 
 
@@ -34,27 +34,27 @@ def learned(word, path):
 
 @pytest.fixture
 def often(monkeypatch):
-    """The fixed loss is evaluated after every second step, so that short runs have best rows and can level off."""
-    monkeypatch.setattr(watching, "evaluation_interval", lambda *_: 2)
+    """The validation loss is evaluated after every second step: short runs have best values, and can level off."""
+    monkeypatch.setattr(monitor, "evaluation_interval", lambda *_: 2)
 
 
 def interrupted_at_every_step(tiny_folder, tmp_path, options, steps):
     """Writes a checkpoint after each step, goes on from those in `steps`, and compares all that comes out."""
     whole, states = wrapper(tiny_folder, **options), []
-    for state in minti.textual_inversion(whole, pictures()):
+    for state in learning(whole):
         states.append(state)
         minti.save_checkpoint(whole, tmp_path / str(state.step))
     expected = learned(whole, tmp_path / "whole.safetensors")
-    assert whole.run.best_step > 0
+    assert whole.trainer.monitor.best_step > 0
     for step in steps or range(1, len(states) + 1):
         again = wrapper(tiny_folder, **options)
         checkpoint = minti.load_checkpoint(tmp_path / str(step))
-        assert list(minti.textual_inversion(again, pictures(), checkpoint=checkpoint)) == states[step:]
+        assert list(learning(again, checkpoint=checkpoint)) == states[step:]
         assert learned(again, tmp_path / "again.safetensors") == expected
-        assert again.run.best_step == whole.run.best_step
-        assert again.run.losses == whole.run.losses
-        assert again.run.loop.taken == whole.run.loop.taken
-        assert again.run.loop.scaler.state_dict() == whole.run.loop.scaler.state_dict()
+        assert again.trainer.monitor.best_step == whole.trainer.monitor.best_step
+        assert again.trainer.monitor.losses == whole.trainer.monitor.losses
+        assert again.trainer.skipped == whole.trainer.skipped
+        assert again.trainer.scaler.state_dict() == whole.trainer.scaler.state_dict()
     return states
 
 
@@ -89,32 +89,32 @@ def test_interrupted_at_every_step(tiny_folder, tmp_path, often, name):
 @pytest.mark.slow
 def test_a_run_that_stops_by_itself_stops_at_the_same_step(tiny_folder, tmp_path, monkeypatch):
     """Evaluated after every step, so that it levels off soon; at its last step there is nothing more to do."""
-    monkeypatch.setattr(watching, "evaluation_interval", lambda *_: 1)
+    monkeypatch.setattr(monitor, "evaluation_interval", lambda *_: 1)
     options = {"steps": None, "max_steps": 40, "learning_rate": 0.3, "batch_size": 2}
     states = interrupted_at_every_step(tiny_folder, tmp_path, options, (1, 5))
     assert len(states) < 40
     again = wrapper(tiny_folder, **options)
     checkpoint = minti.load_checkpoint(tmp_path / str(len(states)))
-    assert list(minti.textual_inversion(again, pictures(), checkpoint=checkpoint)) == []
+    assert list(learning(again, checkpoint=checkpoint)) == []
     assert learned(again, tmp_path / "again.safetensors") == (tmp_path / "whole.safetensors").read_bytes()
 
 
 @pytest.mark.slow
 def test_a_state_taken_after_the_loop_was_left_is_that_of_the_last_step(tiny_folder, tmp_path, often):
-    """The model then has the best rows; the run goes on from its last."""
+    """The model then has the best vectors; the run goes on from its last."""
     whole = wrapper(tiny_folder, learning_rate=3.0)
-    for state in minti.textual_inversion(whole, pictures()):
+    for state in learning(whole):
         pass
     left = wrapper(tiny_folder, learning_rate=3.0)
-    for state in minti.textual_inversion(left, pictures()):
+    for state in learning(left):
         if state.step == 3:
             break
     minti.save_checkpoint(left, tmp_path / "left")
     again = wrapper(tiny_folder, learning_rate=3.0)
-    for _ in minti.textual_inversion(again, pictures(), checkpoint=minti.load_checkpoint(tmp_path / "left")):
+    for _ in learning(again, checkpoint=minti.load_checkpoint(tmp_path / "left")):
         pass
-    assert left.run.best_step < 3  # what was left in the model is not what the run goes on with
-    assert torch.equal(again.run.last["values"], whole.run.last["values"])
+    assert left.trainer.monitor.best_step < 3  # what was left in the model is not what the run goes on with
+    assert torch.equal(again.trainer.monitor.last["values"], whole.trainer.monitor.last["values"])
     assert learned(again, tmp_path / "a.safetensors") == learned(whole, tmp_path / "b.safetensors")
 
 
@@ -122,14 +122,14 @@ def test_a_state_taken_after_the_loop_was_left_is_that_of_the_last_step(tiny_fol
 def test_another_word_that_was_loaded_since_is_no_part_of_the_state(tiny_folder, tmp_path, often, form):
     """The embedding has grown behind the word that learns; the run goes on where it has not."""
     whole = wrapper(tiny_folder, row_update=form)
-    for state in minti.textual_inversion(whole, pictures()):
+    for state in learning(whole):
         if state.step == 2:
             write_embeddings(tmp_path / "other.safetensors", {"<other>": torch.ones(3, 48)})
             minti.load_embeddings(whole.model, tmp_path / "other.safetensors")
         if state.step == 3:
             minti.save_checkpoint(whole, tmp_path / "at 3")
     again = wrapper(tiny_folder, row_update=form)
-    list(minti.textual_inversion(again, pictures(), checkpoint=minti.load_checkpoint(tmp_path / "at 3")))
+    list(learning(again, checkpoint=minti.load_checkpoint(tmp_path / "at 3")))
     assert learned(again, tmp_path / "a.safetensors") == learned(whole, tmp_path / "b.safetensors")
 
 
@@ -138,15 +138,14 @@ def test_an_optimizer_that_was_in_use_takes_the_state_alone(tiny_folder, checkpo
     word = wrapper(tiny_folder)
     optimizer = minti.prepare_for_textual_inversion(word)
     optimizer.state[word.embedding.trainable()[0]] = {"step": torch.tensor(9.0), "more": torch.ones(1, 48)}
-    begin(word, pictures(), optimizer)
-    resumed(word, checkpoint)
-    state = run_state(word)
-    assert state.tensors.keys() == checkpoint.tensors.keys()
-    assert all(torch.equal(value, checkpoint.tensors[key]) for key, value in state.tensors.items())
+    trainer = minti.textual_inversion(word, pictures(), optimizer, checkpoint)
+    (saved,), (own,) = checkpoint.state["optimizer"].values(), trainer.optimizer.state.values()
+    assert own.keys() == saved.keys()
+    assert all(torch.equal(value, saved[key]) for key, value in own.items())
 
 
 def test_there_is_no_state_in_the_middle_of_a_step(tiny, tmp_path, monkeypatch):
-    word = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(steps=3, batch_size=1))
+    word = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(initializer_token="toy", steps=3, batch_size=1))
     with pytest.raises(ValueError, match="nothing to save yet"):
         minti.save_checkpoint(word, tmp_path)
     steps = minti.textual_inversion(word, pictures())
@@ -162,7 +161,7 @@ def test_there_is_no_state_in_the_middle_of_a_step(tiny, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def two_steps(tiny_folder, tmp_path_factory):
     folder, word = tmp_path_factory.mktemp("two"), wrapper(tiny_folder, steps=2)
-    for _ in minti.textual_inversion(word, pictures()):
+    for _ in learning(word):
         minti.save_checkpoint(word, folder)
     return folder
 
@@ -172,56 +171,57 @@ def checkpoint(two_steps):
     return minti.load_checkpoint(two_steps)
 
 
-def refusal(word, checkpoint):
+def refusal(trainer, checkpoint):
     with pytest.raises(ValueError, match="the checkpoint is of another run: ") as caught:
-        resumed(word, checkpoint)
+        resumed(trainer, checkpoint)
     assert "\n" not in str(caught.value)
     return str(caught.value).removeprefix("the checkpoint is of another run: ")
 
 
 def test_another_run_is_refused_with_the_difference_named(tiny_folder, checkpoint):
     word = wrapper(tiny_folder, learning_rate=0.02, seed=3, templates=("my {}",))
-    begin(word, pictures())
-    message = refusal(word, checkpoint)
+    message = refusal(minti.textual_inversion(word, pictures()), checkpoint)
     assert message.startswith("learning_rate was 0.03 and is 0.02; seed was 0 and is 3; templates was [")
     assert message.endswith("and is ['my {}']. Go on with the same, or begin anew")
     word = wrapper(tiny_folder)
     minti.prepare_for_textual_inversion(word)
-    begin(word, pictures(seed=1), torch.optim.SGD(word.embedding.trainable(), 1))
-    message = refusal(word, checkpoint)
-    assert message.startswith("optimizer was AdamW and is SGD; pictures was ")
+    optimizer = torch.optim.SGD(word.embedding.trainable(), 1)
+    message = refusal(minti.textual_inversion(word, pictures(seed=1), optimizer), checkpoint)
+    assert message.startswith("images was ") and "; optimizer was AdamW and is SGD. Go on" in message
     assert message.count(";") == 1
+    word = wrapper(tiny_folder)
     word.unet.conv_in.weight.data.flatten()[0] += 1e-3
-    assert refusal(word, checkpoint).startswith("model was ")
+    assert refusal(minti.textual_inversion(word, pictures()), checkpoint).startswith("model was ")
+    word = wrapper(tiny_folder)
     for part in (word.unet, word.vae, word.text_encoder):
         part.to(torch.bfloat16)
-    assert "dtype was torch.float32 and is torch.bfloat16; model was" in refusal(word, checkpoint)
-    checkpoint.facts["identity"]["processes"] = 2
-    assert refusal(word, checkpoint).endswith("processes was 2 and is 1. Go on with the same, or begin anew")
+    trainer = minti.textual_inversion(word, pictures())
+    assert "dtype was torch.float32 and is torch.bfloat16; model was" in refusal(trainer, checkpoint)
+    checkpoint.identity["processes"] = 2
+    assert refusal(trainer, checkpoint).endswith("processes was 2 and is 1. Go on with the same, or begin anew")
 
 
-def test_a_machine_that_rounds_otherwise_has_the_same_pictures(tiny_folder, checkpoint):
+def test_a_machine_that_rounds_otherwise_has_the_same_images(tiny_folder, checkpoint):
     """Other kernels, or another number of threads, change the last bits of what the VAE makes of them."""
     word = wrapper(tiny_folder, steps=2)
-    begin(word, pictures())
-    word.run.fixed.concept.mean.mul_(1 + 1e-6)
-    resumed(word, checkpoint)
-    assert word.run.number == 2
+    trainer = minti.textual_inversion(word, pictures())
+    trainer.data.mean.mul_(1 + 1e-6)
+    assert resumed(trainer, checkpoint).number == 2
 
 
-def test_a_refused_word_has_the_rows_it_began_with(tiny_folder, checkpoint):
+def test_a_refused_word_has_the_vectors_it_began_with(tiny_folder, checkpoint):
     word = wrapper(tiny_folder, seed=1)
     with pytest.raises(ValueError, match="seed was 0 and is 1"):
-        next(minti.textual_inversion(word, pictures(), checkpoint=checkpoint))
+        minti.textual_inversion(word, pictures(), checkpoint=checkpoint)
     weight = word.text_encoder.get_input_embeddings().weight
     assert torch.equal(weight[-1], weight[word.tokenizer.convert_tokens_to_ids("toy</w>")])
 
 
 def test_more_steps_are_allowed_and_fewer_are_not(tiny_folder, checkpoint):
     with pytest.raises(ValueError, match="of step 2, beyond the 1 wanted"):
-        next(minti.textual_inversion(wrapper(tiny_folder, steps=1), pictures(), checkpoint=checkpoint))
+        minti.textual_inversion(wrapper(tiny_folder, steps=1), pictures(), checkpoint=checkpoint)
     word = wrapper(tiny_folder, steps=None, max_steps=3)
-    states = list(minti.textual_inversion(word, pictures(), checkpoint=checkpoint))
+    states = list(learning(word, checkpoint=checkpoint))
     assert [state.step for state in states] == [3]
 
 
@@ -229,9 +229,9 @@ def test_more_steps_are_allowed_and_fewer_are_not(tiny_folder, checkpoint):
 def test_a_cosine_that_is_made_longer_has_the_rate_of_the_longer_run(tiny_folder, tmp_path):
     options = {"lr_schedule": "cosine", "warmup_steps": 1}
     word = wrapper(tiny_folder, steps=2, **options)
-    for _ in minti.textual_inversion(word, pictures()):
+    for _ in learning(word):
         minti.save_checkpoint(word, tmp_path)
-    rates = [state.learning_rate for state in minti.textual_inversion(wrapper(tiny_folder, **options), pictures())]
+    rates = [state.learning_rate for state in learning(wrapper(tiny_folder, **options))]
     longer = wrapper(tiny_folder, **options)
-    states = list(minti.textual_inversion(longer, pictures(), checkpoint=minti.load_checkpoint(tmp_path)))
+    states = list(learning(longer, checkpoint=minti.load_checkpoint(tmp_path)))
     assert [state.learning_rate for state in states] == rates[2:]
