@@ -1,4 +1,4 @@
-"""Several adapters as one: a learned embedding and a LoRA, say, that learn in the same steps, each at its own rate."""
+"""Several adapters as one: a learned embedding and a LoRA, say, trained in the same steps, each at its own rate."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,18 +19,15 @@ class Compose(Adapter):
         self.name = " and ".join(adapter.name for adapter in adapters)
 
     def hooks(self, model: Any) -> Iterator[Callable[[], Any]]:
-        """Attaches each in turn."""
         for adapter in self.adapters:
             stack = ExitStack()
             stack.enter_context(adapter.attached(model))
             yield stack.close
 
     def before_step(self, model: Any, optimizer: torch.optim.Optimizer) -> None:
-        """Of each."""
         for adapter in self.adapters:
             adapter.before_step(model, optimizer)
 
     def after_step(self, model: Any) -> None:
-        """Of each."""
         for adapter in self.adapters:
             adapter.after_step(model)

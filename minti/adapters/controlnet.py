@@ -1,9 +1,9 @@
-"""ControlNet: a trainable copy of the UNet's encoder half that also sees a hint image (an outline, a pose, ...).
+"""ControlNet: a trainable copy of the UNet's encoder half that also gets a hint image (an outline, a pose, ...).
 
-y = F(x; θ) + Z(F(x + Z(c; θ_z1); θ_c); θ_z2)        (arXiv 2302.05543, eq. 2; `003`, 18)
+    y = F(x; θ) + Z(F(x + Z(c; θ_z1); θ_c); θ_z2)        (arXiv 2302.05543, eq. 2; `003`, 18)
 
-F is a block with its frozen weights θ, or as the copy θ_c; c the hint's features. The weights and biases of a zero
-convolution Z begin as zeros: at first y = F(x; θ), whatever the hint. Submodules are named as in diffusers' files.
+F is a block, with frozen weights θ or the copy's θ_c; c the hint's features; Z a zero convolution, whose weights and
+biases begin at zero, so that at first y = F(x; θ). Submodules are named as in diffusers' files.
 """
 
 import json
@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minti.adapter import Adapter
 from minti.configs import read_config
 from minti.formats.single_file import read_file, unet_name
+from minti.formats.tensors import check_finite, write_tensors
 from minti.loading import NETWORK, load_network
 from minti.model import StableDiffusion
 from minti.runs.files import replacing
@@ -33,14 +33,14 @@ ONLY = {"conditioning_channels": (3,), "controlnet_conditioning_channel_order": 
 
 @dataclass(frozen=True)
 class ControlNetConfig(UNetConfig):
-    """The UNet's keys, of which those of its right half size nothing; and the hint encoder's channels at every size."""
+    """The UNet's keys, of which those of the decoder half have no effect; and the hint encoder's channels."""
 
     conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
 
 
 class HintEncoder(nn.Module):
-    """Halves a picture to the latents' size: (b, 3, H, W) -> (b, channels, h, w). The paper has four convolutions of
-    4 × 4, its code and all trained ControlNets these."""
+    """Downsamples a hint image to the latents' size: (b, 3, H, W) -> (b, channels, h, w). (The paper has four 4 × 4
+    convolutions; its code, and all trained ControlNets, these.)"""
 
     def __init__(self, widths: tuple[int, ...], channels: int):
         super().__init__()
@@ -58,7 +58,7 @@ class HintEncoder(nn.Module):
 
 
 class ControlNetwork(EncoderHalf):
-    """The copy, the hint encoder and the zero convolutions, sized by the config."""
+    """The network of a ControlNet: the copied encoder half, the hint encoder and the zero convolutions."""
 
     def __init__(self, config: ControlNetConfig):
         super().__init__(config)
@@ -71,10 +71,7 @@ class ControlNetwork(EncoderHalf):
     def forward(
         self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor, hint: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """What is to be added to the result of `UNet.left`, which gets the same, to x and to each feature map.
-
-        `hint`: (b, 3, H, W) in [0, 1].
-        """
+        """What is added to the results of `UNet.left`: x and the skips. `hint`: (b, 3, H, W) in [0, 1]."""
         time_emb = self.embed_time(timesteps, noisy_latents.dtype)
         x, skips = self.left(noisy_latents, time_emb, context, self.controlnet_cond_embedding(hint))
         return self.controlnet_mid_block(x), [zero(skip) for zero, skip in zip(self.controlnet_down_blocks, skips)]
@@ -82,7 +79,7 @@ class ControlNetwork(EncoderHalf):
 
 @torch.no_grad()
 def copied(unet: UNet, factor: int, generator: torch.Generator) -> ControlNetwork:
-    """A ControlNet that is yet to learn, float32; `factor` is that of the VAE, and at most 8."""
+    """An untrained ControlNet, float32, copied from the UNet; `factor` is that of the VAE, and at most 8."""
     widths = ControlNetConfig.conditioning_embedding_out_channels[: factor.bit_length()]  # 8 is halved three times
     with torch.device("meta"):
         network = ControlNetwork(ControlNetConfig(**asdict(unet.config), conditioning_embedding_out_channels=widths))
@@ -97,11 +94,11 @@ def copied(unet: UNet, factor: int, generator: torch.Generator) -> ControlNetwor
 
 
 class ControlNet(Adapter):
-    """What draws by a hint: an outline, edges, a pose, whatever it was trained with.
+    """A ControlNet as an adapter of a model.
 
     Attributes:
-        hint: (b, 3, H, W) in [0, 1], or one for all b pictures; guidance repeats it with them. None adds nothing.
-        scale: what all that it adds is multiplied by.
+        hint: (b or 1, 3, H, W) in [0, 1], what the images should follow; None switches it off.
+        scale: the weight of all that it adds.
     """
 
     name = "the ControlNet"
@@ -113,7 +110,6 @@ class ControlNet(Adapter):
         self._longest: int | None = None
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """Answers what the UNet is asked, between its two halves. Raises ValueError: it is for another model."""
         for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
             own, other = getattr(self.network.config, key), getattr(model.unet.config, key)
             if own != other:
@@ -134,10 +130,7 @@ class ControlNet(Adapter):
         return x + self.scale * mid.to(x.dtype), skips, *condition
 
     def answer(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the network makes of the hint and of all that the UNet gets, in its own dtype.
-
-        Raises ValueError: the hint is of another size than the pictures.
-        """
+        """The network's outputs for the UNet's inputs and the hint, in its own dtype."""
         pictures, (height, width) = len(noisy_latents), (self.network.factor * n for n in noisy_latents.shape[-2:])
         if self.hint.shape[1:] != (3, height, width) or pictures % len(self.hint):
             shape = tuple(self.hint.shape)
@@ -148,23 +141,19 @@ class ControlNet(Adapter):
 
     @classmethod
     def beside(cls, model: StableDiffusion, generator: torch.Generator) -> "ControlNet":
-        """One that is yet to learn, in float32: with it inside, a model draws bit for bit what it draws alone."""
+        """An untrained one, in float32; attached, it changes no bit of the model's samples."""
         return cls(copied(model.unet, model.vae.config.factor, generator))
 
     @classmethod
     def from_pretrained(
         cls, source: str | os.PathLike[str], model: StableDiffusion, sizes: ControlNetConfig | None = None
     ) -> "ControlNet":
-        """A frozen one, with a model's dtype and device: diffusers' folder, the file in it, or the original's file.
-
-        `sizes`: of an original file, which brings no config along; SD v1's when absent.
-
-        Raises OSError, ValueError: missing, damaged, not finite, or of another architecture; names file and key.
-        """
+        """A frozen one, in the model's dtype and on its device, from diffusers' folder, the file in it, or an original
+        file. `sizes`: of an original file, which has no config; SD v1's when absent.
+        Raises OSError, ValueError: missing, damaged, not finite, or of another architecture; names file and key."""
         path = Path(source) / f"{NETWORK}.safetensors" if Path(source).is_dir() else Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; a ControlNet is diffusers' folder, or the original's file")
-        tensors, called = read_file(path), str
+        tensors = read_file(path, " is missing; a ControlNet is diffusers' folder, or the original's file")
+        called: Callable[[str], str] = str
         if any(key.startswith("controlnet_") for key in tensors):
             config = read_config(ControlNetConfig, path.with_name("config.json"), **ONLY)
         else:
@@ -180,24 +169,22 @@ class ControlNet(Adapter):
 
         options = {"tensors": tensors, "name_in_file": called}
         network = load_network(lambda: ControlNetwork(config), path, model.device, model.dtype, names, **options)
-        if wrong := [called(key) for key, tensor in network.state_dict().items() if not tensor.isfinite().all()]:
-            raise ValueError(f"{path}: {wrong[0]} has numbers that are not finite; fetch the file again")
+        check_finite(path, network.state_dict(), called)
         return cls(network)
 
     def save(self, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> None:
-        """Writes a folder that `from_pretrained` and diffusers' `ControlNetModel` read. Raises OSError."""
-        tensors = {key: tensor.detach().to(dtype).contiguous() for key, tensor in self.network.state_dict().items()}
+        """Writes a folder that `from_pretrained` and diffusers' `ControlNetModel` read. Raises OSError, ValueError."""
+        tensors = {key: tensor.to(dtype) for key, tensor in self.network.state_dict().items()}
         config = {"_class_name": "ControlNetModel"} | asdict(self.network.config)
         for key in ("sample_size", "out_channels", "up_block_types"):  # the decoder half's
             del config[key]
-        with replacing(Path(folder) / f"{NETWORK}.safetensors") as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
+        write_tensors(Path(folder) / f"{NETWORK}.safetensors", tensors)
         with replacing(Path(folder) / "config.json") as temporary:
             temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def controlnet_name(key: str, config: ControlNetConfig) -> str:
-    """A ControlNet's key to its name in the original's file, without `control_model.` in front."""
+    """A key of a ControlNet to its name in the original file, without `control_model.` in front."""
     name = unet_name(key, config).removeprefix("model.diffusion_model.")
     name = re.sub(r"^controlnet_down_blocks\.(\d+)", r"zero_convs.\1.0", name)
     name = name.replace("controlnet_mid_block", "middle_block_out.0")

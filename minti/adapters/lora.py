@@ -1,9 +1,8 @@
-"""LoRA, low-rank adaptation: beside a frozen layer, a product of two thin matrices learns (arXiv 2106.09685; slides
-`001`, eq. 2-6).
+"""LoRA, low-rank adaptation of frozen layers (arXiv 2106.09685; slides `001`, eq. 2-6):
 
     y = W₀ x + w (α / r) B A x        W₀: (d_out, d_in), A: (r, d_in), B: (d_out, r), with r far below both
 
-B is zero at first, so that the model begins as it was.
+B is zero at first, so that the model is unchanged.
 """
 
 import math
@@ -30,7 +29,7 @@ TEXT_LAYERS = r"text_encoder\..*\.(q|k|v|out)_proj"
 
 
 class Pair(nn.Module):
-    """The two matrices of one layer, in float32: `down` is A, (r, d_in), and `up` is B, (d_out, r); and α."""
+    """A LoRA's matrices of one layer, in float32: `down` is A, (r, d_in), and `up` is B, (d_out, r); and α."""
 
     def __init__(self, down: Tensor, up: Tensor, alpha: float):
         super().__init__()
@@ -68,16 +67,11 @@ class LoRA(Adapter):
         pairs: dict[str, Pair] | None = None,
         weight: float = 1.0,
     ):
-        """With a random A and B = 0; or with `pairs` as they are, where nothing of the rest counts.
+        """A new one, with a random A and B = 0; or one of those `pairs`, whatever the rest.
 
-        Args:
-            rank: r, the same in all layers; beyond a layer's own size it is of no use, but no error.
-            alpha: α, for the same learning rate at any rank; None is the rank.
-            layers: of the UNet: its "attention" (to_q, to_k, to_v, to_out), "projections" (proj_in, proj_out) and
-                "feed_forward".
-            text_encoder: its attention, too.
-
-        Raises ValueError: no such kind of layers, or none; a rank below 1, or an α that is not above 0.
+        rank: r, the same in all layers. alpha: α, so that one learning rate fits any rank; None is the rank.
+        layers: of the UNet, "attention" (to_q, to_k, to_v, to_out), "projections" (proj_in, proj_out), "feed_forward".
+        text_encoder: whether its attention is adapted, too. Raises ValueError: names the option.
         """
         super().__init__()
         self.pairs, self.weight = {} if pairs is None else pairs, weight
@@ -96,7 +90,6 @@ class LoRA(Adapter):
             self.add_module(path.replace(".", "-"), pair.to(model.device))  # torch allows no dots in it
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """Adds to what its layers give: y = W₀ x + w (α / r) B A x. Raises ValueError: as `beside`."""
         for pair, layer in self.beside(model):
             yield layer.register_forward_hook(partial(self._add, pair)).remove
 
@@ -105,10 +98,8 @@ class LoRA(Adapter):
 
     @contextmanager
     def merged(self, model: StableDiffusion) -> Iterator[None]:
-        """A context in which it is in the model's weights, W = W₀ + w (α / r) B A, and takes no time.
-
-        To keep it, save the model inside. Afterwards the weights are what they were. Raises ValueError: as `beside`.
-        """
+        """A context in which it is merged into the model's weights, W = W₀ + w (α / r) B A, and costs no time. The
+        weights are restored at its end; a model that is saved inside keeps the LoRA."""
         former = []
         try:
             for pair, layer in self.beside(model):
@@ -125,7 +116,7 @@ class LoRA(Adapter):
         return self.weight * pair.alpha / pair.rank
 
     def beside(self, model: StableDiffusion) -> Iterator[tuple[Pair, nn.Module]]:
-        """Each pair with its layer. Raises ValueError: the layer is not there, or of another size."""
+        """Each pair with its layer. Raises ValueError: the model has no such layer, or one of another size."""
         layers = layers_of(model)
         for path, pair in self.pairs.items():
             size, layer = (len(pair.up), pair.down.shape[1]), layers.get(path)
@@ -136,7 +127,7 @@ class LoRA(Adapter):
 
 
 def layers_of(model: StableDiffusion) -> dict[str, nn.Module]:
-    """The layers that a LoRA can stand beside, linear ones and 1 × 1 convolutions, by their paths."""
+    """The layers that a LoRA can adapt, linear ones and 1 × 1 convolutions, by their paths."""
     networks = {"unet.": model.unet, "text_encoder.text_model.": model.text_encoder}
     return {
         prefix + name.removeprefix("text_model."): layer  # a level that transformers has left out since 5.6

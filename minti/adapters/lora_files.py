@@ -1,4 +1,4 @@
-"""LoRAs to and from files, by the names that their layers' tensors have there.
+"""LoRA files of diffusers and of kohya's trainer, with tensors of these names:
 
 - diffusers: `unet.mid_block.attentions.0.proj_in.lora.down.weight`, and `up`; sometimes `lora_A` and `lora_B` instead;
   `text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight`;
@@ -15,14 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from minti.adapters.lora import LoRA, Pair, layers_of
-from minti.formats.pickles import read_pickle
-from minti.formats.tensors import read_tensors
+from minti.formats.tensors import read_content, write_tensors
 from minti.model import StableDiffusion
-from minti.runs.files import replacing
 from minti.runs.messages import short_repr, shortened
 
 KEY = re.compile(r"(.+?)(?:[._]lora(?:_linear_layer)?[._](down|up|A|B)\.weight|\.(alpha))")
@@ -35,13 +32,8 @@ CONFIG = "lora_adapter_metadata"  # where diffusers has peft's config, as JSON
 
 
 def save_lora(lora: LoRA, path: str | os.PathLike[str], format: str = "diffusers") -> None:
-    """Writes a LoRA, but not its weight; whatever happens, a good file is not lost.
-
-    `format`: "diffusers" or "kohya". diffusers' has α in its metadata, where diffusers 0.34 and newer look; a program
-    that does not, takes α = r. kohya's has it as tensors.
-
-    Raises ValueError: no such format, no `.safetensors`, or a number is not finite. OSError: it cannot be written.
-    """
+    """Writes a LoRA, without its weight. `format`: "diffusers", with α in the metadata (diffusers before 0.34 does not
+    look there and takes α = r), or "kohya", with α as tensors. Raises OSError, ValueError: nothing is written."""
     if format not in ("diffusers", "kohya"):
         raise ValueError(f"format = {short_repr(format)}; expected 'diffusers' or 'kohya'")
     if Path(path).suffix != ".safetensors":
@@ -55,17 +47,13 @@ def save_lora(lora: LoRA, path: str | os.PathLike[str], format: str = "diffusers
         else:
             stem = f"{layer}.lora." if network == "unet" else f"{layer}.lora_linear_layer."
         for role, matrix in (("down", pair.down), ("up", pair.up)):
-            if not matrix.isfinite().all():
-                raise ValueError(f"{path} is not written: {layer} is not finite; try a lower learning rate")
-            matrix = matrix.detach().cpu().clone()
             tensors[f"{stem}{role}.weight"] = matrix[..., None, None] if name.endswith(CONVOLUTIONS) else matrix
     first = next(iter(lora.pairs.values()))
     of_kohya = {"ss_network_dim": str(first.rank), "ss_network_alpha": str(first.alpha)}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, {"format": "pt"} | (of_kohya if format == "kohya" else _peft_config(lora)))
+    write_tensors(path, tensors, **(of_kohya if format == "kohya" else {CONFIG: _peft_config(lora)}))
 
 
-def _peft_config(lora: LoRA) -> dict[str, str]:
+def _peft_config(lora: LoRA) -> str:
     config: dict[str, Any] = {}
     for layer, pair in lora.pairs.items():
         network, name = layer.replace(".text_model.", ".").split(".", 1)  # peft compares the ends of names
@@ -74,20 +62,14 @@ def _peft_config(lora: LoRA) -> dict[str, str]:
             others = config.setdefault(f"{network}.{plural}_pattern", {})
             if value != config.setdefault(f"{network}.{key}", value):
                 others[name] = value
-    return {CONFIG: json.dumps(config, indent=2, sort_keys=True)}
+    return json.dumps(config, indent=2, sort_keys=True)
 
 
 def load_lora(model: StableDiffusion, path: str | os.PathLike[str], weight: float = 1.0) -> LoRA:
     """The LoRA of a file, `.safetensors`, `.bin`, `.pt` or `.ckpt`, for this model; `lora.attached(model)` attaches it.
-
-    Raises FileNotFoundError, ValueError: no such file, a damaged one, another kind of update, half a pair, numbers that
-    are not finite, or a layer that the model has not or in another size; names the file and the key.
-    """
+    Raises FileNotFoundError, ValueError: names the file and the key."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of a LoRA")
-    safe = path.suffix == ".safetensors"
-    content: Any = read_tensors(path) if safe else read_pickle(path)
+    content = read_content(path, ": no such file of a LoRA")
     if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
         raise ValueError(f"{path} holds no LoRA; expected a file of diffusers or of kohya's trainer")
     layers = layers_of(model)
@@ -105,7 +87,7 @@ def load_lora(model: StableDiffusion, path: str | os.PathLike[str], weight: floa
         if role in pair:
             raise ValueError(f"{path}: {shortened(key)} says a second time what {called[match[1]]} has")
         pair[role] = tensor
-    alphas = _alphas(path, found) if safe else {}
+    alphas = _alphas(path, found) if path.suffix == ".safetensors" else {}
     pairs = {layer: _pair(found[layer], alphas.get(layer), f"{path}: {layer}") for layer in layers if layer in found}
     lora = LoRA(model, pairs=pairs, weight=weight)
     lora.name = str(path)
@@ -114,7 +96,7 @@ def load_lora(model: StableDiffusion, path: str | os.PathLike[str], weight: floa
 
 
 def _names(layer: str) -> set[str]:
-    """All that files call a layer."""
+    """The names of a layer in files."""
     network, name = layer.split(".", 1)
     names = {name, name.removeprefix("text_model.")}
     prefixes = ("lora_unet_",) if network == "unet" else ("lora_te_", "lora_te1_")
@@ -124,7 +106,7 @@ def _names(layer: str) -> set[str]:
 
 
 def _pair(tensors: Mapping[str, Any], alpha: Any, what: str) -> Pair:
-    """The tensors of a layer as its pair; without an alpha it is the rank. Raises ValueError: they are none."""
+    """The tensors of a layer as its pair; without an alpha it is the rank."""
     matrices = []
     for role in ("down", "up"):
         tensor = tensors.get(role)
@@ -147,7 +129,7 @@ def _pair(tensors: Mapping[str, Any], alpha: Any, what: str) -> Pair:
 
 
 def _alphas(path: Path, layers: Iterable[str]) -> dict[str, Any]:
-    """What peft's config, in diffusers' metadata, says of the layers' alphas. Raises ValueError: it is no config."""
+    """The layers' alphas in peft's config, which is in diffusers' metadata."""
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(CONFIG, "{}")
     try:

@@ -10,12 +10,8 @@ from minti.model import StableDiffusion
 
 
 class Network(Adapter):
-    """The UNet's weights, and with `text_encoder` also that network's; trainable while they are "attached".
-
-    What is learned stays in the model; nothing restores it.
-
-    Raises ValueError: the model is in half precision, in which small steps round to none.
-    """
+    """The weights of the UNet, and with `text_encoder` of that network too; trainable while they are "attached". What
+    is learned stays in the model. Raises ValueError: the model is in half precision, where small steps round to 0."""
 
     name = "the network"
 
@@ -28,7 +24,6 @@ class Network(Adapter):
                 raise ValueError(f"the network's weights are {weight.dtype}; load the model in float32 to train them")
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """Makes the weights trainable."""
         for weight in self.trainable():
             weight.requires_grad_(True)
         yield self._freeze
@@ -39,16 +34,14 @@ class Network(Adapter):
             weight.grad = None
 
     def trainable(self) -> list[nn.Parameter]:
-        """The weights."""
         return [weight for network in self._networks[0].values() for weight in network.parameters()]
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:
-        """The weights, not copied, by "unet." or "text_encoder." and their keys."""
+        """The weights, not copied; their names begin with "unet." or "text_encoder."."""
         networks = self._networks[0].items()
         return {f"{name}.{key}": value for name, network in networks for key, value in network.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], *args: Any, **options: Any) -> None:
-        """Copies weights into the model."""
         for name, network in self._networks[0].items():
             own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
             network.load_state_dict(own)

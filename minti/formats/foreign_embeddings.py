@@ -1,27 +1,21 @@
-"""Learned words as diffusers and AUTOMATIC1111 write them."""
+"""Learned embeddings (textual inversion) in the files of diffusers and AUTOMATIC1111."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from minti.formats.pickles import read_pickle
-from minti.formats.tensors import read_tensors
+from minti.formats.tensors import read_content
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, {placeholder: (num_vectors, d)}; empty where it has no words.
+    """The learned words of a file, {placeholder: (num_vectors, d)}; empty where it has none.
 
     - diffusers, `.safetensors` or `.bin`: {placeholder: vectors};
     - AUTOMATIC1111, `.safetensors`: {"emb_params": vectors}, the word is the file's name;
     - AUTOMATIC1111, `.pt` or `.bin`: {"string_to_param": {"*": vectors}, "name": word}.
-
-    Raises ValueError: the file is damaged, or holds more than tensors; names it.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of learned words")
-    content: Any = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    content = read_content(path, ": no such file of learned words")
     match content:
         case {"string_to_param": Mapping() as parameters}:
             name = content.get("name")

@@ -1,4 +1,4 @@
-"""Model folders from the Hugging Face hub: which files are needed, and what to do when they cannot be had."""
+"""Model folders from the Hugging Face hub: which files minti downloads, and clear errors."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ TOKENIZER = "openai/clip-vit-large-patch14"  # the tokenizer of all SD v1 models
 
 
 def needed_files(variant: str | None = None) -> list[str]:
-    """Patterns of the files that minti reads of a model folder: safetensors, configs and the tokenizer, no more."""
+    """Patterns of the files that minti reads: safetensors, configs and the tokenizer, no more."""
     suffix = f".{variant}" if variant else ""
     patterns = ["defaults.json", "*/config.json", "scheduler/scheduler_config.json", "tokenizer/*"]
     for stem in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
@@ -23,11 +23,7 @@ def needed_files(variant: str | None = None) -> list[str]:
 
 
 def folder_of(source: str | os.PathLike[str], revision: str | None = None, variant: str | None = None) -> Path:
-    """A model's folder: the one that is named, or that of an id on the hub, fetched into its cache or found there.
-
-    Progress bars, resuming, mirrors and offline mode are huggingface_hub's. Raises OSError: it is neither, or cannot be
-    fetched: no licence accepted, no such model or revision, no network, no space; says what to do.
-    """
+    """A model's folder: a local one, or that of an id on the hub, in huggingface_hub's cache."""
     if Path(source).is_dir():
         return Path(source)
     if not HUB_ID.fullmatch(str(source)):
@@ -36,12 +32,12 @@ def folder_of(source: str | os.PathLike[str], revision: str | None = None, varia
 
 
 def download_tokenizer() -> Path:
-    """The CLIP tokenizer of SD v1, for the original single files, which have none."""
+    """The CLIP tokenizer of SD v1, which the original single files lack."""
     return download(TOKENIZER, None, ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"])
 
 
 def download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
-    """The files of those patterns; see `folder_of`."""
+    """The folder with the files of those patterns. Raises OSError: says what to do."""
     at = f" at revision {revision!r}" if revision else ""
     try:
         return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
@@ -56,6 +52,6 @@ def download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
     except errors.HfHubHTTPError as error:
         reason = f"the hub answered: {str(error).splitlines()[0]}"
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        reason = "no space is left on the disk; free some, or point HF_HOME at a larger one" if full else str(error)
+        full = "no space is left on the disk; free some, or point HF_HOME at a larger one"
+        reason = full if error.errno == errno.ENOSPC else str(error)
     raise OSError(f"cannot fetch {hub_id}{at} from the hub: {reason}")

@@ -15,11 +15,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever its name: ot
 
 
 def open_image(path: str | os.PathLike[str], alpha: bool = False) -> Image.Image:
-    """An image file as RGB, upright by its EXIF tag; transparency is laid on white, or with `alpha` kept where there
-    is any; grey, palette and 16-bit images are converted.
-
-    Raises FileNotFoundError, ValueError: no such file, not an image, or a truncated one; names the file.
-    """
+    """An image file as RGB, upright by its EXIF tag; transparency is laid on white, or kept with `alpha`; grey, palette
+    and 16-bit images are converted. Raises FileNotFoundError, ValueError: names the file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such image")
@@ -60,13 +57,12 @@ def _is_transparent(image: Image.Image) -> bool:
 
 
 def open_folder(folder: str | os.PathLike[str], alpha: bool = False) -> list[Image.Image]:
-    """Every image of a folder, as by `open_image`, in the order of the file names; warns of files of other types.
-    Raises FileNotFoundError, ValueError: the folder is missing, holds no image, or one is damaged."""
+    """Every image of a folder, as by `open_image`, in the order of the file names; warns of files of other types."""
     return [open_image(path, alpha) for path in image_files(folder)]
 
 
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The files of a folder that are images by their names, as `open_folder` opens them."""
+    """The files of a folder that are images by their names."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected a folder with a few images")
@@ -80,6 +76,6 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Writes an image as PNG, all at once: a failure leaves no half of one. Raises OSError: it cannot be written."""
+    """Writes an image as PNG, atomically. Raises OSError: it cannot be written."""
     with replacing(path) as temporary:
         image.save(temporary, "png")

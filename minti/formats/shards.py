@@ -1,4 +1,4 @@
-"""Weights in half precision (`variant="fp16"`) and in shards, as newer folders have them."""
+"""Sharded weights, and weights in half precision (`variant="fp16"`), as newer model folders have them."""
 
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from minti.runs.messages import short_repr
 def read_part(
     folder: Path, stem: str, dtype: torch.dtype | None, variant: str | None
 ) -> tuple[Path, dict[str, Tensor]]:
-    """The file that an error message should name, and the weights of one part, from it or from the shards it lists.
-    Raises FileNotFoundError, ValueError: a file is missing or damaged; names it."""
+    """The file to name in messages, and the weights of one part, from it or from the shards that it lists."""
     suffix = f".{variant}" if variant else ""
     path, index = folder / f"{stem}{suffix}.safetensors", folder / f"{stem}.safetensors.index{suffix}.json"
     if path.is_file() or not index.is_file():

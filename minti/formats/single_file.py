@@ -1,10 +1,6 @@
-"""The original release in one file (CompVis names): UNet, VAE and text encoder, `.safetensors` or `.ckpt`.
+"""The original single file of SD v1 (CompVis's names), `.safetensors` or `.ckpt`: UNet, VAE and text encoder. What else
+the file holds, such as an averaged copy of the UNet and the optimizer's state, is ignored."""
 
-Each part asks for the tensors that it needs, under the names that they had; whatever else the file holds (a second,
-averaged copy of the UNet, optimizer and loss state) is never touched.
-"""
-
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,18 +11,14 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from minti.configs import TextConfig
-from minti.formats import hub
-from minti.formats.pickles import read_pickle
-from minti.formats.tensors import read_tensors
+from minti.formats.tensors import read_content
 from minti.loading import load_network, make_text_encoder
 from minti.scheduler import SchedulerConfig
 from minti.unet import UNet, UNetConfig
 from minti.vae import VAE, VAEConfig
 
-# What the release's own config file says where it is not the config's default.
-SCHEDULER_CONFIG = SchedulerConfig(steps_offset=1)
-
-# The insides of blocks: a pattern of today's names, and the name of then.
+SCHEDULER_CONFIG = SchedulerConfig(steps_offset=1)  # as in the release's own config file
+# Names in blocks: today's, and the original's.
 RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -46,13 +38,10 @@ VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "t
 
 
 def unet_name(key: str, config: UNetConfig, ema: bool = False) -> str:
-    """The UNet's key, as in `UNet.state_dict()`, to its name in the file.
+    """A key of `UNet.state_dict()` to its name in the file. `ema`: its name in the averaged copy.
 
-    The old UNet counts its blocks in one row: every resnet (with its attention) and every downsampling is an input
-    block, every resnet (with its attention and the upsampling behind it) an output block.
-
-    `ema`: the name of the averaged copy.
-    """
+    The original counts blocks through: each resnet with its attention, and each downsampling, is an input block; each
+    resnet with its attention and the upsampling behind it an output block."""
     per_level = config.layers_per_block + 1
     name = key
     if match := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", key):
@@ -72,7 +61,7 @@ def unet_name(key: str, config: UNetConfig, ema: bool = False) -> str:
 
 
 def vae_name(key: str, config: VAEConfig) -> str:
-    """The VAE's key to its name in the file, where the decoder's levels are counted from the finest."""
+    """A key of the VAE to its name in the file, where the decoder's levels are counted from the finest."""
     name = re.sub(r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2", key)
     name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
     coarsest = len(config.block_out_channels) - 1
@@ -88,16 +77,13 @@ def vae_name(key: str, config: VAEConfig) -> str:
 
 
 def text_name(key: str, level: str = "text_model.") -> str:
-    """The text encoder's key, with the level `text_model.` or without, to its name in the file.
-
-    `level`: "" for the name in merged files, some of which have lost the level.
-    """
+    """A key of the text encoder to its name in the file. `level`: "" in some merged files, which lack it."""
     return f"cond_stage_model.transformer.{level}{key.removeprefix('text_model.')}"
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
-    """All tensors of a single file by the names that it gives them."""
-    content = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+def read_file(path: Path, missing: str = ": no such file") -> dict[str, Tensor]:
+    """All tensors of a single file by their names in it."""
+    content = read_content(path, missing)
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict):
         raise ValueError(f"{path} holds no state_dict; expected an original SD v1 file")
@@ -111,15 +97,8 @@ def load_single_file(
     ema: bool = False,
     configs: tuple[UNetConfig, VAEConfig, TextConfig] | None = None,
 ) -> tuple[UNet, VAE, CLIPTextModel]:
-    """The three networks of an original file.
-
-    Args:
-        dtype: None keeps the file's.
-        ema: take the UNet's averaged copy.
-        configs: SD v1's when absent.
-
-    Raises ValueError: the file is damaged, or a part is missing or of another architecture; names file and tensor.
-    """
+    """The networks of an original file. dtype: None keeps the file's. ema: the UNet's averaged copy. configs: SD v1's
+    when absent. Raises ValueError: damaged, or a part is missing or of another architecture; names file and tensor."""
     unet, vae, text = configs or (UNetConfig(), VAEConfig(), TextConfig())
     tensors = read_file(path)
     level = "" if text_name("embeddings.token_embedding.weight", "") in tensors else "text_model."
@@ -129,10 +108,9 @@ def load_single_file(
             expected = network.state_dict()
             found = {key: tensors[name_of(key)] for key in expected if name_of(key) in tensors}
             if not found:
-                example = (
-                    f"(such as {name_of(min(expected))}); expected an original file with UNet, VAE and text encoder"
-                )
-                raise ValueError(f"{path} has no {part} of SD v1 {example}")
+                example = f"such as {name_of(min(expected))}"
+                wanted = "expected an original file with UNet, VAE and text encoder"
+                raise ValueError(f"{path} has no {part} of SD v1 ({example}); {wanted}")
             # The VAE's attention was made of 1 x 1 convolutions.
             return {key: t[..., 0, 0] if t.ndim == expected[key].ndim + 2 else t for key, t in found.items()}
 
@@ -143,9 +121,3 @@ def load_single_file(
         load("VAE", lambda: VAE(vae), lambda key: vae_name(key, vae)),
         load("text encoder", lambda: make_text_encoder(text), lambda key: text_name(key, level)),
     )
-
-
-def tokenizer_beside(path: Path, folder: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of a single file's CLIP tokenizer: the one given, or `tokenizer` beside the file, or the hub's."""
-    beside = path.parent / "tokenizer"
-    return Path(folder) if folder else beside if beside.is_dir() else hub.download_tokenizer()
