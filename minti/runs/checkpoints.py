@@ -128,7 +128,7 @@ def save_checkpoint(training: TrainingWrapper, folder: str | os.PathLike[str], k
         try:
             torch.save(content, file)
         except RuntimeError as error:  # of torch's writer, where the disk is full
-            raise error.__context__ if isinstance(error.__context__, OSError) else error
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
     for old in newest_first(path.parent)[keep:]:
         old.unlink(missing_ok=True)
     return path
