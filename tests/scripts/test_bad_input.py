@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import pictures, random_lora, seeded, wrapper, write
-from minti.learning import watching
 from PIL import Image
 from safetensors.torch import load_file
 
 import minti
 from minti.embeddings import read_embeddings, write_embeddings
+from minti.runs import monitor
 
 pytestmark = pytest.mark.fast
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -67,11 +67,11 @@ def call(scripts, monkeypatch):
         ("sample", "a --init-image x.png --strength 0", "--strength 0.0: expected more than 0"),
         ("sample", "a --init-image x.png --strength 1.5", "--strength 1.5: expected more than 0 and at most 1"),
         ("sample", "a --init-image x.png --strength nan", "nan is not a finite number"),
-        ("sample", "a --strength 0.5", "--strength says how far to leave --init-image; give both"),
+        ("sample", "a --strength 0.5", "--strength says how much to change --init-image; give both"),
         ("sample", "a --mask x.png", "--mask says which part of --init-image"),
-        ("sample", "a --invert x.png", "--source says what the picture of --invert shows; give both"),
-        ("sample", "a --source b", "--source says what the picture of --invert shows; give both"),
-        ("sample", "a --invert x.png --source b --sampler ddpm", "--invert goes back along DDIM's path"),
+        ("sample", "a --invert x.png", "--source says what the image of --invert shows; give both"),
+        ("sample", "a --source b", "--source says what the image of --invert shows; give both"),
+        ("sample", "a --invert x.png --source b --sampler ddpm", "--invert inverts DDIM"),
         ("sample", "a --num-images 0", "--num-images: 0 is not from 1"),
         ("sample", "a --steps 0", "--steps: 0 is not from 1"),
         ("sample", "a --lora x.safetensors=much", "--lora: 'much' is not a number"),
@@ -116,7 +116,7 @@ def test_devices_that_are_not_there(call, unloaded, tmp_path, device):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ("--max-row-norm -1", "max_row_norm = -1.0; expected at least 1e-12"),
+        ("--max-row-norm -1", "max_row_norm = -1.0; expected a number from 1e-12 to "),
         ("--learning-rate -1", "learning_rate = -1.0"),
         ("--lr-schedule cosine", "say with `steps` which that is"),
     ],
@@ -127,12 +127,14 @@ def test_settings_that_are_refused(call, unloaded, tmp_path, args, message):
 
 
 @pytest.mark.parametrize("output", [(), ("--output", "outputs/../outputs/cat")])
-def test_results_do_not_go_among_the_pictures(call, unloaded, tmp_path, monkeypatch, output):
+def test_results_do_not_go_among_the_images(call, unloaded, tmp_path, monkeypatch, output):
     """The second run would learn from the first one's page."""
     (tmp_path / "outputs/cat").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "outputs/cat/1.png")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"the results would lie among the pictures in .*cat; say with --output"):
+    with pytest.raises(
+        ValueError, match=r"the results would lie among the images in .*cat; name another folder with --output"
+    ):
         call("train", "--images", "outputs/cat", *output)
     assert [path.name for path in (tmp_path / "outputs/cat").iterdir()] == ["1.png"]
 
@@ -152,11 +154,11 @@ def test_more_denoising_steps_than_timesteps(call, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_own_pictures_on_the_toybox_are_warned_of(call, tmp_path):
+def test_own_images_on_the_toybox_are_warned_of(call, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "1.png")
     args = ("--images", tmp_path, "--initializer", "zebra", "--output", tmp_path / "out")
     with (
-        pytest.warns(UserWarning, match="knows only the toys of its own little world; pictures of yours need --model"),
+        pytest.warns(UserWarning, match="knows only the toys of its own little world; images of yours need --model"),
         pytest.raises(ValueError, match="not a single token"),
     ):
         call("train", *args)
@@ -191,14 +193,14 @@ def test_a_run_that_learned_nothing_says_so_and_leaves_what_was_there(scripts, t
     assert path.read_bytes() == former
 
 
-def test_the_length_that_is_printed_is_that_of_what_was_saved(scripts, tiny, tmp_path, monkeypatch):
-    """The rows are spoilt on the way: the best are those of the first step, and the last are far longer."""
+def test_the_norm_that_is_printed_is_that_of_what_was_saved(scripts, tiny, tmp_path, monkeypatch):
+    """The vectors are spoilt on the way: the best are those of the first step, and the last are far longer."""
 
     def spoil(w):
-        first = w.run.first
+        first = w.trainer.monitor.first
         write(w, first["values"] - 50 * (w.embedding.values - first["values"]))  # as far the wrong way
 
-    monkeypatch.setattr(watching, "evaluation_interval", lambda *_: 1)
+    monkeypatch.setattr(monitor, "evaluation_interval", lambda *_: 1)
     learning = learn(scripts, tiny, tmp_path, spoil, steps=2)
     (rows,) = load_file(tmp_path / "learned_embeds.safetensors").values()
     first, last = learning.states
@@ -206,12 +208,12 @@ def test_the_length_that_is_printed_is_that_of_what_was_saved(scripts, tiny, tmp
         "the test needs a run that gets worse"
     )
     assert rows.norm().item() == pytest.approx(first.row_norm)
-    assert f"fixed loss {first.validation_loss:.4f} at step 1 " in learning.summary()
-    assert f"row length {first.row_norm:.2f} " in learning.summary()
+    assert f"validation loss {first.validation_loss:.4f} at step 1 " in learning.summary()
+    assert f"norm of its vectors {first.row_norm:.2f}, " in learning.summary()
     assert last.row_norm > 2 * first.row_norm
 
 
-# --- drawing ----------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def test_two_words_of_one_name_and_one_prompt_twice(call, capsys, tmp_path):
@@ -226,12 +228,12 @@ def test_two_words_of_one_name_and_one_prompt_twice(call, capsys, tmp_path):
     call("sample", "a <concept> and a <other>", "a toy", "a <concept> and a <other>", *words, *draw, tmp_path / "out")
     said = capsys.readouterr().out
     assert f"{files[1]}: <other>" in said
-    assert "wrote 2 pictures" in said
+    assert "wrote 2 images" in said
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00-00.png", "01-00.png", "grid.png"]
     assert read_embeddings(files[1]).keys() == {"<concept>"}
 
 
-def test_loras_that_are_refused_before_anything_is_drawn(call, tiny, tmp_path):
+def test_loras_that_are_refused_before_anything_is_sampled(call, tiny, tmp_path):
     """One that is not there, one twice, one of another model; the output stays empty."""
     good, other = tmp_path / "good.safetensors", tmp_path / "other.safetensors"
     minti.save_lora(minti.LoRA(minti.StableDiffusion.from_pretrained()), good)
@@ -240,7 +242,7 @@ def test_loras_that_are_refused_before_anything_is_drawn(call, tiny, tmp_path):
         ((tmp_path / "nosuch=1",), r"nosuch: no such file of a LoRA"),
         (
             (good, f"{tmp_path}/../{tmp_path.name}/good.safetensors=0.5"),
-            r"good\.safetensors is given 2 times; say once",
+            r"good\.safetensors is given 2 times; give it once",
         ),
         ((good, other), r"other\.safetensors(: .* does not have| was learned on another model: .*)"),
     ):
@@ -251,7 +253,7 @@ def test_loras_that_are_refused_before_anything_is_drawn(call, tiny, tmp_path):
         assert not list(out.iterdir())
 
 
-def test_a_lora_acts_as_strongly_as_is_said(call, capsys, tmp_path):
+def test_a_lora_has_its_weight(call, capsys, tmp_path):
     """Pictures with a weight, with none, and without a LoRA; a name with = in it is a name if there is such a file."""
     model, path = minti.StableDiffusion.from_pretrained(), tmp_path / "a=b.safetensors"
     lora = random_lora(model)
@@ -270,6 +272,6 @@ def test_the_strength_that_is_given_is_the_one_that_is_used(scripts, call, tmp_p
     model, edit = minti.StableDiffusion.from_pretrained(), scripts("sample").Edit
     for args, strength in (((), 0.8), (("--strength", "0.05"), 0.05), (("--mask", tmp_path / "mask.png"), 1.0)):
         parsed = call("sample", "a", "--init-image", TOY, *args, function="parse")
-        assert edit(parsed, model).options["strength"] == strength
+        assert edit(parsed, model).options["begin"].strength == strength
     with pytest.raises(ValueError, match=r"a run of one step begins at pure noise; strength = 0\.3 needs two steps"):
         call("sample", "a", "--init-image", TOY, "--strength", 0.3, "--steps", 1, "--output", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Several processes (gloo, on the CPU) learn and draw what one does."""
+"""Several processes (gloo, on the CPU) learn and sample what one does."""
 
 import sys
 
@@ -33,19 +33,19 @@ def test_two_processes_learn_what_one_learns_with_accumulation(tiny_folder, tmp_
 
 
 def test_two_processes_choose_what_one_chooses(tmp_path):
-    """The word to begin with and the number of rows: every rank decides alike, or they would wait for each other."""
+    """The initializer and the number of vectors: every rank decides alike, or they would wait for each other."""
     choices = ("--vectors", "auto", "--initializer", "auto", "--steps", 3, "--columns", 1)
     together, printed, _ = learn(TORCHRUN, tmp_path / "two", *choices)
     alone, expected, _ = learn(ALONE, tmp_path / "one", *choices, "--gradient-accumulation", 2)
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-4 * alone.abs().max().item())
-    begun = [text.split("begins as ")[1].split(";")[0] for text in (printed, expected)]
+    begun = [text.split("initializer ")[1].split(";")[0] for text in (printed, expected)]
     assert begun[0] == begun[1]
     assert [line.split()[-1] for line in printed.splitlines() if "lower by" in line] == [
         line.split()[-1] for line in expected.splitlines() if "lower by" in line
     ]
 
 
-def test_two_processes_draw_the_same_pictures(tmp_path):
+def test_two_processes_sample_the_same_images(tmp_path):
     args = ("a red star", "a sketch of a heart", "--num-images", 3, "--steps", 3, "--output")
     script("sample.py", *args, tmp_path / "two", by=TORCHRUN)
     script("sample.py", *args, tmp_path / "one")
@@ -60,16 +60,16 @@ def test_two_processes_draw_the_same_pictures(tmp_path):
 def test_a_rank_that_dies_ends_the_run_and_the_word_is_whole(tmp_path):
     """Rank 1 is killed in the middle of the run."""
     (tmp_path / "dying.py").write_text(
-        "import os, sys, minti.learning.loop as training\n"
+        "import os, sys, minti.training as training\n"
         f"sys.path.insert(0, {str(ROOT / 'examples')!r})\n"
-        "step = training.Loop.backward\n"
+        "step = training.Trainer.step\n"
         "calls = []\n"
         "def dying(*args):\n"
         "    calls.append(1)\n"
         "    if os.environ['RANK'] == '1' and len(calls) == 60:\n"
         "        os._exit(9)\n"
         "    return step(*args)\n"
-        "training.Loop.backward = dying\n"
+        "training.Trainer.step = dying\n"
         "import train\n"
         "train.run(train.main)\n"
     )

@@ -1,4 +1,4 @@
-"""`examples/evaluate.py`: the 32 pictures, their numbers, the report; and what it says of bad input."""
+"""`examples/evaluate.py`: the 32 images, their scores, the report; and what it says of bad input."""
 
 from support.charts import chart
 from support.command_line import run
@@ -38,7 +38,7 @@ def call(monkeypatch, *args):
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """Two files of learned words that are both called <concept>: the rows of two names that the toybox knows."""
+    """Two files of learned words that are both called <concept>: the embedding vectors of two names that the toybox knows."""
     folder = tmp_path_factory.mktemp("words")
     model = minti.StableDiffusion.from_pretrained()
     embedding = model.text_encoder.get_input_embeddings().weight
@@ -136,8 +136,8 @@ def test_help(monkeypatch, capsys):
         assert option in usage
 
 
-def test_everything_from_pictures(monkeypatch, tmp_path):
-    """Both words learned on the spot, all sections, one's own templates; once more, and the pictures are the same."""
+def test_everything_from_images(monkeypatch, tmp_path):
+    """Both words learned on the spot, all sections, one's own templates; once more, and the images are the same."""
     options = ("--learning-steps", 21, "--samples", 1, "--steps", 2, "--sampler", "ddim")
     options += ("--images", f"{CONCEPTS[0]}=<one>", "--images", f"{CONCEPTS[1]}=<two>")
     options += ("--templates", "a sketch of a {}", "a {} next to a {}")
@@ -187,7 +187,7 @@ def test_bad_input_gets_one_line(monkeypatch, tmp_path, words, capsys):
         ((*concept[2], "--images", CONCEPTS[0]), "128 numbers wide; it was learned on another model"),
         (("--templates", "a sketch"), "the template 'a sketch' has 0 {}"),
         (("--concept", CONCEPTS[0].name, "--templates", "{} by {}"), "<first> is the only word; give a second one"),
-        (("--images", tmp_path / "empty"), "empty holds no picture"),
+        (("--images", tmp_path / "empty"), "empty holds no image"),
         (("--images", tmp_path / "nowhere"), "nowhere: no such folder"),
         (("--initializer", "zebra"), "'zebra' is not a single token"),
         (("--embedding", tmp_path / "no.safetensors", "--images", CONCEPTS[0]), "no such file of learned words"),

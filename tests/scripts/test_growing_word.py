@@ -22,10 +22,10 @@ def grown(tmp_path_factory):
     return folder, learn(folder)
 
 
-def test_the_decisions_are_printed_and_the_word_has_the_rows_that_were_kept(grown):
+def test_the_decisions_are_printed_and_the_word_has_the_vectors_that_were_kept(grown):
     folder, done = grown
     lines = re.findall(
-        r"^(\d) rows?: loss [\d.]+(?:, lower by (-?[\d.]+) \+- ([\d.]+): (kept|not kept))?$", done.stdout, re.M
+        r"^(\d) vectors?: loss [\d.]+(?:, lower by (-?[\d.]+) \+- ([\d.]+): (kept|not kept))?$", done.stdout, re.M
     )
     assert [int(line[0]) for line in lines] == list(range(1, len(lines) + 1))
     assert len(lines) >= 2
@@ -34,12 +34,12 @@ def test_the_decisions_are_printed_and_the_word_has_the_rows_that_were_kept(grow
     kept = 1 + sum(line[3] == "kept" for line in lines)
     (rows,) = load_file(folder / WORD).values()
     assert len(rows) == kept
-    assert {f"losses{stage}.csv" for stage in ("", "-2-rows")} <= {path.name for path in folder.iterdir()}
+    assert {f"losses{stage}.csv" for stage in ("", "-2-vectors")} <= {path.name for path in folder.iterdir()}
     assert Image.open(folder / "curves.png").width > 1000
 
 
-@pytest.mark.parametrize("stage", ["", "-2-rows"])
-def test_an_interrupted_growth_ends_alike(grown, tmp_path, stage):
+@pytest.mark.parametrize("stage", ["", "-2-vectors"])
+def test_an_interrupted_search_ends_alike(grown, tmp_path, stage):
     """As a killed run leaves it: checkpoints up to the middle of one run, none of those after it, no word."""
     whole = grown[0]
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""`sample.py --invert`: the source prompt draws the picture again."""
+"""`sample.py --invert`, DDIM inversion: the source prompt gives the image again."""
 
 import importlib
 import sys
@@ -11,7 +11,7 @@ TOY = EXAMPLES / "concepts" / "white-cross-blue-spot" / "0.png"
 SHOWN = "a photo of a small white cross with a blue spot on a teal background"
 
 
-def test_the_source_prompt_draws_the_picture_again(monkeypatch):
+def test_the_source_prompt_gives_the_image_again(monkeypatch):
     """On the bundled model, in 20 steps and without guidance: within four grey levels, beside what the VAE changes."""
     monkeypatch.syspath_prepend(EXAMPLES)
     script, given = (importlib.import_module(name) for name in ("sample", "support.given"))
@@ -20,5 +20,5 @@ def test_the_source_prompt_draws_the_picture_again(monkeypatch):
     options = given.Edit(args, model).options
     drawing = {"sampler": args.sampler, "num_inference_steps": args.steps, "guidance_scale": 1, "output": "pixels"}
     back = minti.sample(model, SHOWN, **drawing, **options)
-    picture = model.decode(options["init_latents"])
-    assert 127.5 * (back - picture).abs().mean() < 4
+    image = model.decode(options["begin"].init_latents)
+    assert 127.5 * (back - image).abs().mean() < 4

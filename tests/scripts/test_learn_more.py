@@ -1,4 +1,4 @@
-"""train.py --learn lora, word+lora and dreambooth: what they write, what draws with it, going on, bad input."""
+"""train.py --learn lora, word+lora and dreambooth: what they write, what samples with it, resuming, bad input."""
 
 import csv
 import re
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import minti
 
 LITTLE = ("--sample-steps", 1, "--columns", 1, "--prompts", "a {}", "--quiet")
-SHORT = ("--steps", 3, "--max-steps", 3, "--batch-size", 4, "--class-pictures", 3, *LITTLE)
+SHORT = ("--steps", 3, "--max-steps", 3, "--batch-size", 4, "--num-class-images", 3, *LITTLE)
 LEARNED = {
     "lora": {"lora.safetensors"},
     "word+lora": {"lora.safetensors", "learned_embeds.safetensors", "checkpoints-word", "losses-word.csv"},
@@ -23,14 +23,14 @@ ALWAYS = {"page.png", "curves.png", "losses.csv", "checkpoints", "class-pictures
 
 
 @pytest.mark.parametrize("learn", LEARNED)
-def test_what_is_learned_is_written_and_drawn(tmp_path, learn):
+def test_what_is_learned_is_written_and_sampled(tmp_path, learn):
     folder = tmp_path / "out"
     done = script_inside("train.py", "--learn", learn, *SHORT, "--output", folder)
     assert {path.name for path in folder.iterdir()} == ALWAYS | LEARNED[learn]
     assert [row["step"] for row in csv.DictReader((folder / "losses.csv").open())] == ["1", "2", "3"]
     subject = "<concept>" if learn == "word+lora" else "sks toy"
     assert f"learned {subject} in 3 steps" in done.stdout
-    assert Image.open(folder / "page.png").height > 4 * 64  # training pictures, the thing, a prompt before and after
+    assert Image.open(folder / "page.png").height > 4 * 64  # training images, the subject, a prompt before and after
     drawn = ["--model", folder / "model"] if learn == "dreambooth" else ["--lora", folder / "lora.safetensors"]
     drawn += ["--embedding", folder / "learned_embeds.safetensors"] if learn == "word+lora" else []
     script_inside("sample.py", subject, *drawn, "--steps", 2, "--num-images", 1, "--output", tmp_path / "drawn")
@@ -42,7 +42,7 @@ def test_what_is_learned_is_written_and_drawn(tmp_path, learn):
     assert (tmp_path / "report" / "report.html").is_file()
 
 
-def test_a_run_is_taken_up_again(tmp_path):
+def test_a_run_is_resumed(tmp_path):
     """Made longer: the same as one that was as long from the beginning; the folder that stood there is put aside."""
     for folder, steps in (("whole", [5]), ("parts", [3, 5])):
         for i, count in enumerate(steps):
@@ -65,7 +65,7 @@ def test_a_refused_run_costs_nothing(tmp_path):
     assert model.read_bytes() == before
 
 
-def folder_of_pictures(folder, mode="RGBA", captions=2):
+def folder_of_images(folder, mode="RGBA", captions=2):
     folder.mkdir()
     for i in range(2):
         pixels = np.full((64, 64, 4), 255, dtype=np.uint8)
@@ -82,18 +82,18 @@ def folder_of_pictures(folder, mode="RGBA", captions=2):
         ("--learn lora --initializer auto", "--initializer names the class here, such as toy"),
         ("--learn word+lora --initializer random", "a LoRA needs to know the class"),
         ("--learn word+lora --vectors auto", "--vectors auto goes with --learn word alone"),
-        ("--learn dreambooth --class-pictures 0", "set class_pictures, or prior_weight = 0"),
+        ("--learn dreambooth --num-class-images 0", "set class_pictures, or prior_weight = 0"),
         ("--learn lora --rank 0", "0 is not from 1"),
         ("--learn dreambooth --class-images nowhere", "nowhere: no such folder"),
         ("--images {pictures} --captions", r"1\.txt cannot be read"),
-        ("--images {pictures} --masked", "picture 0 has no alpha channel"),
+        ("--images {pictures} --masked", "image 0 has no alpha channel"),
         ("--learn word+lora --max-row-norm 0 --model nowhere", "max_row_norm = 0"),
-        ("--huber 0", "huber = 0.0; expected at least"),
-        ("--min-snr -1", "min_snr = -1.0; expected at least"),
+        ("--huber 0", "huber = 0.0; expected a number from"),
+        ("--min-snr -1", "min_snr = -1.0; expected a number from"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, args, message):
-    pictures = folder_of_pictures(tmp_path / "pictures", "RGB", captions=1)
+    pictures = folder_of_images(tmp_path / "pictures", "RGB", captions=1)
     options = args.format(pictures=pictures).split()
     done = script_inside("train.py", *options, "--output", tmp_path / "out", "--quiet", check=False)
     assert done.returncode in (1, 2)
@@ -104,10 +104,10 @@ def test_bad_input_is_one_line(tmp_path, args, message):
 
 
 def test_masks_and_captions_from_the_command_line(tmp_path):
-    pictures = folder_of_pictures(tmp_path / "pictures")
+    pictures = folder_of_images(tmp_path / "pictures")
     options = ("--captions", "--masked", "--min-snr", 5, "--huber", 0.5, "--steps", 1, "--batch-size", 1)
     done = script_inside("train.py", "--images", pictures, *options, *LITTLE, "--output", tmp_path / "out", check=False)
     assert "never lower" in done.stderr or (tmp_path / "out/learned_embeds.safetensors").is_file()
-    facts = minti.load_checkpoint(tmp_path / "out/checkpoints").facts["identity"]
+    facts = minti.load_checkpoint(tmp_path / "out/checkpoints").identity
     assert facts["captions"] == ["a {}", "a {}"]
     assert (facts["masked"], facts["min_snr"], facts["huber"]) == (True, 5.0, 0.5)

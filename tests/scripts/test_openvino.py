@@ -1,4 +1,4 @@
-"""OpenVINO in the UNet's place: torch's pictures, and one line where it cannot be."""
+"""OpenVINO in the UNet's place: torch's images, and one line where it cannot be."""
 
 from support.openvino_engine import OpenVINO
 
@@ -60,9 +60,9 @@ def test_bfloat16_stays_as_near_to_float32_as_torch_does(installed):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_what_is_inside_the_unet_is_refused(installed, part):
+def test_other_adapters_of_the_unet_are_refused(installed, part):
     model = minti.StableDiffusion.from_pretrained()
-    with PARTS[part](model).attached(model), pytest.raises(ValueError, match="leave out what goes inside"):
+    with PARTS[part](model).attached(model), pytest.raises(ValueError, match="leave out other adapters"):
         OpenVINO().attached(model).__enter__()
     with OpenVINO().attached(model):
         pass
@@ -74,7 +74,7 @@ def test_a_gradient_is_refused(installed, tmp_path):
     assert done.stderr == "error: OpenVINO gives no gradient; leave out what guides by one, or --engine openvino\n"
 
 
-def test_the_script_draws_the_same_pictures(installed, tmp_path):
+def test_the_script_samples_the_same_images(installed, tmp_path):
     for engine in ("torch", "openvino"):
         options = ("--num-images", 2, "--steps", 5, "--sampler", "ddim", "--output", tmp_path / engine)
         script_inside("sample.py", "a red star", "--engine", engine, *options)

@@ -89,8 +89,8 @@ def test_two_are_drawn_together(visitor):
         (lambda one: one.predict(api_name="/go_on"), "nothing has been learned yet"),
         (lambda one: one.predict(api_name="/save"), "no word to save"),
         (lambda one: learn(one, "cat"), "'cat' is in the vocabulary already .* such as '&lt;my-concept&gt;'"),
-        (lambda one: learn(one, source=OWN), "no picture to learn from"),
-        (lambda one: learn(one, source=OWN, files=[handle_file(__file__)]), "not a picture that can be read"),
+        (lambda one: learn(one, source=OWN), "no image to learn from"),
+        (lambda one: learn(one, source=OWN, files=[handle_file(__file__)]), "not an image that can be read"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(visitor, call, message):
@@ -163,7 +163,7 @@ def test_what_is_seen_is_what_the_library_draws(session):
         assert drawn[0].tobytes() == latents.resize(drawn[0].size, 0).tobytes()
 
 
-def test_the_judge_steers_the_first_picture_alone(toybox):
+def test_classifier_guidance_acts_on_the_first_image_alone(toybox):
     session, options = Session(toybox, minti.TOYBOX, Lock()), {"num_inference_steps": 2, "sampler": "ddim"}
     prompt, noise = "a photo of a toy", torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(7))
     steered = session.steered("green", 30)
@@ -283,7 +283,7 @@ def test_a_lora_a_judge_and_an_outline_in_a_browser(wide, toybox, tmp_path):
     assert alike(with_lora, expected)
     assert not alike(with_lora, alone)
 
-    wide.get_by_role("button", name="Steered by a judge").click()
+    wide.get_by_role("button", name="Classifier guidance").click()
     wide.get_by_label("Towards a colour or a shape").click()
     wide.get_by_role("option", name="green").click()
     assert not alike(draw_two_steps(wide), with_lora)

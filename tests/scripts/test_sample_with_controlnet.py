@@ -61,13 +61,13 @@ def test_a_model_may_bring_its_own(folder, control, hint, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--controlnet", "control"], "--controlnet control draws by a hint; give --hint PICTURE, too"),
+        (["--controlnet", "control"], "--controlnet control needs a hint; give --hint IMAGE, too"),
         (["--hint", "hint.png"], "--hint hint.png needs a ControlNet, and"),
         (
             ["--hint", "hint.png", "--controlnet", "control", "--height", "32"],
-            "--hint hint.png is 16 x 16 pixels, and the drawing 32 x 16; make them equal",
+            "--hint hint.png is 16 x 16 pixels, and the sample 32 x 16; make them equal",
         ),
-        (["--hint", "none.png", "--controlnet", "control"], "none.png: no such picture"),
+        (["--hint", "none.png", "--controlnet", "control"], "none.png: no such image"),
         (["--hint", "hint.png", "--controlnet", "none"], "none is missing; a ControlNet is diffusers' folder"),
         (["--hint", "hint.png", "--controlnet", "control", "--control-scale", "nan"], "nan is not a finite number"),
     ],

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import minti
 from minti.denoising import DDIM, DDPM
+from minti.guidance.conditions import Conditions
 from minti.samplers.multistep import DPMSolver
 
 ROOT = Path(__file__).parents[2]
@@ -44,15 +45,15 @@ def test_the_main_job_writes_everything(trained):
     rows = list(csv.DictReader((folder / "losses.csv").open()))
     assert [int(row["step"]) for row in rows] == list(range(1, 13))
     assert all(float(row["loss"]) > 0 for row in rows)
-    assert rows[-1]["fixed_loss"]
+    assert rows[-1]["validation_loss"]
     page = Image.open(folder / "page.png")
-    assert page.height > 15 * 128  # training pictures, the word alone, seven prompts before and after
+    assert page.height > 15 * 128  # training images, the word alone, seven prompts before and after
     assert "learned <concept> in 12 steps" in done.stdout
     assert "\r" not in done.stderr  # no progress bar where there is no terminal
 
 
 @pytest.mark.parametrize("run", [pytest.param(script_inside, marks=pytest.mark.fast), script], ids=["inside", "alone"])
-def test_a_learned_word_is_drawn(trained, tmp_path, run):
+def test_a_learned_word_is_sampled(trained, tmp_path, run):
     folder, _ = trained
     prompts = ("a sketch of a <concept>", "a red star")
     options = ("--embedding", folder / "learned_embeds.safetensors", "--num-images", 2, "--steps", 2)
@@ -60,14 +61,14 @@ def test_a_learned_word_is_drawn(trained, tmp_path, run):
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert names == ["00-00.png", "00-01.png", "01-00.png", "01-01.png", "grid.png"]
     run("sample.py", prompts[1], "--num-images", 2, "--steps", 2, "--output", tmp_path / "b", "--batch-size", 1)
-    for i in range(2):  # the same picture, whatever else is in the batch
+    for i in range(2):  # the same image, whatever else is in the batch
         a, b = (Image.open(path) for path in (tmp_path / "a" / f"01-0{i}.png", tmp_path / "b" / f"00-0{i}.png"))
         difference = max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes()))
         assert difference <= 1  # rounding of the kernels, then of the 8 bits
 
 
-def test_a_picture_is_changed_where_the_mask_says(tmp_path):
-    """The kept half is the picture's own, pixel for pixel."""
+def test_inpainting_changes_an_image_where_the_mask_says(tmp_path):
+    """The kept half is the image's own, pixel for pixel."""
     picture = Image.open(sorted(CONCEPT.glob("*.png"))[0]).convert("RGB")
     mask = Image.new("L", picture.size, 0)
     mask.paste(255, (0, 0, 32, 64))
@@ -83,23 +84,28 @@ def test_a_picture_is_changed_where_the_mask_says(tmp_path):
     assert Image.open(tmp_path / "out/00-00.png").tobytes() != drawn.tobytes()
 
 
-@pytest.mark.parametrize("where", ["right", "right.png"])
-def test_a_second_prompt_pulls_with_its_weight_where_its_mask_says(tmp_path, where):
-    """The script's picture is the library's."""
+EXTRA, OLD = ("--extra-prompt", "--extra-prompt-weight", "--extra-prompt-mask"), ("--and", "--weight", "--where")
+
+
+@pytest.mark.parametrize(("where", "names"), [("right", EXTRA), ("right.png", EXTRA), ("right", OLD)])
+def test_an_extra_prompt_has_its_weight_and_mask(tmp_path, where, names):
+    """The script's image is the library's; the names of version 0.1 mean the same, and say that they go."""
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (32, 0, 64, 64))
     mask.save(tmp_path / "right.png")
     where = tmp_path / where if "." in where else where
-    also = ("--and", "a blue moon", "--weight", 4, "--where", where)
-    script_inside(
-        "sample.py", "a red star", "--num-images", 1, "--steps", 3, "--sampler", "ddim", "--output", tmp_path, *also
-    )
+    options = ("--num-images", 1, "--steps", 3, "--sampler", "ddim", "--output", tmp_path, "--quiet")
+    prompt, weight, mask = names
+    done = script_inside("sample.py", "a red star", *options, prompt, "a blue moon", weight, 4, f"{mask}={where}")
+    renamed = [f"{old} is called {new} now; the old name goes with version 0.3" for old, new in zip(OLD, EXTRA)]
+    assert done.stderr.splitlines() == ([f"warning: {line}" for line in renamed] if names is OLD else [])
     half = (torch.arange(16) >= 8).float().expand(1, 1, 16, 16)
     options = {"num_inference_steps": 3, "sampler": "ddim", "guidance_scale": 5.0}
     model, drawn = minti.StableDiffusion.from_pretrained(), Image.open(tmp_path / "00-00.png").tobytes()
     for others, same in (([("a blue moon", 4.0, half)], True), ([], False)):
         generator = torch.Generator().manual_seed(0)
-        (expected,) = minti.sample(model, "a red star", generator=generator, also=others, **options)
+        cfg = Conditions(model, others)
+        (expected,) = minti.sample(model, "a red star", generator=generator, cfg=cfg, **options)
         assert (drawn == expected.tobytes()) == same
 
 
@@ -143,7 +149,7 @@ def test_options_of_another_sampler_are_refused(tmp_path, args, message):
         ("train.py", ("--model", "nowhere"), "nowhere is neither a folder, nor a file, nor an id on the hub"),
         ("train.py", ("--output", "/proc/minti"), "cannot write to the output folder /proc/minti"),
         ("sample.py", ("a", "--height", "65"), "must be multiples of 4"),
-        ("sample.py", ("a", "--init-image", "none.png"), "none.png: no such picture"),
+        ("sample.py", ("a", "--init-image", "none.png"), "none.png: no such image"),
         ("sample.py", ("a", "--model", "someone/nothing"), "cannot fetch someone/nothing from the hub"),
         ("sample.py", ("a", "--embedding", "none.safetensors"), "none.safetensors: no such file of learned words"),
     ],
@@ -158,10 +164,10 @@ def test_bad_input_gets_one_line(tmp_path, name, args, message):
     assert done.stderr.count("\n") == 1
 
 
-def test_pictures_that_are_not_there_get_one_line(tmp_path):
+def test_images_that_are_not_there_get_one_line(tmp_path):
     done = script_inside("train.py", "--images", "nowhere", "--output", tmp_path, check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: nowhere: no such folder; expected a folder with a few pictures\n"
+    assert done.stderr == "error: nowhere: no such folder; expected a folder with a few images\n"
 
 
 @pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py", "toybox/evaluate_toybox.py", "benchmark.py"])

@@ -1,4 +1,4 @@
-"""How a picture comes about, as the scripts show it."""
+"""The sampling trajectory, as the scripts show it."""
 
 from PIL import Image, ImageSequence
 from running import script_inside
@@ -41,4 +41,4 @@ def test_a_random_initializer_and_the_nearest_words(tmp_path):
     assert [line.split(",")[0] for line in lines] == ["nearest to <concept>", "nearest to <concept>_1"]
     assert all(line.count("(0.") == 5 for line in lines)
     page = Image.open(tmp_path / "page.png")
-    assert page.height == 9 * 132 + 4  # the training pictures, the word alone, seven prompts: no initializer to compare
+    assert page.height == 9 * 132 + 4  # the training images, the word alone, seven prompts: no initializer to compare
