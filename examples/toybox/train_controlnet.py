@@ -14,7 +14,6 @@ sys.path.append(str(Path(__file__).parents[1]))
 from support.command_line import arguments, finite, load, make_output, run, whole
 
 import csv
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,26 +28,13 @@ from minti.adapters.controlnet import ControlNet
 from minti.evaluation.grids import grid
 from minti.formats.image_files import save_png
 from minti.images import from_bytes, to_pil
-from minti.textual_inversion import diffusion_loss
+from minti.textual_inversion import Batch, batch_loss
 from minti.training import Trainer
 from minti.vae import DiagonalGaussian
 from outlines import hints, masks
 from resumable import cosine
 
 DROP = 0.5  # fraction of prompts that are replaced by "": the control image must suffice (arXiv 2302.05543, 3.3)
-
-
-class Batch(NamedTuple):
-    """Latents and noise (b, 8, 16, 16), timesteps (b,), captions, and the control images, (b, 3, 64, 64)."""
-
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    captions: list[str]
-    hints: Tensor
-
-    def __str__(self) -> str:
-        return ", ".join(f"{caption!r} at timestep {t}" for caption, t in zip(self.captions, self.timesteps.tolist()))
 
 
 class Outlined:
@@ -70,7 +56,7 @@ class Outlined:
         latents = self.model.scale(DiagonalGaussian(self.mean[indices], self.logvar[indices]).sample(generator))
         timesteps = torch.randint(self.model.scheduler.config.num_train_timesteps, (self.size,), generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
-        return Batch(latents, noise, timesteps, draw_captions(indices, caption_seed, DROP), self.hints[indices])
+        return Batch(latents, noise, timesteps, draw_captions(indices, caption_seed, DROP), indices.tolist())
 
 
 def main() -> None:
@@ -91,21 +77,19 @@ def main() -> None:
     optimizer = torch.optim.AdamW(control.trainable(), lr=args.learning_rate, weight_decay=0.01)
 
     def loss(model: minti.StableDiffusion, batch: Batch) -> Tensor:
-        control.hint = batch.hints
-        with torch.no_grad():
-            context = model.encode_prompt(batch.captions)
-        return diffusion_loss(model, batch.latents, batch.timesteps, context, batch.noise)
+        control.hint = data.hints[batch.indices]
+        return batch_loss(model, batch)
 
     rate = cosine(args.steps, warmup=100)
-    loop = Trainer(model, control, data.draw, loss, optimizer, args.steps, generator, rate, max_norm=1.0)
+    trainer = Trainer(model, control, data.draw, loss, optimizer, args.steps, generator, rate, max_norm=1.0)
     trials, judge, losses, rows = Trials(args.look_at), load_judge(args.model), [], []
-    for step in tqdm(loop, total=args.steps, mininterval=10, disable=True if args.quiet else None):
+    for step in tqdm(trainer, total=args.steps, mininterval=10, disable=True if args.quiet else None):
         losses.append(step.loss)
-        if loop.number % args.look_every == 0 or loop.number == args.steps:
+        if trainer.number % args.look_every == 0 or trainer.number == args.steps:
             drawn = trials.draw(model, control, trials.prompts(), num_inference_steps=12, sampler="ddim")
-            save_png(grid(to_pil(drawn), columns=8), folder / f"{loop.number:05}.png")
+            save_png(grid(to_pil(drawn), columns=8), folder / f"{trainer.number:05}.png")
             control.save(folder)
-            rows.append({"step": loop.number, "loss": np.mean(losses)} | trials.measure(judge, drawn))
+            rows.append({"step": trainer.number, "loss": np.mean(losses)} | trials.measure(judge, drawn))
             losses.clear()
             print(" ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
             with (folder / "progress.csv").open("w", newline="", encoding="utf-8") as file:

@@ -42,16 +42,15 @@ WITHOUT_PICTURE, WITHOUT_TEXT, WITHOUT_BOTH = 0.05, 0.1, 0.05  # dropped fractio
 
 
 class Batch(NamedTuple):
-    """Latents and noise (b, 8, 16, 16), timesteps (b,), prompts, and CLIP embeddings of the image prompts, (b, 128)."""
+    """Latents and noise (b, 8, 16, 16), timesteps (b,), prompts, the toys' numbers, and the image prompts' CLIP
+    embeddings, (b, 128)."""
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
     prompts: list[str]
+    indices: list[int]
     seen: Tensor
-
-    def __str__(self) -> str:
-        return ", ".join(f"{prompt!r} at {t}" for prompt, t in zip(self.prompts, self.timesteps.tolist()))
 
 
 def training_toys() -> list[world.Toy]:
@@ -98,11 +97,13 @@ class Pictures:
         # The content of an image is decided between 200 and 700, as in `stages`.
         timesteps = torch.randint(1000, (size,), generator=generator)
         timesteps[::2] = torch.randint(200, 700, timesteps[::2].shape, generator=generator)
-        return Batch(latents, noise, timesteps, prompts, seen)
+        return Batch(latents, noise, timesteps, prompts, toys, seen)
 
 
-def loop_of(model: minti.StableDiffusion, adapter: IPAdapter, pictures: Pictures, args: argparse.Namespace) -> Trainer:
-    """The training loop: the IP-Adapter, its batches and its loss."""
+def trainer_of(
+    model: minti.StableDiffusion, adapter: IPAdapter, pictures: Pictures, args: argparse.Namespace
+) -> Trainer:
+    """The training run: the IP-Adapter, its batches and its loss."""
 
     def loss(model: minti.StableDiffusion, batch: Batch) -> Tensor:
         with torch.no_grad():
@@ -131,11 +132,11 @@ def main() -> None:
     pictures = Pictures(model, args.model, args.quiet)
     generator = torch.Generator().manual_seed(args.seed)
     adapter = IPAdapter.beside(model, pictures.seen[0].shape[1], generator)
-    loop = loop_of(model, adapter, pictures, args)
+    trainer = trainer_of(model, adapter, pictures, args)
     settings = {name: getattr(args, name) for name in SETTINGS}
-    for smooth in resumable(loop, folder / "checkpoint.pt", settings, quiet=True if args.quiet else None):
-        if loop.number % 500 == 0:
-            print(f"step {loop.number}: loss {smooth:.4f}", flush=True)
+    for smooth in resumable(trainer, folder / "checkpoint.pt", settings, quiet=True if args.quiet else None):
+        if trainer.number % 500 == 0:
+            print(f"step {trainer.number}: loss {smooth:.4f}", flush=True)
     save_ip_adapter(adapter.half(), folder / "ip_adapter.safetensors")
     print(f"wrote {folder}/ip_adapter.safetensors")
 

@@ -61,7 +61,7 @@ def test_a_batch_is_what_the_loop_needs(few):
 def test_an_interrupted_training_goes_on_to_the_same_end(few, tmp_path):
     args = Namespace(steps=4, batch_size=2, learning_rate=1e-3, seed=0, autocast=False)
     whole, first, second, other = (
-        training.loop_of(few.model, IPAdapter.beside(few.model, 128, torch.Generator().manual_seed(0)), few, args)
+        training.trainer_of(few.model, IPAdapter.beside(few.model, 128, torch.Generator().manual_seed(0)), few, args)
         for _ in range(4)
     )
     for _ in resumable(whole, tmp_path / "whole.pt", vars(args)):
@@ -71,7 +71,7 @@ def test_an_interrupted_training_goes_on_to_the_same_end(few, tmp_path):
         pass
     assert first.number == 3  # of which two are in the checkpoint
     assert len(list(resumable(second, path, vars(args)))) == 2
-    assert all(torch.equal(a, b) for a, b in zip(whole.part.parameters(), second.part.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.adapter.parameters(), second.adapter.parameters()))
     assert torch.equal(whole.generator.get_state(), second.generator.get_state())
     with pytest.raises(ValueError, match=r"another run, with steps 4, .* this run has steps 5, .* or another folder"):
         next(resumable(other, path, vars(args) | {"steps": 5}))
@@ -106,9 +106,9 @@ def test_the_scripts_run(tmp_path):
     """The bundled adapter by sample.py, and the table."""
     concept = concept_name(world.TEST_TOYS[0])
     picture = f"examples/concepts/{concept}/0.png"
-    options = ["--ip-adapter", minti.TOYBOX / FILE, "--ip-picture", picture, "--output", tmp_path / "drawn"]
+    options = ["--ip-adapter", minti.TOYBOX / FILE, "--ip-image", picture, "--output", tmp_path / "drawn"]
     done = script_inside("sample.py", "a cartoon of a toy", *options, "--num-images", 1, "--steps", 4)
-    assert "an IP-Adapter, sees" in done.stdout
+    assert f"an IP-Adapter, image {picture}, scale 1" in done.stdout
     options = ["--toys", "tuning", "--seeds", 0, "--num-images", 1, "--ways", "one picture"]
     done = script_inside("toybox/evaluate_ip_adapter.py", *options, "--output", tmp_path / "table")
     assert done.stdout.count("| one picture |") == 2

@@ -271,7 +271,7 @@ def test_a_held_out_toy_is_learned_with_the_default_settings():
     """The main claim, end to end: five pictures, default settings, and the judge recognises what is drawn."""
     model, toy = minti.StableDiffusion.from_pretrained(), world.TEST_TOYS[1]  # [0] loses its pattern at times
     wrapper = minti.TrainingWrapper(model, minti.TextualInversionConfig())
-    states = list(minti.textual_inversion(wrapper, to_pixels(concept_pictures(toy))))
+    states = list(minti.monitored(minti.textual_inversion(wrapper, to_pixels(concept_pictures(toy)))))
     fixed = [state.validation_loss for state in states if state.validation_loss is not None]
     assert min(fixed) < min(states[0].initializer_loss, states[0].empty_loss)
     assert states[-1].finished
