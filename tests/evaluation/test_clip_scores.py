@@ -1,4 +1,4 @@
-"""Likeness and obedience, and CLIP behind them."""
+"""CLIP scores: image alignment (likeness) and text alignment (obedience), and the CLIP that they are computed with."""
 
 from support.rows import sentence
 
@@ -37,7 +37,7 @@ def test_similarities_are_those_of_transformers(clip_folder):
 
 
 @pytest.mark.parametrize("width", [48, 80])
-def test_pictures_as_tensors_are_what_the_processor_makes_of_them(clip_folder, width):
+def test_images_as_tensors_are_what_the_processor_makes_of_them(clip_folder, width):
     """Shrunk with antialiasing from 48 x 48, the same but for rounding to bytes; 48 x 80 is cut afterwards."""
     values = torch.nn.functional.interpolate(torch.rand(2, 3, 6, width // 8, generator=seeded()), scale_factor=8)
     arrays = [(value * 150 + 50).byte().permute(1, 2, 0).numpy() for value in values]
@@ -77,7 +77,7 @@ def unit(*angles):
 
 
 def test_scores_between_their_bounds():
-    """In the plane: the training pictures at 0 and 60 degrees, the initializer's at 90, the text at 90."""
+    """In the plane: the training images at 0 and 60 degrees, the initializer's at 90, the text at 90."""
     training, drawn, initial, text = unit(0, 60), unit(30), unit(90), unit(90)
     assert mean_similarity(unit(0, 90), unit(0)) == pytest.approx(0.5)
     assert among_themselves(training) == pytest.approx(0.5)

@@ -1,4 +1,4 @@
-"""Distances of distributions, on Gaussians whose distance is known."""
+"""Fréchet distance (FID), precision and recall, on distributions whose values are known."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_samples_come_near_the_distance_of_their_distributions():
 
 
 def test_the_checks_of_the_notes():
-    """A set and itself: nothing. Two halves of one set: almost nothing. Noise: very far. Also with few pictures."""
+    """A set and itself: nothing. Two halves of one set: almost nothing. Noise: very far. Also with few images."""
     features = draw(400) @ draw(4, 12, seed=3)  # twelve features, of which only four are free
     whole, halves = fit_gaussian(features), [fit_gaussian(half) for half in features.split(200)]
     noise = fit_gaussian(20 * draw(400, 12, seed=4) + 5)

@@ -1,4 +1,4 @@
-"""Where a learned row lies, and where on the schedule a word helps."""
+"""The nearest known words of a learned embedding vector, and the diffusion loss over the timesteps."""
 
 from support.studies import known_lengths
 
@@ -13,7 +13,7 @@ from minti.personalization.vocabulary import known_words
 from minti.text import single_token_id
 
 
-def test_a_row_made_of_a_known_one_finds_it(tiny):
+def test_a_vector_made_of_a_known_one_finds_it(tiny):
     embedding = tiny.text_encoder.get_input_embeddings().weight
     red, dog = (embedding[single_token_id(tiny.tokenizer, word)].clone() for word in ("red", "dog"))
     tiny.add_word("<x>", torch.stack([2 * red, red + 0.5 * dog]))

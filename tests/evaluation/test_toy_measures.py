@@ -1,4 +1,4 @@
-"""The toybox's own measures: its CLIP, the judge's sentences, outlines that are known."""
+"""The toybox's own measures: its CLIP, its classifier's (the judge's) sentences, outlines that are known."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def test_the_world_still_draws_the_bundled_concepts():
 
 
 def test_the_clip_tells_toys_and_styles_apart(toybox):
-    """Pictures are nearest to their own caption, and those of one toy nearer to each other than to another's."""
+    """Images are nearest to their own caption, and those of one toy nearer to each other than to another's."""
     clip = load_toy_clip(toybox, minti.TOYBOX)
     captions, pictures = [], []
     for style, text in world.STYLES.items():
@@ -68,7 +68,7 @@ def test_what_a_prompt_asks_for():
     assert wanted("<x>") == {}
 
 
-def test_the_tally_of_true_pictures_is_full_and_of_wrong_ones_says_what_is_lost():
+def test_the_tally_of_true_images_is_full_and_of_wrong_ones_says_what_is_lost():
     judge = load_judge(minti.TOYBOX)
     toy = world.Toy("heart", "side", "red", "white")
     wrong = replace(toy, second="blue")
