@@ -13,8 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import minti
 from minti.configs import TextConfig
 from minti.formats import hub
-from minti.formats.tensors import ModelCheckpoint
 from minti.formats.single_file import SCHEDULER_CONFIG
+from minti.formats.tensors import ModelCheckpoint
 from minti.unet import UNetConfig
 from minti.vae import VAEConfig
 
@@ -40,7 +40,7 @@ class Release:
     Attributes:
         source: a folder, an original single file or a hub id.
         configs: a folder with the configs and the tokenizer, which a single file lacks.
-        steps: how many denoising steps the picture takes that is compared.
+        steps: how many denoising steps the compared image takes.
     """
 
     source: str

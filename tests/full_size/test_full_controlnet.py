@@ -32,12 +32,12 @@ def test_controlnet(ours, theirs, control, size):
     expected = theirs.unet(
         latents, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid
     ).sample
-    part = ControlNet.from_pretrained(folder, ours)
-    part.hint = hint
-    our_mid, our_down = part.answer(latents, t, context)
+    adapter = ControlNet.from_pretrained(folder, ours)
+    adapter.hint = hint
+    our_mid, our_down = adapter.answer(latents, t, context)
     assert len(our_down) == len(down) == 12
     assert torch.equal(our_mid, mid) and all(torch.equal(*pair) for pair in zip(our_down, down))
     alone = ours.unet(latents, t, context)
-    with part.attached(ours):
+    with adapter.attached(ours):
         assert torch.equal(ours.unet(latents, t, context), expected)
     assert not torch.allclose(expected, alone, atol=1e-3 * alone.std().item())

@@ -1,4 +1,4 @@
-"""The networks at their full size, one by one and in the loss, and whole pictures."""
+"""The networks at their full size, one by one and in the loss, and whole images."""
 
 import diffusers
 import numpy as np
@@ -96,7 +96,7 @@ def test_lora(ours, theirs, tmp_path):
 
 
 def test_gradient_on_the_embedding(release, theirs):
-    """d loss / d embedding rows, through the frozen UNet and text encoder; a concept of two vectors."""
+    """d loss / d embedding vectors, through the frozen UNet and text encoder; a concept of two vectors."""
     ours = release.ours()
     rows = torch.randn(2, 768, generator=seeded(0)) * 0.02
     ours.add_word("<Cat>", rows)
@@ -117,16 +117,16 @@ def test_gradient_on_the_embedding(release, theirs):
     assert torch.equal(got, weight.grad)
 
 
-def test_picture_equals_the_pipeline(release, ours, theirs):
-    """PNDM, as the release asks for: the same picture, byte for byte; it varies, and the prompt matters."""
+def test_an_image_equals_the_pipeline_s(release, ours, theirs):
+    """PNDM, as the release asks for: the same image, byte for byte; it varies, and the prompt matters."""
     options = {"num_inference_steps": release.steps, "generator": seeded(0)}
     expected = theirs("a photo of a cat", **options).images[0]
     options["generator"] = seeded(0)
     steps = list(minti.sample_steps(ours, "a photo of a cat", sampler="pndm", **options))
     with torch.no_grad():
-        picture = minti.images.to_pil(ours.decode(steps[-1].latents))[0]
-    assert picture.tobytes() == expected.tobytes()
-    assert np.asarray(picture).std() > 1
+        image = minti.images.to_pil(ours.decode(steps[-1].latents))[0]
+    assert image.tobytes() == expected.tobytes()
+    assert np.asarray(image).std() > 1
     options["generator"] = seeded(0)
     other = next(minti.sample_steps(ours, "an oil painting", sampler="pndm", **options))
     assert not torch.equal(other.latents, steps[0].latents)

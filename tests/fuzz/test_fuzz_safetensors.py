@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 import minti
 from minti.embeddings import read_embeddings
-from minti.loading import read_tensors
+from minti.formats.tensors import read_tensors
 
 RAW = st.one_of(HEADERS, st.binary(max_size=60))
 ROWS = {"dtype": "F32", "shape": [1, 48], "data_offsets": [0, 192]}

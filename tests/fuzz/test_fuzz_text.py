@@ -89,7 +89,7 @@ def test_a_placeholder_is_learned_or_refused_without_a_trace(fresh, placeholder,
         except ValueError:
             assert state(model) == before
             raise
-        assert set(wrapper.placeholder_ids) <= set(model.tokenize([f"a {placeholder}"])[0].tolist())
+        assert set(model.words[placeholder]) <= set(model.tokenize([f"a {placeholder}"])[0].tolist())
         assert model.encode_prompt(f"the {placeholder}").isfinite().all()
 
 
@@ -125,4 +125,4 @@ def test_templates_and_initializers_are_used_or_refused_without_a_trace(fresh, t
             assert state(model) == before
             raise
         for prompt in wrapper.prompts:
-            assert wrapper.placeholder_ids[0] in model.tokenize([prompt])[0]
+            assert model.words[config.placeholder_token][0] in model.tokenize([prompt])[0]

@@ -1,4 +1,4 @@
-"""Picture files of every format and mode, damaged in every way; and pictures of any mode and size."""
+"""Image files of every format and mode, damaged in every way; and images of any mode and size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from minti import images
+from minti.formats.image_files import open_image, to_rgb
+from minti.images import to_pixels
 
 SUFFIX = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "TIFF": "tiff", "BMP": "bmp"}
 MODES = {
@@ -26,8 +27,8 @@ MODES = {
 }
 
 
-def picture(mode: str, size: tuple[int, int], seed: int = 0) -> Image.Image:
-    """A random picture of a mode."""
+def image(mode: str, size: tuple[int, int], seed: int = 0) -> Image.Image:
+    """A random image of a mode."""
     rng = np.random.default_rng(seed)
     if mode == "F":
         return Image.fromarray(rng.normal(0, 10 ** rng.uniform(-3, 3), size[::-1]).astype(np.float32))
@@ -41,20 +42,20 @@ def picture(mode: str, size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 def encoded(kind: str, mode: str, size: tuple[int, int], seed: int, **options) -> bytes:
-    """The bytes of a file with such a picture."""
+    """The bytes of a file with such an image."""
     file = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = seed % 9
-    picture(mode, size, seed).save(file, kind, **({"exif": exif} if kind in ("JPEG", "WEBP", "PNG") else {}), **options)
+    image(mode, size, seed).save(file, kind, **({"exif": exif} if kind in ("JPEG", "WEBP", "PNG") else {}), **options)
     return file.getvalue()
 
 
 def check_open(path) -> None:
-    """A picture of bytes, or a refusal that names the file."""
+    """An image of bytes, or a refusal that names the file."""
     with refusal(path):
-        opened = images.open_image(path)
+        opened = open_image(path)
         assert opened.mode == "RGB"
-        pixels = images.to_pixels(opened, 16)
+        pixels = to_pixels(opened, 16)
         assert pixels.shape == (3, 16, 16)
         assert pixels.isfinite().all()
         assert pixels.abs().max() <= 1
@@ -70,8 +71,8 @@ SIZES = st.one_of(st.tuples(st.integers(1, 40), st.integers(1, 40)), st.sampled_
 @example(("TIFF", "F"), (8, 8), 0, ([], 1.0))
 @example(("JPEG", "CMYK"), (8, 8), 6, ([], 0.9))
 @example(("PNG", "P"), (1, 1), 0, ([], 0.0))
-def test_a_damaged_picture_is_read_or_refused(folder, kind, size, seed, damage):
-    path = folder / f"picture.{SUFFIX[kind[0]]}"
+def test_a_damaged_image_is_read_or_refused(folder, kind, size, seed, damage):
+    path = folder / f"image.{SUFFIX[kind[0]]}"
     path.write_bytes(flipped(encoded(*kind, size, seed), *damage) if damage[1] else b"")
     check_open(path)
 
@@ -97,22 +98,22 @@ def test_a_lying_header_is_refused(folder, kind, seed, lies):
                 struct.pack_into("<I", data, entry + 8, value)
     if kind == "PNG":
         struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
-    path = folder / f"picture.{SUFFIX[kind]}"
+    path = folder / f"image.{SUFFIX[kind]}"
     path.write_bytes(data)
     check_open(path)
 
 
 @inputs(4)
 @given(st.sampled_from(sorted({*MODES["TIFF"], "RGBa", "La", "HSV", "PA", "RGBX"})), SIZES, st.integers(0, 9))
-def test_a_picture_of_any_mode_becomes_rgb(mode, size, seed):
+def test_an_image_of_any_mode_becomes_rgb(mode, size, seed):
     """Those that somebody opened otherwise, and hands over."""
     with refusal():
-        rgb = images.to_rgb(picture(mode, size, seed))
+        rgb = to_rgb(image(mode, size, seed))
         assert (rgb.mode, rgb.size) == ("RGB", size)
 
 
 @pytest.mark.parametrize("side", [20_000, 100_000])
-def test_a_picture_too_large_is_refused_for_its_size(folder, side):
+def test_an_image_too_large_is_refused_for_its_size(folder, side):
     """Some hundred bytes that promise 10 gigapixels."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
@@ -121,12 +122,12 @@ def test_a_picture_too_large_is_refused_for_its_size(folder, side):
     )
     (folder / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
     with bounded(), pytest.raises(ValueError, match="more pixels than are read safely") as caught:
-        images.open_image(folder / "huge.png")
+        open_image(folder / "huge.png")
     check_message(caught.value, folder / "huge.png")
 
 
-def test_only_picture_formats_are_opened(folder):
+def test_only_image_formats_are_opened(folder):
     """PostScript is a program, for which Pillow would start Ghostscript."""
     (folder / "program.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    with pytest.raises(ValueError, match="is not a picture that can be read"):
-        images.open_image(folder / "program.png")
+    with pytest.raises(ValueError, match="is not an image that can be read"):
+        open_image(folder / "program.png")
