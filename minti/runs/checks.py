@@ -61,7 +61,9 @@ def step(trainer: Trainer, loss: float, norm: float, batches: Sequence[Any]) -> 
         mend = f"so is {culprit}: fetch that file again" if culprit else lower
         raise TrainingError(f"{what} at {at}, of {', '.join(map(described, batches))}; {mend}")
     if norm == 0:
-        raise TrainingError(f"there is no gradient at {at}: nothing leads from it to the loss")
+        lower = f"try a lower learning rate (it is {trainer.optimizer.param_groups[0]['lr']:g})"
+        why = "nothing leads from it to the loss" if trainer.number == 1 else lower
+        raise TrainingError(f"there is no gradient at {at}: {why}")
 
 
 def described(batch: Any) -> str:
