@@ -20,11 +20,8 @@ from minti.sampling import Network, Prompts, Scale, conditional, encoded, expand
 
 @dataclass(frozen=True)
 class Condition:
-    """A prompt with its guidance weight and mask: its context, (b, n, d); the weight, negative to lead away from it, or
-    a function of the timestep; and where it acts, (b or 1, 1, h, w) in [0, 1], or None: everywhere.
-
-    Raises ValueError: a weight that is no number, or with which every image would overflow.
-    """
+    """A prompt's context, (b, n, d); its guidance weight, negative to lead away from it, or a function of the timestep;
+    and its mask, (b or 1, 1, h, w) in [0, 1], or None: everywhere."""
 
     context: Tensor
     weight: Scale
@@ -36,13 +33,9 @@ class Condition:
 
 
 def composed_guidance(network: Network, conditions: Sequence[Condition], negative: Tensor) -> Predict:
-    """Composed guidance: away from the negative prompt, towards every prompt, by its weight and where its mask says.
-
-        output = uncond + sum_i w_i m_i (cond_i - uncond)
-
-    (n + 1) B T evaluations for n prompts, B images and T timesteps; B T where a single weight is 1.
-    """
-    if cancels(conditions):
+    """Composed guidance, uncond + sum_i w_i m_i (cond_i - uncond). (n + 1) B T evaluations for n prompts, B images, T
+    timesteps; B T for a single prompt with weight 1 everywhere, where uncond cancels."""
+    if len(conditions) == 1 and conditions[0].weight == 1 and conditions[0].mask is None:
         return conditional(network, conditions[0].context)
     everything = conditional(network, torch.cat([negative, *(condition.context for condition in conditions)]))
 
@@ -52,29 +45,22 @@ def composed_guidance(network: Network, conditions: Sequence[Condition], negativ
         output = uncond
         for condition, cond in zip(conditions, conds):
             push = scale_at(condition.weight, t) * (cond - uncond)
-            masked = condition.mask is not None
-            output = output + (expand(condition.mask, latents[:, :1].shape, "mask") * push if masked else push)
+            if condition.mask is not None:
+                push = expand(condition.mask, latents[:, :1].shape, "mask") * push
+            output = output + push
         return output
 
     return predict
 
 
-def cancels(conditions: Sequence[Condition]) -> bool:
-    """Whether the unconditional prediction cancels: a single prompt with weight 1 everywhere."""
-    return len(conditions) == 1 and conditions[0].weight == 1 and conditions[0].mask is None
-
-
 @dataclass(frozen=True)
 class Conditions:
-    """How `minti.sample` combines predictions: `minti.sample(model, prompts, cfg=Conditions(model, ...))`.
+    """How predictions are combined: `minti.sample(model, prompts, cfg=Conditions(model, ...))`.
 
     Attributes:
         extra_prompts: further prompts for every image, (prompt, weight) or (prompt, weight, mask); see `Condition`.
         interval: guidance between these timesteps only, both included (arXiv 2404.07724); None: always.
-        refresh_every: the unconditional prediction is computed in every k-th step and reused in between:
-            B T (1 + 1 / k) evaluations.
-
-    Raises ValueError: a weight, mask or number that cannot be.
+        refresh_every: computes the unconditional prediction in every k-th step only: B T (1 + 1 / k) evaluations.
     """
 
     model: StableDiffusion
@@ -87,32 +73,25 @@ class Conditions:
             raise ValueError(f"refresh_every = {short_repr(self.refresh_every)}; expected 1 (always) or more")
 
     def __call__(self, network: Network, context: Tensor, negative: Tensor, scale: Scale) -> Predict:
-        """The prediction of guidance with all prompts."""
-        extra = (extra_condition(self.model, context, *one) for one in self.extra_prompts)
-        conditions = [Condition(context, scale), *extra]
-        guided = composed_guidance(
-            cached_unconditional(network, self.refresh_every, len(context)), conditions, negative
-        )
+        def condition(prompt: Prompts, weight: Scale, mask: Tensor | None = None) -> Condition:
+            if mask is not None:
+                mask = expand(mask, (len(context), 1, *mask.shape[-2:]), "mask").to(context)
+            return Condition(encoded(self.model, prompt, context, "further prompts"), weight, mask)
+
+        conditions = [Condition(context, scale), *(condition(*one) for one in self.extra_prompts)]
+        cached = cached_unconditional(network, self.refresh_every, len(context))
+        guided = composed_guidance(cached, conditions, negative)
         return in_interval(self.interval, guided, conditional(network, context))
 
 
-def extra_condition(
-    model: StableDiffusion, like: Tensor, prompt: Prompts, weight: Scale, mask: Tensor | None = None
-) -> Condition:
-    """A prompt beside the first one, whose context is `like`."""
-    if mask is not None:
-        mask = expand(mask, (len(like), 1, *mask.shape[-2:]), "mask").to(like)
-    return Condition(encoded(model, prompt, like, "further prompts"), weight, mask)
-
-
 def in_interval(interval: tuple[int, int] | None, inside: Predict, outside: Predict) -> Predict:
-    """One prediction between two timesteps, both included, and another elsewhere; None: always the first."""
+    """One prediction between two timesteps, both included, and another elsewhere."""
     low, high = interval or (float("-inf"), float("inf"))
     return lambda latents, t: (inside if low <= t <= high else outside)(latents, t)
 
 
 def cached_unconditional(network: Network, every: int, images: int) -> Network:
-    """Reuses the unconditional predictions for k steps. `images`: how many; in a batch theirs come first."""
+    """Reuses the unconditional predictions, the first so many `images` of a batch, for k steps."""
     calls, kept = 0, torch.empty(0)
 
     def evaluate(latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:

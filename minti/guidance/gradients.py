@@ -1,8 +1,6 @@
-"""Classifier guidance and universal guidance: gradients of a classifier of noisy latents, or of any loss on the
-predicted clean latents.
-
-Each function gives what `minti.sample` takes as `guidance`, from predict to predict; they stack. Lecture notes `002`,
-6.2.1, 6.3, 10 and 15; questions `003`, 6.
+"""Classifier guidance and universal guidance, by the gradient of a classifier of noisy latents, or of any loss on the
+predicted clean latents (lecture notes `002`, 6.2.1, 6.3, 10 and 15; questions `003`, 6). Each function returns a
+`guidance` for `minti.sample`, from predict to predict; they can be combined.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,16 +20,15 @@ Guidance = Callable[[Predict], Predict]
 def classifier_guidance(
     scheduler: NoiseScheduler, log_probability: Callable[[Tensor, int], Tensor], scale: float
 ) -> Guidance:
-    """Towards a class, by a classifier that knows noisy latents (arXiv 2105.05233, Algorithm 2).
+    """Classifier guidance, by a classifier of noisy latents (arXiv 2105.05233, Algorithm 2).
 
         epsilon' = epsilon - s sqrt(1 - alpha-bar_t) grad_x log p(y | x_t, t)
 
-    At s = 1 the score of p(x_t | y), exactly. In DDPM's mean it is a shift by s beta / sqrt(alpha) grad log p, where
-    Algorithm 1 shifts by s Sigma grad log p: with Sigma = beta the same but for sqrt(alpha), which goes to 1. In pure
-    noise, where a schedule of zero SNR begins, there is no class to be seen, and the prediction stays as it is.
+    At s = 1 it is the score of p(x_t | y). In DDPM's mean it is a shift by s beta / sqrt(alpha) grad log p; Algorithm 1
+    shifts by s Sigma grad log p, the same for Sigma = beta but for sqrt(alpha), which goes to 1. It leaves out pure
+    noise, where a schedule of zero SNR begins.
 
     `log_probability`: noisy latents (b, c, h, w) and their timestep -> (b,).
-    Raises ValueError, when it is asked: no gradient, or one that is not finite; a scale at which it overflows.
     """
 
     def guidance(predict: Predict) -> Predict:
@@ -58,16 +55,15 @@ def universal_guidance(
     backward_steps: int = 0,
     backward_rate: float = 0.1,
 ) -> Guidance:
-    """Down the slope of any loss on the predicted clean latents (arXiv 2302.07121, Algorithm 1 without recurrence).
+    """Universal guidance, by any loss on the predicted clean latents (arXiv 2302.07121, Alg. 1 without recurrence).
 
         epsilon' = epsilon + s sqrt(1 - alpha-bar_t) grad_{x_t} loss(x_0(x_t))            forward, through the network
-        Delta = argmin loss(x_0 + Delta), by some steps down the slope from 0             backward, without it
+        Delta = argmin loss(x_0 + Delta), by gradient descent from 0                      backward, without it
         epsilon'' = epsilon' - sqrt(alpha-bar_t / (1 - alpha-bar_t)) Delta,   that is x_0'' = x_0' + Delta
 
-    In pure noise, where a schedule of zero SNR begins, x_0(x_t) is the same for every x_t: only the backward part acts.
+    In pure noise, where a schedule of zero SNR begins, x_0(x_t) is constant: only the backward part acts.
 
-    `loss`: clean latents (b, c, h, w), scaled -> (b,). `scale` 0 leaves the forward part and its cost away.
-    Raises ValueError, when it is asked: no gradient, or one that is not finite; a scale at which it overflows.
+    `loss`: clean latents (b, c, h, w), scaled -> (b,). `scale`: 0 saves the forward part.
     """
 
     def guidance(predict: Predict) -> Predict:
@@ -96,25 +92,21 @@ def universal_guidance(
 
 
 def gradient(values: Tensor, x: Tensor, t: int) -> Tensor:
-    """The gradient of each image's value, (b,), with respect to it, (b, c, h, w).
-
-    Raises ValueError: not one value an image, none that depends on x, or a gradient that is not finite.
-    """
+    """The gradient of each image's value, (b,), with respect to x, (b, c, h, w)."""
     if values.shape != (len(x),):
         raise ValueError(f"the loss has shape {tuple(values.shape)}; expected ({len(x)},), one value for each image")
     slope = torch.autograd.grad(values.sum(), x, allow_unused=True)[0] if values.requires_grad else None
     if slope is None:
         raise ValueError("the loss gives no gradient: compute it from the latents, without detach or torch.no_grad")
     if not slope.isfinite().all():
-        raise ValueError(
-            f"the loss's gradient is not finite at timestep {t}; see what it divides by, or takes a log of"
-        )
+        what = f"the loss's gradient is not finite at timestep {t}"
+        raise ValueError(f"{what}; see what it divides by, or takes a log of")
     return slope
 
 
 def pure_noise(scheduler: NoiseScheduler, t: int) -> bool:
-    """Whether alpha-bar is 0 at timestep t (`rescale_betas_zero_snr`, arXiv 2305.08891): no gradient says anything.
-    Raises ValueError: it is, and the network predicts noise, from which no clean latents follow there."""
+    """Whether alpha-bar is 0 at timestep t (`rescale_betas_zero_snr`, arXiv 2305.08891), where gradients are useless;
+    a network that predicts noise is refused there, since no clean latents follow from it."""
     if scheduler.alpha_bar(t) > 0:
         return False
     if scheduler.config.prediction_type == "epsilon":
@@ -126,8 +118,7 @@ def pure_noise(scheduler: NoiseScheduler, t: int) -> bool:
 
 
 def to_prediction_type(scheduler: NoiseScheduler, clean: Tensor, noise: Tensor, t: int, scale: float) -> Tensor:
-    """(x_0, epsilon) in the model's prediction type, (b, c, h, w).
-    Raises ValueError: it is not finite, which is told with the scale of what has bent it."""
+    """(x_0, epsilon) in the model's prediction type, (b, c, h, w); `scale` is for the message of an overflow."""
     output = scheduler.target(clean, noise, t)
     if not output.isfinite().all():
         raise ValueError(f"guidance by a gradient has overflowed at timestep {t}, at scale {scale:g}; try a lower one")
@@ -136,12 +127,11 @@ def to_prediction_type(scheduler: NoiseScheduler, clean: Tensor, noise: Tensor, 
 
 @dataclass(frozen=True)
 class Recurrent(Sampler):
-    """Self-recurrence: takes every step several times, noised back in between (arXiv 2302.07121, Algorithm 1).
+    """Self-recurrence: repeats every step of DDPM or DDIM, noised back in between (arXiv 2302.07121, Algorithm 1).
 
         x_t = sqrt(alpha-bar_t / alpha-bar_s) x_s + sqrt(1 - alpha-bar_t / alpha-bar_s) z
 
-    Raises ValueError: less than once; another sampler than DDPM and DDIM. Those of `multistep` remember former steps,
-    which noise in between makes wrong, and those of `ode` go on from something else than what they yield.
+    Multistep samplers would mix predictions of different noise; ODE samplers continue from values they do not yield.
     """
 
     sampler: str | Sampler
@@ -154,7 +144,6 @@ class Recurrent(Sampler):
             raise ValueError(f"{short_repr(self.sampler)} cannot repeat a step; use ddpm or ddim")
 
     def stops(self, scheduler: NoiseScheduler, num_inference_steps: int) -> list[Stop]:
-        """Those of the sampler."""
         return make_sampler(self.sampler).stops(scheduler, num_inference_steps)
 
     def __call__(self, predict: Predict, run: Run) -> Iterator[SampleStep]:

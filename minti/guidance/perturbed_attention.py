@@ -1,8 +1,5 @@
-"""Perturbed-attention guidance (arXiv 2403.17377): away from an image whose positions do not see each other.
-
-One self-attention's map is replaced by the identity, so that every position keeps its own value: softmax(q kᵀ / √d) v
-becomes v. Such a network makes images without structure, and guidance pushes away from what it predicts.
-"""
+"""Perturbed-attention guidance (PAG, arXiv 2403.17377): away from the prediction with the identity in place of some
+self-attention maps, softmax(q kᵀ / √d) v = v, which gives images without structure."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,16 +16,13 @@ from minti.sampling import Scale, scale_at
 
 
 class PerturbedAttention(Adapter):
-    """output + s (cond - perturbed), in the UNet's one batch as in diffusers: B more evaluations a step, not counted.
+    """output + s (cond - perturbed), in one batch as in diffusers: B more evaluations a step, not counted.
 
         with (adapter := PerturbedAttention(3.0)).attached(model):
             minti.sample(model, prompts, guidance=adapter.guidance)
 
-    Args:
-        scale: s, a number or a function of the timestep; usually 3.
-        layers: what is perturbed, all self-attentions whose names hold this; usually the middle.
-
-    Raises ValueError: on attaching, no self-attention has such a name; on sampling, a scale that is not finite.
+    scale: s, a number or a function of the timestep; usually 3. layers: perturbs the self-attentions whose names
+    contain this. With several prompts the last one's prediction is perturbed.
     """
 
     name = "perturbed-attention guidance"
@@ -40,7 +34,7 @@ class PerturbedAttention(Adapter):
         self._difference: Tensor | None = None
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """Extends the UNet's batch before other adapters see it, and cuts its output."""
+        """Extends the batch before other adapters see it."""
         modules = model.unet.named_modules()
         chosen = [layer for name, layer in modules if name.endswith(".attn1") and self.layers in name]
         if not chosen:
@@ -52,7 +46,7 @@ class PerturbedAttention(Adapter):
         yield model.unet.register_forward_hook(self._shrink).remove
 
     def guidance(self, predict: Predict) -> Predict:
-        """What `minti.sample` takes. With several prompts the last one's prediction is perturbed."""
+        """The `guidance` of `minti.sample`."""
 
         def bent(latents: Tensor, t: int) -> Tensor:
             scale = scale_at(self.scale, t, "scale of perturbed-attention guidance")

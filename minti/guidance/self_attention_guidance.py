@@ -1,7 +1,5 @@
-"""Self-attention guidance (arXiv 2210.00939, eq. 16 and 25): away from an image blurred where the network attends.
-
-The notes (`003`, 34) blur the background and leave the object sharp; in the paper, as here, what is attended to is
-blurred, and the guidance brings back the detail that is lacking there.
+"""Self-attention guidance (SAG, arXiv 2210.00939, eq. 16 and 25): away from the prediction for an image that is blurred
+where the network attends, which brings detail there. (`003`, 34, has it the wrong way round: it blurs the background.)
 """
 
 from collections.abc import Callable, Iterator
@@ -21,17 +19,13 @@ from minti.sampling import Scale, conditional, scale_at
 
 
 class SelfAttentionGuidance(Adapter):
-    """output + s (plain - degraded): the UNet's predictions for the same latents, and of latents blurred in places.
+    """output + s (plain - degraded): the predictions for the same latents, and for partly blurred ones. Plain is the
+    unconditional prediction, or the prompt's where there is none; B more evaluations a step, not counted.
 
         with (adapter := SelfAttentionGuidance(0.75)).attached(model):
             minti.sample(model, prompts, guidance=adapter.guidance)
 
-    Plain is the unconditional prediction, or the prompt's where there is none; B more evaluations a step, not counted.
-
-    Args:
-        scale: s, a number or a function of the timestep; usually at most 1.
-
-    Raises ValueError: on sampling, a scale that is not finite, or latents too small to be blurred.
+    scale: s, a number or a function of the timestep; usually at most 1.
     """
 
     name = "self-attention guidance"
@@ -43,7 +37,6 @@ class SelfAttentionGuidance(Adapter):
         self._seen: dict[str, Tensor] = {}
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """Listens to the middle's self-attention and to what goes into the UNet and out of it."""
         self._model = model
         middle = model.unet.mid_block.attentions[0]
         yield middle.register_forward_hook(self._measure).remove
@@ -53,7 +46,7 @@ class SelfAttentionGuidance(Adapter):
         yield model.unet.register_forward_hook(self._keep).remove
 
     def guidance(self, predict: Predict) -> Predict:
-        """What `minti.sample` takes."""
+        """The `guidance` of `minti.sample`."""
 
         def bent(latents: Tensor, t: int) -> Tensor:
             scale = scale_at(self.scale, t, "scale of self-attention guidance")
@@ -84,12 +77,12 @@ class SelfAttentionGuidance(Adapter):
 
 
 def attended(q: Tensor, k: Tensor) -> Tensor:
-    """Whether others look at a place more than on average: q and k, (b, heads, n, d) -> (b, n), bool."""
+    """Which positions are attended to more than on average: q and k, (b, heads, n, d) -> (b, n), bool."""
     return attention_weights(q, k).mean(dim=1).sum(dim=1) > 1.0  # over the queries, each of which gives a weight of one
 
 
 def blurred_where(latents: Tensor, mask: Tensor) -> Tensor:
-    """A Gaussian of width 1, cut off at 4, where the mask is 1: (b, c, h, w). Raises ValueError: a side is below 5."""
+    """Gaussian blur of width 1, cut off at 4, where the mask is 1: (b, c, h, w)."""
     if min(latents.shape[-2:]) < 5:
         raise ValueError(f"latents of {tuple(latents.shape[-2:])} are too small to blur; sample a larger image")
     bell = torch.exp(-0.5 * torch.linspace(-4, 4, 9).pow(2))
