@@ -5,8 +5,9 @@ import warnings
 
 from minti.model import StableDiffusion
 from minti.runs.messages import short_repr, shortened
-from minti.runs.word_checks import check_text
+from minti.runs.word_checks import check_new_word, check_text
 from minti.text import single_token_id, token_ids
+from minti.wrapper import TrainingWrapper
 
 
 def known_words(model: StableDiffusion) -> dict[str, int]:
@@ -45,25 +46,38 @@ def known_ids(model: StableDiffusion, begin: str) -> list[int]:
 
 
 def remove_word(model: StableDiffusion, placeholder: str) -> None:
-    """Removes an added word; the words behind it get new token ids, so none of them may be in training.
+    """Removes an added word. The words behind it get new token ids: loops that were training them are left alone.
     Raises ValueError: there is no such added word."""
     if placeholder not in model.words:
         raise ValueError(f"{short_repr(placeholder)} is no word that was added to this model")
     weight = model.text_encoder.get_input_embeddings().weight.detach()
-    vectors = {word: weight[ids].clone() for word, ids in model.words.items() if word != placeholder}
-    first = min(i for ids in model.words.values() for i in ids)
+    before = model.words
+    vectors = {word: weight[ids].clone() for word, ids in before.items() if word != placeholder}
+    first = min(i for ids in before.values() for i in ids)
     model.tokenizer, model.words = copy.deepcopy(model.original_tokenizer), {}
-    model.learning.pop(placeholder, None)
     model.text_encoder.resize_token_embeddings(first, mean_resizing=False)
     for word, rows in vectors.items():
         model.add_word(word, rows)
+    model.learning = {word: one for word, one in model.learning.items() if model.words.get(word) == before[word]}
 
 
-def begin_anew(model: StableDiffusion, placeholder: str) -> None:
+def begin_anew(wrapper: TrainingWrapper) -> None:
     """Removes a word that textual inversion itself has begun in this model, so that a notebook cell can run twice.
-    Raises ValueError: another word was added behind it, whose token ids would change."""
+    Raises ValueError: another word was added behind it, whose token ids would change; or the new settings are refused,
+    and the word stays."""
+    model, placeholder = wrapper.model, wrapper.config.placeholder_token
     if list(model.words)[-1] != placeholder:
         behind = f"{list(model.words)[-1]} was added behind it; load the model anew, or choose another placeholder"
         raise ValueError(f"{placeholder} cannot be learned a second time: {behind}")
-    print(f"{placeholder} was learned in this model before; it begins anew")
+    adapter, weight = model.learning[placeholder], model.text_encoder.get_input_embeddings().weight
+    vectors = weight[model.words[placeholder]].detach().clone()
     remove_word(model, placeholder)
+    try:
+        check_new_word(wrapper)
+        if wrapper.initializer_token is not None:
+            known_ids(model, wrapper.initializer_token)
+    except ValueError:
+        model.add_word(placeholder, vectors)
+        model.learning[placeholder] = adapter
+        raise
+    print(f"{placeholder} was learned in this model before; it begins anew")

@@ -190,9 +190,9 @@ class Monitor:
     def restore_best(self) -> None:
         """Goes back to the best values, if the run was long enough to be judged, or has spoilt them."""
         trainer, last = self.trainer, self.values()
-        learning, word = trainer.model.learning, trainer.training.subject
-        if trainer.training.trainer is not trainer or learning.get(word, trainer.adapter) is not trainer.adapter:
-            return  # a newer run of the word is left alone
+        learned_by = trainer.model.learning.get(trainer.training.subject)
+        if trainer.training.trainer is not trainer or learned_by is not trainer.adapter:
+            return  # a newer run of the word is left alone, and so is a model without it
         self.last = last
         if len(self.losses) > 1 or not all(value.isfinite().all() for value in last.values()):
             trainer.adapter.load_state_dict(self.best)
