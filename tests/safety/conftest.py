@@ -106,10 +106,10 @@ class Lesson:
 
 @pytest.fixture(scope="session")
 def lesson(workshop, tiny_folder):
-    """Makes a `Lesson`: the tiny model, twelve steps, a saved state after every other, a page of a few pictures."""
+    """Makes a `Lesson`: the tiny model, twelve steps, a checkpoint after every other, a page of a few images."""
 
     def make(*options):
-        word = ("--placeholder", "../../<a/b>")  # a name that is a path, if anybody takes it for one
+        word = ("--placeholder", "../../<a/b>", "--initializer", "toy")  # a name that may be taken for a path
         few = ("--sample-steps", 1, "--columns", 1, "--prompts", "a {}", "--quiet", "--checkpoint-every", 2)
         how = ("--model", tiny_folder, "--dtype", "float32", "--steps", 12, "--batch-size", 2)
         return Lesson(workshop, (*how, *word, *few, *options))

@@ -115,8 +115,8 @@ def test_a_config_cannot_have_code_fetched(folder, tiny, key):
 POSTSCRIPT = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
 
 
-def test_a_picture_cannot_start_a_program(tmp_path, monkeypatch):
-    """PostScript under the name of a picture: Pillow would start Ghostscript."""
+def test_an_image_cannot_start_a_program(tmp_path, monkeypatch):
+    """PostScript under the name of an image: Pillow would start Ghostscript."""
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\n")
     (tmp_path / "gs").chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -125,7 +125,7 @@ def test_a_picture_cannot_start_a_program(tmp_path, monkeypatch):
         (tmp_path / f"x{suffix}").write_bytes(
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
         )
-        with pytest.raises(ValueError, match="is not a picture that can be read"):
+        with pytest.raises(ValueError, match="is not an image that can be read"):
             open_image(tmp_path / f"x{suffix}")
     assert not (tmp_path / "was-run").exists()
 
@@ -170,7 +170,9 @@ def test_another_version_s_tokenizer_is_not_read_elsewhere(folder, tmp_path):
 def test_a_word_s_name_is_no_path(tiny, tmp_path):
     """It is written where it is said, whatever it is called, and read again under its name."""
     for name in ("../../x", "<a/b>", "/tmp/x", "..", "~/x", "C:\\x", "$HOME"):
-        wrapper = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(placeholder_token=name))
+        wrapper = minti.TrainingWrapper(
+            tiny, minti.TextualInversionConfig(placeholder_token=name, initializer_token="toy")
+        )
         minti.prepare_for_textual_inversion(wrapper)
         minti.save_embeddings(wrapper, tmp_path / "a/b/word.safetensors")
         assert list(read_embeddings(tmp_path / "a/b/word.safetensors")) == [name]
