@@ -63,8 +63,9 @@ def test_commands_name_scripts(path):
 
 
 def shortened(code: str, path: Path, *changes: tuple[str, str]) -> str:
-    """A block of the README, with fewer steps, and its output in another folder."""
-    for old, new in (*changes, ('.save("', f'.save("{path}/'), ("examples/concepts", str(CONCEPT.parent))):
+    """A block of the README with fewer steps, and with its output in another folder."""
+    output = (('.save("', f'.save("{path}/'), (")[0].save", ", num_inference_steps=2)[0].save"))
+    for old, new in (*changes, *output, ("examples/concepts", str(CONCEPT.parent))):
         assert old in code
         code = code.replace(old, new)
     return code
