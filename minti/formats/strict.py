@@ -57,6 +57,17 @@ ONLY: dict[type, dict[str, tuple[Any, ...]]] = {
     },
     ModelDefaults: {"": OFF},
 }
+# Numbers with which a network would load all the same, and sample wrongly or fail later.
+RANGES: dict[type, tuple[tuple[float, float, str], ...]] = {
+    UNetConfig: (
+        (1, 2**16, "sample_size attention_head_dim norm_num_groups"),
+        (1e-12, 0.99, "norm_eps"),
+        (0.0, 1.0, "freq_shift"),
+    ),
+    VAEConfig: ((1, 2**16, "norm_num_groups"), (1e-6, 1e6, "scaling_factor")),
+    TextConfig: ((1, 128, "num_attention_heads"), (1e-12, 0.99, "layer_norm_eps")),
+    SchedulerConfig: ((1, 100_000, "num_train_timesteps"), (1e-7, 0.999, "beta_start beta_end")),
+}
 IGNORED = ("addition_embed_type_num_heads", "sample_size", "down_block_types", "up_block_types")
 
 
@@ -85,14 +96,11 @@ def check_config(kind: type, values: Mapping[str, Any], origin: str, only: Mappi
 def check_made_config(config: Any, origin: str) -> None:
     """Raises ValueError: nothing could be learned or sampled with these values; names the file."""
     try:
+        for least, most, names in next((RANGES[kind] for kind in RANGES if isinstance(config, kind)), ()):
+            check_range(config, least, most, *names.split())
         if isinstance(config, SchedulerConfig):
-            check_range(config, 1, 100_000, "num_train_timesteps")
-            check_range(config, 1e-7, 0.999, "beta_start", "beta_end")
             check_schedule(NoiseScheduler(config))
-        if isinstance(config, VAEConfig):
-            check_range(config, 1e-6, 1e6, "scaling_factor")
         if isinstance(config, TextConfig):
-            check_range(config, 1, 128, "num_attention_heads")
             heads(config.hidden_size, config.num_attention_heads)
         for templates in (config.templates, config.prompts) if isinstance(config, ModelDefaults) else ():
             check_templates(templates)
