@@ -1,10 +1,14 @@
-"""Configs that ask for something else than SD v1's networks and schedule: loaded anyway, they would draw wrongly."""
+"""Configs that ask for something else than SD v1's networks and schedule: loaded anyway, they would sample wrongly."""
 
+import inspect
 import json
 
+import diffusers
 import pytest
 
 import minti
+from minti.unet import UNetConfig
+from minti.vae import VAEConfig
 
 UNET, VAE = "unet/config.json", "vae/config.json"
 TEXT, SCHEDULE = "text_encoder/config.json", "scheduler/scheduler_config.json"
@@ -29,15 +33,28 @@ OTHERS = [
     (UNET, "dropout", 0.1),
     (UNET, "num_attention_heads", 4),
     (UNET, "attention_head_dim", [5, 10]),
+    (UNET, "attention_head_dim", -4),
+    (UNET, "attention_head_dim", 0),
+    (UNET, "norm_num_groups", -8),
+    (UNET, "norm_eps", -1),
+    (UNET, "freq_shift", 2),
+    (UNET, "sample_size", 0),
     (UNET, "flip_sin_to_cos", "yes"),
+    (UNET, "block_out_channels", 32),
     (VAE, "act_fn", "relu"),
     (VAE, "scaling_factor", 0),
     (VAE, "shift_factor", 0.5),
     (VAE, "latents_mean", [0, 0, 0, 1]),
+    (VAE, "latents_std", [1, 1, 1, 2]),
+    (VAE, "scaling_factor", -1),
+    (VAE, "norm_num_groups", -8),
     (VAE, "use_quant_conv", False),
+    (VAE, "use_post_quant_conv", False),
     (VAE, "mid_block_add_attention", False),
     (TEXT, "hidden_act", "nothing"),
     (TEXT, "num_attention_heads", 5),
+    (TEXT, "layer_norm_eps", 0),
+    (TEXT, "hidden_size", "48"),
     (SCHEDULE, "prediction_type", "flow"),
     (SCHEDULE, "beta_schedule", "sigmoid"),
     (SCHEDULE, "beta_start", -1),
@@ -46,6 +63,14 @@ OTHERS = [
     (SCHEDULE, "thresholding", True),
     (SCHEDULE, "clip_sample", True),
     (SCHEDULE, "timestep_spacing", "odd"),
+    (SCHEDULE, "skip_prk_steps", False),
+    (SCHEDULE, "variance_type", "fixed_large"),
+    (SCHEDULE, "use_lu_lambdas", True),
+    (SCHEDULE, "use_karras_sigmas", True),
+    (SCHEDULE, "use_exponential_sigmas", True),
+    (SCHEDULE, "use_beta_sigmas", True),
+    (SCHEDULE, "steps_offset", -1),
+    (SCHEDULE, "num_train_timesteps", 100_001),
     (SCHEDULE, "use_flow_sigmas", True),
     (SCHEDULE, "rescale_betas_zero_snr", True),  # with epsilon prediction
     (SCHEDULE, "num_train_timesteps", 0),
@@ -62,3 +87,31 @@ def test_another_model_s_config_is_refused(folder, file, key, value):
     said = str(caught.value)
     assert "\n" not in said and str(folder / file) in said
     assert key in said or str(value) in said
+
+
+# What minti implements as a value or by the weights' shapes, so that the files of SD v1 hold it.
+READ = {"down_block_types", "up_block_types", "mid_block_type", "sample_size", "addition_embed_type_num_heads"}
+HARMLESS = READ | {"force_upcast"}  # of float16 in diffusers
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"), [("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)], ids=["unet", "vae"]
+)
+def test_whatever_else_diffusers_networks_can_be_asked_for_is_refused(folder, part, kind):
+    """Every key of theirs that minti's networks do not read, with another value than their default."""
+    path = folder / part / "config.json"
+    whole = json.loads(path.read_text())
+    read = {"unet": UNetConfig, "vae": VAEConfig}[part].__dataclass_fields__.keys() | HARMLESS
+    others = {
+        name: parameter.default
+        for name, parameter in inspect.signature(kind.__init__).parameters.items()
+        if parameter.default is not inspect.Parameter.empty and name not in read
+    }
+    assert len(others) > 5
+    path.write_text(json.dumps(whole | others))
+    minti.StableDiffusion.from_pretrained(folder)
+    for key, default in others.items():
+        other = not default if isinstance(default, bool) else default + 1 if isinstance(default, int | float) else "x"
+        path.write_text(json.dumps(whole | {key: other}))
+        with pytest.raises(ValueError, match=rf"config\.json: {key} = .*, but minti implements SD v1"):
+            minti.StableDiffusion.from_pretrained(folder)
