@@ -7,6 +7,7 @@ from support import command_line
 import dataclasses
 import io
 import math
+import re
 import signal
 import sys
 import warnings
@@ -26,7 +27,7 @@ NAMES = """
     seed vectors steps max-steps batch-size gradient-accumulation warmup-steps checkpoint-every columns sample-steps
     validate-every num-images height width guidance-scale learning-rate max-row-norm strength weight model output images
     concept placeholder initializer templates lr-schedule row-update prompts embedding sampler negative-prompt
-    init-image mask and where device dtype eta variance karras
+    init-image mask and where device dtype eta variance karras extra-prompt extra-prompt-weight extra-prompt-mask
 """
 FLAGS = ["--flip", "--resume", "--quiet", "--gradient-checkpointing", "--he", "--s", "--", "-x", "@file", ""]
 SPECIAL = ["nan", "inf", "-inf", "", " ", "1e3", "0x10", "١٢", "1_000", "1\n", "-0", "1e400", "1" + "0" * 5000]
@@ -51,9 +52,11 @@ def parsed(script, arguments, monkeypatch, capsys):
             assert out
             return None
         assert stop.code == 2
-        assert err.startswith("error: ")
+        *renamed, error = err.removesuffix("\n").split("\n")
+        assert all(re.fullmatch(r"warning: --\S+ is called --\S+ now; the old name .*", line) for line in renamed)
+        assert error.startswith("error: ")
         assert err.endswith("\n")
-        check_message(ValueError(err[:-1]))
+        check_message(ValueError(error))
         return None
 
 
@@ -85,6 +88,8 @@ def test_a_command_line_of_train_becomes_settings_or_one_line(monkeypatch, capsy
 @given(LINES)
 @example(["a", "--strength", "nan"])
 @example(["a", "--and", "b", "--weight", "inf"])
+@example(["a", "--extra-prompt", "b", "--extra-prompt-weight", "-inf"])
+@example(["a", "--and", "b", "--weight", "2"])
 @example([])
 @example(["a", "--height", "-64"])
 def test_a_command_line_of_sample_becomes_settings_or_one_line(monkeypatch, capsys, arguments):
@@ -92,7 +97,7 @@ def test_a_command_line_of_sample_becomes_settings_or_one_line(monkeypatch, caps
     if args is not None:
         assert args.prompts
         assert all(map(finite, vars(args).values()))
-        assert len(args.weight) in (0, len(args.also))
+        assert len(args.extra_prompt_weight) in (0, len(args.extra_prompt))
 
 
 @inputs(3)
