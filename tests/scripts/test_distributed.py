@@ -23,7 +23,7 @@ def learn(by, folder, *args):
 
 def test_two_processes_learn_what_one_learns_with_accumulation(tiny_folder, tmp_path):
     """Two ranks with one batch each, and one process that accumulates two, given the same draws: equal to 1e-5."""
-    model = ("--model", tiny_folder)
+    model = ("--model", tiny_folder, "--initializer", "toy")
     together, printed, losses = learn(TORCHRUN, tmp_path / "two", *model)
     alone, _, expected = learn(ALONE, tmp_path / "one", *model, "--gradient-accumulation", 2)
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5 * alone.abs().max().item())

@@ -38,7 +38,7 @@ def call(monkeypatch, *args):
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """Two files of learned words that are both called <concept>: the embedding vectors of two names that the toybox knows."""
+    """Two files of learned words, both called <concept>: the embedding vectors of two names that the toybox knows."""
     folder = tmp_path_factory.mktemp("words")
     model = minti.StableDiffusion.from_pretrained()
     embedding = model.text_encoder.get_input_embeddings().weight
