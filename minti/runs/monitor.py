@@ -148,7 +148,7 @@ class Monitor:
 
     def __iter__(self) -> Iterator[TrainingState]:
         """Takes steps; in the end, and where the caller leaves the loop, the best values are restored.
-        Raises TrainingError: see `Trainer.check` and `check_values`."""
+        Raises TrainingError: see `runs.checks.step` and `check_values`."""
         trainer = self.trainer
         try:
             while not self.finished:
