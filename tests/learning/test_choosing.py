@@ -53,7 +53,9 @@ def test_the_ranking_is_the_derivative_of_the_loss_towards_each_word(tiny, tmp_p
 def test_nothing_in_the_model_changes(tiny):
     embedding = tiny.text_encoder.get_input_embeddings()
     before, size = embedding.weight.clone(), len(tiny.tokenizer)
+    tiny.unet.gradient_checkpointing(True)
     choose_initializer(tiny, CONFIG, pictures(), tried=2, rounds=2)
+    assert tiny.unet.mid_block.checkpointing
     assert torch.equal(embedding.weight, before)
     assert len(tiny.tokenizer) == size
     assert not embedding._forward_hooks

@@ -159,6 +159,15 @@ def test_a_rate_of_zero_is_a_rate(tiny):
     assert [group["lr"] for group in run.optimizer().param_groups] == [1e-3, 0.0]
 
 
+def test_a_cosine_falls_over_the_steps_that_the_model_suggests(tiny):
+    """A config alone does not know them, and says so."""
+    config = DreamBoothConfig(lr_schedule="cosine", learns="lora", initializer_token="dog")
+    with pytest.raises(ValueError, match="say with `steps`"):
+        config.rate(0)
+    run = DreamBooth(tiny, config)
+    assert [run.config.rate(taken) for taken in (0, tiny.defaults.tuning_steps)] == [1.0, 0.0]
+
+
 @pytest.mark.slow
 def test_class_pictures_are_the_model_s_own_and_drawn_once(tiny, tmp_path):
     config = DreamBoothConfig(**SETTINGS)
@@ -258,7 +267,7 @@ def test_what_cannot_be_learned_is_refused(tiny_folder, tiny):
     list(minti.textual_inversion(restored, pictures()))
     with pytest.raises(ValueError, match="and by row_update='new_rows'"):
         training(tiny, restored, learns="lora")
-    with pytest.raises(ValueError, match="there are no class images"):
+    with pytest.raises(ValueError, match=r"no class images.*class_images=minti\.class_pictures\(.*prior_weight=0"):
         list(dreambooth(training(tiny), pictures(), ()))
     with pytest.raises(ValueError, match="1 captions for 3 images"):
         list(dreambooth(training(tiny, captions=("a sks dog",)), pictures(), class_images()))

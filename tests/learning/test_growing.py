@@ -112,3 +112,25 @@ def test_no_other_word_meanwhile(tiny, tmp_path):
 def test_fewer_at_most_than_to_begin_with(tiny):
     with pytest.raises(ValueError, match="starts with 3 vectors, and 2 are the most"):
         NumVectorsSearch(tiny, minti.TextualInversionConfig(**CONFIG, num_vectors=3), pictures(), most=2)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_search_that_is_left_early_leaves_the_best_so_far(tiny, begun):
+    """Before or within the second run; tokenizer and matrix know the word with one vector, that of the first."""
+    size = len(tiny.tokenizer)
+    search = NumVectorsSearch(tiny, minti.TextualInversionConfig(**CONFIG), pictures(), size=2)
+    next(iter(search))
+    assert not tiny.words and len(tiny.tokenizer) == size
+    for word in search:
+        if word.config.num_vectors == 2:
+            if begun:
+                next(learning(word))
+            break
+        spoil(word)
+        expected = word.embedding.values.detach().clone()
+    embedding = tiny.text_encoder.get_input_embeddings()
+    assert tiny.words == {"<cat>": [size]} and len(tiny.tokenizer) == len(embedding.weight) == size + 1
+    assert torch.equal(embedding.weight[size:], expected)
+    assert torch.equal(search.best.embedding.values, expected)
+    assert tiny.tokenizer("<cat>", add_special_tokens=False).input_ids == [size]
+    assert not embedding._forward_hooks

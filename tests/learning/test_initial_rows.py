@@ -1,6 +1,7 @@
 """Initial embedding vectors: a known word's, random ones (lecture notes `002`, 16), or those of a phrase."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,6 +26,14 @@ def test_copies_of_the_initializer(tiny):
     rows = initial_vectors(tiny, "cat", 3)
     cat = tiny.text_encoder.get_input_embeddings().weight[single_token_id(tiny.tokenizer, "cat")]
     assert torch.equal(rows, cat.expand(3, -1))
+
+
+def test_the_default_initializer_is_the_model_s(tiny, toybox):
+    """SD v1.4's, where the model's folder names none."""
+    of = lambda model: minti.TrainingWrapper(model, minti.TextualInversionConfig())  # noqa: E731
+    assert (of(toybox).initializer_token, of(tiny).initializer_token) == ("toy", "object")
+    tiny.defaults = replace(tiny.defaults, initializer_token="cat")
+    assert torch.equal(of(tiny).initial_vectors(), initial_vectors(tiny, "cat", 1))
 
 
 def test_random_vectors_are_spread_as_the_vocabulary_is(tiny):

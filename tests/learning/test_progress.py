@@ -1,5 +1,7 @@
 """Validation loss, best values, early stopping: when a word is learned, which vectors are kept, and failing loudly."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -122,3 +124,26 @@ def test_a_word_without_gradient(tiny):
 def test_vectors_that_do_not_move(tiny):
     with pytest.raises(minti.TrainingError, match="after 5 steps the word <concept> has not moved"):
         train(tiny, learning_rate=0.0, steps=10)
+
+
+@pytest.mark.parametrize("rate", [1e4, 1e6])
+def test_whatever_stops_a_run_at_an_absurd_rate_names_the_rate(tiny, rate):
+    with pytest.raises(minti.TrainingError, match=f"learning rate .it is {re.escape(f'{rate:g}')}.") as caught:
+        train(tiny, learning_rate=rate, steps=200, batch_size=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_after_ctrl_c_in_the_last_step_iterating_on_just_ends(tiny):
+    monitor = minti.monitored(minti.textual_inversion(wrapper(tiny, steps=2), pictures()))
+    loss = monitor.trainer.loss
+
+    def interrupted(model, batch):
+        if monitor.trainer.number == 2:
+            raise KeyboardInterrupt
+        return loss(model, batch)
+
+    monitor.trainer.loss, states = interrupted, iter(monitor)
+    assert next(states).step == 1
+    with pytest.raises(KeyboardInterrupt):
+        next(states)
+    assert list(states) == list(monitor) == list(monitor.trainer) == []

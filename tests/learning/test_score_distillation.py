@@ -78,9 +78,11 @@ def test_the_gradient_of_a_model_is_the_noise_s_difference(tiny):
 def test_the_loop_moves_the_drawing_and_leaves_the_model(tiny):
     before = {key: value.clone() for key, value in tiny.unet.state_dict().items()}
     drawing = Drawing(torch.zeros(1, 4, 8, 8))
+    tiny.unet.gradient_checkpointing(True)
     steps = list(score_distillation(tiny, drawing, "a toy", steps=3, generator=seeded(9)))
     assert len(steps) == 3 and drawing.latents.abs().max() > 0.05
     assert all(torch.equal(value, before[key]) for key, value in tiny.unet.state_dict().items())
+    assert tiny.unet.mid_block.checkpointing
 
 
 @pytest.mark.parametrize(

@@ -214,3 +214,30 @@ def test_images_are_whole_or_not_there(workshop, tiny_folder, tmp_path):
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert after.keys() == before.keys()
     assert {name for name in before if before[name] != after[name]} == {"00-00.png"}
+
+
+# --- permissions and links --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_has_the_permissions_that_any_has(tmp_path, umask, mode):
+    """And an old one keeps its own."""
+    (tmp_path / "old.csv").touch()
+    (tmp_path / "old.csv").chmod(0o640)
+    former = os.umask(umask)
+    try:
+        for name in ("new.csv", "old.csv"):
+            text(tmp_path / name, large=False)
+    finally:
+        os.umask(former)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("new.csv", "old.csv")] == [mode, 0o640]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/table.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("elsewhere/table.csv")
+    text(tmp_path / "link.csv", large=False)
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "elsewhere/table.csv").read_text() == "x" * 10
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["elsewhere", "link.csv", "table.csv"]
