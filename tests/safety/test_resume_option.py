@@ -89,7 +89,7 @@ def test_a_finished_run_only_draws_again(lesson, whole, results, tmp_path):
     (folder / "losses.csv").write_text("")
     code, process = lesson().run(folder, "--resume")
     assert code == 0
-    assert "in 12 steps; fixed loss" in process.stdout
+    assert "in 12 steps; validation loss" in process.stdout
     assert "at step 12 (initializer" in process.stdout
     assert results(folder)[0::2] == results(whole)[0::2]
 
