@@ -39,6 +39,7 @@ DEFAULTS = ModelDefaults(
     network_learning_rate=2e-4,
     tuning_steps=100,
     class_pictures=64,
+    initializer_token="toy",
     templates=("a photo of a {}", "a {}", "{}"),
     prompts=(
         "a photo of a {} on a teal background",
