@@ -45,7 +45,7 @@ def test_without_resume_the_checkpoints_are_put_aside(lesson, whole, results, fo
     ("options", "message"),
     [
         (("--learning-rate", 0.5), "learning_rate was"),
-        (("--concept", "blue-heart-green-side"), "pictures was"),
+        (("--concept", "blue-heart-green-side"), "images was"),
         (("--dtype", "bfloat16"), "dtype was torch.float32 and is torch.bfloat16"),
         (("--model", minti.TOYBOX), "model was"),
         (("--steps", 7), "the checkpoint is of step 8, beyond the 7 wanted"),
@@ -82,7 +82,7 @@ def test_a_damaged_table_costs_the_curves_alone(lesson, whole, results, folder, 
     assert results(folder)[1].endswith(results(whole)[1].split(b"\r\n", 9)[9])
 
 
-def test_a_finished_run_only_draws_again(lesson, whole, results, tmp_path):
+def test_a_finished_run_only_samples_again(lesson, whole, results, tmp_path):
     """Even where its table is lost."""
     folder = shutil.copytree(whole, tmp_path / "outputs")
     (folder / "page.png").unlink()
