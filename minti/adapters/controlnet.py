@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from minti.adapter import Adapter
 from minti.configs import read_config
-from minti.formats.single_file import read_file, unet_name
+from minti.formats.single_file import picked, read_file, unet_name
 from minti.formats.tensors import check_finite, write_tensors
 from minti.loading import NETWORK, load_network
 from minti.model import StableDiffusion
@@ -115,11 +116,11 @@ class ControlNet(Adapter):
             if own != other:
                 raise ValueError(f"the ControlNet was made for a model with {key} = {own}; this one has {other}")
         self._longest = model.tokenizer.model_max_length  # what is behind the text is another part's
-        yield model.unet.register_forward_pre_hook(self._look, with_kwargs=True).remove
+        yield model.unet.register_forward_pre_hook(self._look).remove
         yield model.unet.up_blocks[0].register_forward_pre_hook(self._add).remove
 
-    def _look(self, unet: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        self._answer = None if self.hint is None else self.answer(*args, **options)
+    def _look(self, unet: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._answer = None if self.hint is None else self.answer(*inputs)
 
     def _add(self, block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self._answer is None:
@@ -153,22 +154,16 @@ class ControlNet(Adapter):
         Raises OSError, ValueError: missing, damaged, not finite, or of another architecture; names file and key."""
         path = Path(source) / f"{NETWORK}.safetensors" if Path(source).is_dir() else Path(source)
         tensors = read_file(path, " is missing; a ControlNet is diffusers' folder, or the original's file")
-        called: Callable[[str], str] = str
+        called, rename = str, lambda tensors, network: tensors
         if any(key.startswith("controlnet_") for key in tensors):
             config = read_config(ControlNetConfig, path.with_name("config.json"), **ONLY)
         else:
             config = sizes or ControlNetConfig()
             prefix = "control_model." if any(key.startswith("control_model.") for key in tensors) else ""
             called = lambda key: prefix + controlnet_name(key, config)  # noqa: E731
-
-        def names(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-            if called is str:
-                return tensors
-            # much else may be in the file, such as a whole SD v1
-            return {key: tensors[called(key)] for key in network.state_dict() if called(key) in tensors}
-
+            rename = partial(picked, called)  # the file may hold more, such as a whole SD v1
         options = {"tensors": tensors, "name_in_file": called}
-        network = load_network(lambda: ControlNetwork(config), path, model.device, model.dtype, names, **options)
+        network = load_network(lambda: ControlNetwork(config), path, model.device, model.dtype, rename, **options)
         check_finite(path, network.state_dict(), called)
         return cls(network)
 

@@ -1,12 +1,10 @@
-"""Score distillation sampling (SDS, DDS): optimizes any differentiable image by the score of a frozen model.
-
-A drawing x = g(theta) is noised, the network says what noise it sees, and theta moves by how that differs from the
-noise that was added, the network's own Jacobian left out (DreamFusion, arXiv 2209.14988, eq. 3; slides `001`):
+"""Score distillation sampling (SDS): optimizes a differentiable image x = g(theta) by the score of a frozen model,
+without the network's Jacobian (DreamFusion, arXiv 2209.14988, eq. 3; slides `001`):
 
     grad_theta L = E_{t, epsilon}[w(t) (epsilon_hat(x_t; y, t) - epsilon) dx / dtheta],   w(t) = 1 - alpha-bar_t
 
-An edit of a drawing compares with a source instead, noised alike: the network's bias cancels
-(delta denoising score, arXiv 2304.07090, eq. 3). It is the one loop, with another draw and another loss.
+The delta denoising score (DDS, arXiv 2304.07090, eq. 3) edits: in place of epsilon stands the prediction for a source
+image with the same noise, so that the network's bias cancels.
 """
 
 from typing import NamedTuple
@@ -24,8 +22,8 @@ from minti.utils import randn
 
 
 class Drawing(Adapter):
-    """What learns: its parameters are theta, and calling it gives g(theta), scaled latents (b, c, h, w). This one is
-    the latents themselves; others draw pixels and encode them."""
+    """The optimized image: its parameters are theta, and calling it gives g(theta), scaled latents (b, c, h, w); here
+    the latents themselves. A subclass may encode pixels."""
 
     name = "the drawing"
 
@@ -38,7 +36,7 @@ class Drawing(Adapter):
 
 
 class Draw(NamedTuple):
-    """The randomness of a step: a timestep, and noise (b, c, h, w)."""
+    """The batch of a step: a timestep, and noise (b, c, h, w)."""
 
     timestep: int
     noise: Tensor
@@ -57,15 +55,11 @@ def score_distillation(
     jacobian: bool = False,
     generator: torch.Generator,
 ) -> Trainer:
-    """The loop whose steps make the drawing what its prompts say; it trains with Adam.
+    """A `Trainer` that optimizes the drawing by Adam.
 
-    Args:
-        prompts: one for each of the drawing's pictures.
-        timesteps: the share of the schedule that is drawn from, for all pictures at once.
-        source: latents, scaled, and the prompts that they show: the edit's comparison.
-        jacobian: goes through the network too, down the whole gradient of w / 2 |epsilon_hat - epsilon|².
-
-    Raises ValueError: a range of timesteps that is empty, shapes that do not fit; jacobian together with a source.
+    prompts: one for each of the drawing's images. timesteps: the range that t is drawn from, as shares of the schedule.
+    source: scaled latents and their prompts, for an edit by DDS. jacobian: keeps the network's Jacobian, so that the
+    gradient is that of w / 2 |epsilon_hat - epsilon|². Raises ValueError: names the option.
     """
     total, shape = model.scheduler.config.num_train_timesteps, drawing().shape
     low, high = (round(share * (total - 1)) for share in timesteps)
@@ -91,7 +85,7 @@ def score_distillation(
 
 
 def guidance_towards(model: StableDiffusion, prompts: Prompts, count: int, scale: float) -> Predict:
-    """The guided prediction for so many pictures. Raises ValueError: another number of prompts."""
+    """The guided prediction for so many images."""
     context = encoded(model, prompts)
     if len(context) != count:
         raise ValueError(f"{len(context)} prompts for {count} pictures; give one for each")
@@ -106,7 +100,7 @@ def distillation_loss(
     source: tuple[Predict, Tensor] | None = None,
     jacobian: bool = False,
 ) -> Tensor:
-    """A number, (), whose gradient with respect to the latents, (b, c, h, w), is w (epsilon_hat - epsilon)."""
+    """A loss, (), whose gradient with respect to the latents, (b, c, h, w), is w (epsilon_hat - epsilon)."""
     scheduler, (t, noise) = model.scheduler, draw
     weight = 1 - scheduler.alpha_bar(t)
 

@@ -1,8 +1,6 @@
-"""Attention maps (DAAM): a word's cross-attention over the image, averaged over heads, layers and steps.
-
-DAAM ("What the DAAM", arXiv 2210.04885, section 2): at every position of a feature map each cross-attention spreads a
-weight of one over the prompt's tokens. The maps of all layers are enlarged to the latents' size and averaged. The
-weights are computed beside the network, which keeps its fused kernels; nothing in it changes.
+"""Attention maps (DAAM, arXiv 2210.04885, section 2): a word's cross-attention over the image, averaged over heads,
+layers and steps. The maps of all layers are enlarged to the latents' size. The weights are computed once more beside
+the network, whose results stay bit-identical.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minti.adapter import Adapter
-from minti.guidance.attention import attention_weights
+from minti.guidance.attention import attention_weights, feature_size
 from minti.layers import Attend
 from minti.model import StableDiffusion
 from minti.runs.messages import short_repr
@@ -23,14 +21,13 @@ from minti.text import token_ids
 
 
 class AttentionMaps(Adapter):
-    """Records the UNet's cross-attention while it is attached.
+    """Records the UNet's cross-attention maps while it is attached.
 
         with (maps := AttentionMaps(model, prompts)).attached(model):
             images = minti.sample(model, prompts)
         maps.of("<cat>")    # (b, h, w)
 
-    Of a batch that holds unconditional predictions too, which come first, the last `len(prompts)` are recorded: so it
-    is with one prompt, not with extra prompts. The maps are the mean over `evaluations` of the UNet.
+    Of a batch the last `len(prompts)` images are recorded: behind the unconditional ones. (Not with extra prompts.)
     """
 
     name = "the recorder of attention maps"
@@ -43,7 +40,6 @@ class AttentionMaps(Adapter):
         self._size, self._layers = (0, 0), 0
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """Wraps every cross-attention."""
         yield model.unet.register_forward_pre_hook(self._begin).remove
         layers = [layer for name, layer in model.unet.named_modules() if name.endswith(".attn2")]
         self._layers = len(layers)
@@ -52,7 +48,7 @@ class AttentionMaps(Adapter):
             yield partial(layer.around.remove, self._attend)
 
     def __enter__(self) -> "AttentionMaps":
-        """As in version 0.1: attached to its model for a while."""
+        """As in version 0.1."""
         self._entered = self.attached(self.model)
         self._entered.__enter__()
         return self
@@ -78,15 +74,14 @@ class AttentionMaps(Adapter):
 
     @property
     def maps(self) -> Tensor:
-        """Of every token of the context, (b, m, h, w) float32, which sums to 1 over m at every position.
-        Raises ValueError: nothing has been sampled yet."""
+        """Of every token of the context, (b, m, h, w) float32, which sums to 1 over m at every position."""
         if self._sum is None:
             raise ValueError("nothing was sampled while the maps were attached; sample inside the with block")
         return self._sum / (self.evaluations * self._layers)
 
     def of(self, word: str) -> Tensor:
-        """The weight of a word's tokens, (b, h, w) in [0, 1]; of a word that stands several times, of all of them.
-        Raises ValueError: the word is not in one of the prompts, or where that was cut off."""
+        """The weight of a word's tokens, (b, h, w) in [0, 1], summed over all its occurrences.
+        Raises ValueError: a prompt lacks the word, or was cut off before it."""
         ids = token_ids(word, self.model.tokenizer, self.model.words)
         is_word = torch.zeros(self.input_ids.shape, dtype=torch.bool)
         for prompt, row, found in zip(self.prompts, self.input_ids.tolist(), is_word):
@@ -94,22 +89,10 @@ class AttentionMaps(Adapter):
         return (self.maps * is_word[:, :, None, None].to(self.maps)).sum(dim=1)
 
 
-def feature_size(positions: int, height: int, width: int) -> tuple[int, int]:
-    """Height and width of a feature map with so many positions, from latents that are halved, rounding up.
-    Raises ValueError: no halving leads to it."""
-    h, w = height, width
-    while h * w > positions:
-        h, w = -(-h // 2), -(-w // 2)
-    if h * w != positions:
-        raise ValueError(f"{positions} positions do not come from {height} x {width} latents by halving")
-    return h, w
-
-
 def token_positions(ids: list[int], row: list[int], word: str, prompt: str) -> list[int]:
-    """The positions of a word's token ids among a prompt's, all occurrences. Raises ValueError: there is none."""
+    """The positions of a word's token ids in a prompt's `row`, of all occurrences."""
     starts = [i for i in range(len(row)) if ids and row[i : i + len(ids)] == ids]
     if not starts:
-        raise ValueError(
-            f"{short_repr(word)} is not in the prompt {short_repr(prompt)}, or at its end that was cut off"
-        )
+        where = f"the prompt {short_repr(prompt)}, or at its end that was cut off"
+        raise ValueError(f"{short_repr(word)} is not in {where}")
     return [start + i for start in starts for i in range(len(ids))]

@@ -12,8 +12,7 @@ from minti.model import StableDiffusion
 
 @torch.no_grad()
 def image_latents(model: StableDiffusion, image: Image.Image, height: int, width: int) -> Tensor:
-    """An image as `init_latents`: cropped to height x width pixels and encoded, (1, c, h, w), scaled.
-    Raises ValueError: a size that is no multiple of the VAE's factor."""
+    """An image as `init_latents`: cropped to height x width pixels and encoded, (1, c, h, w), scaled."""
     model.latents_shape(1, height, width)
     return model.scale(model.encode(to_pixels(image, (height, width))[None]).mean)
 

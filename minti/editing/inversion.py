@@ -13,12 +13,9 @@ from minti.sampling import conditional
 
 
 def invert_ddim(predict: Predict, run: Run, iterations: int = 0) -> Iterator[SampleStep]:
-    """DDIM backwards in time, from a clean image's latents, the run's, to the noise that DDIM would sample it from.
-
-    The step from level s up to level t solves DDIM's update for x_t, with the prediction taken at x_s instead of x_t
-    (questions `003`, 33; arXiv 2105.05233, appendix F). `iterations`: how often x_t is then corrected by what a step
-    down from it misses of x_s, whose fixed point DDIM leads back from exactly (as arXiv 2309.04907 iterates).
-    """
+    """DDIM inversion, from the run's latents, a clean image's, to noise. The step from level s up to t solves DDIM's
+    update for x_t, with the prediction at x_s instead of x_t (questions `003`, 33; arXiv 2105.05233, appendix F).
+    `iterations`: how often x_t is then corrected by x_s - DDIM(x_t); the fixed point is exact (arXiv 2309.04907)."""
     latents, scheduler = run.latents, run.scheduler
     for t, level in reversed(run.stops[run.start : -1]):
         # The network gets the timestep it goes to; the latents are still at the level below.
@@ -26,7 +23,6 @@ def invert_ddim(predict: Predict, run: Run, iterations: int = 0) -> Iterator[Sam
         clean, noise = scheduler.clean_and_noise(predict(latents, t), latents, below)
         above = scheduler.add_noise(clean, noise, level)
         for _ in range(iterations):
-            # x_t <- x_t + x_s - DDIM(x_t)
             clean, noise = scheduler.clean_and_noise(predict(above, t), above, level)
             above = above + latents - scheduler.add_noise(clean, noise, below)
         latents = above
@@ -45,16 +41,14 @@ def inverted_noise(
     """The noise from which DDIM, with the same prompts and steps and without guidance, samples the images again.
 
     `init_latents`: (b, c, h, w), scaled. `prompts`: what they show, one for all or one for each; words or contexts.
-    `strength`: the share of the path that is inverted. Returns (b, c, h, w), for the `latents` of `minti.sample`, with
+    `strength`: the share of the run that is inverted. Returns (b, c, h, w), for the `latents` of `minti.sample`, with
     `begin=ImageToImage(init_latents, strength)` where it is below 1; another prompt then edits the image.
-
-    Raises ValueError: as `ImageToImage`.
     """
     context = prompts if isinstance(prompts, Tensor) else model.encode_prompt(prompts)
     run = Run(init_latents, model.scheduler, DDIM().stops(model.scheduler, steps))
     start = ImageToImage(init_latents, strength).start(steps)
     predict = conditional(model.unet, context.expand(len(init_latents), -1, -1))
     *_, last = invert_ddim(predict, replace(run, start=start), iterations)
-    # Below strength 1 `ImageToImage` adds noise to the image: that which makes the inverted latents of it.
+    # Below strength 1 `ImageToImage` adds noise to the image: the noise that gives the inverted latents.
     level = run.stops[start].level
     return model.scheduler.noise_from_clean(last.latents, init_latents, level) if start else last.latents

@@ -12,15 +12,9 @@ from minti.guidance.conditions import Conditions
 from minti.model import StableDiffusion
 from minti.sampling import sample, sample_steps
 
-NEW = {
-    "also": "cfg=Conditions(model, extra_prompts=...)",
-    "guidance_interval": "cfg=Conditions(model, interval=...)",
-    "refresh_every": "cfg=Conditions(model, refresh_every=...)",
-    "init_latents": "begin=ImageToImage(init_latents, strength, mask)",
-    "strength": "begin=ImageToImage(init_latents, strength, mask)",
-    "mask": "begin=ImageToImage(init_latents, strength, mask)",
-}
 CONDITIONS = {"also": "extra_prompts", "guidance_interval": "interval", "refresh_every": "refresh_every"}
+NEW = {old: f"cfg=Conditions(model, {new}=...)" for old, new in CONDITIONS.items()}
+NEW |= dict.fromkeys(("init_latents", "strength", "mask"), "begin=ImageToImage(init_latents, strength, mask)")
 
 
 def translated(model: StableDiffusion, options: dict[str, Any], cfg: Callable, begin: Callable) -> tuple[Any, Any]:

@@ -1,14 +1,11 @@
-"""Prompt-to-prompt: injects the source's attention maps while the edited prompt is sampled.
-
-Cross-attention spreads a weight of one over the prompt's words, at every position; it decides what stands where. Two
-images are sampled side by side, and for a share of the steps the edited one gets the source's weights with its own
-values (arXiv 2208.01626, algorithm 1; lecture notes `002`, 7.7; questions `003`, 33):
+"""Prompt-to-prompt: injects the source's attention maps while the edited prompt is sampled (arXiv 2208.01626, algorithm
+1; lecture notes `002`, 7.7; questions `003`, 33). Two images are sampled side by side; for a share of the steps the
+edited one gets the source's attention maps with its own values:
 
     edited = (A_source M + A_edited (1 - 1ᵀM)) c v_edited,   A = softmax(q kᵀ / √d)
 
-M, (m, m), takes each word's column to where the edited prompt has it, a swapped word's to the word in its place; a word
-that is new keeps its own (the paper's refinement); c makes a word count more or less. Self-attention has no words:
-the source's weights as they are.
+M, (m, m), moves each word's column to its position in the edited prompt, a replaced word's to the new word; an added
+word keeps its own (the paper's refinement); c weights words (re-weighting). Self-attention gets the source's maps.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,12 +31,8 @@ from minti.text import token_ids
 class PromptToPrompt(Adapter):
     """Attention control for batches [sources, edits]; with guidance [unconditional; these].
 
-    Args:
-        sources, edits: n prompts and what becomes of them.
-        cross, own: the share of the schedule, from the noisy end, for which cross- and self-attention is the source's.
-        weights: words of the edits and how much more they count, while cross-attention is the source's.
-
-    Raises ValueError: a share out of [0, 1]; prompts that cannot be aligned; a word that is not in an edit.
+    sources, edits: n prompts and their edited versions. cross, own: the share of the schedule, from the noisy end, with
+    the source's maps in cross- and in self-attention. weights: factors of words of the edits (re-weighting).
     """
 
     name = "prompt-to-prompt"
@@ -71,7 +64,6 @@ class PromptToPrompt(Adapter):
         self.as_it_is = torch.equal(self.alignment, same) and bool((self.counts == 1).all())
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """Watches the timestep, and wraps every attention."""
         self.last = model.scheduler.config.num_train_timesteps
         yield model.unet.register_forward_pre_hook(self.begin).remove
         for name, layer in model.unet.named_modules():
@@ -81,14 +73,14 @@ class PromptToPrompt(Adapter):
                 yield partial(layer.around.remove, around)
 
     def begin(self, unet: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Raises ValueError: another batch than that of the prompts."""
+        """Notes the timestep."""
         latents, timesteps, _ = inputs
         if len(latents) not in (2 * self.images, 4 * self.images):
             raise ValueError(f"{len(latents)} images in the UNet; expected {self.images} sources and as many edits")
         self.timestep = int(timesteps[0])
 
     def attend(self, is_cross: bool, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(b, heads, n, d): of the edits, which come last, with the weights of the sources, which stand before them."""
+        """(b, heads, n, d): the edits, which come last, with the maps of the sources, which come before them."""
         n = self.images
         if self.timestep < (1 - (self.cross if is_cross else self.own)) * self.last:
             return attend(q, k, v)
@@ -104,11 +96,7 @@ class PromptToPrompt(Adapter):
 
 def alignment(source: Sequence[int], edited: Sequence[int], room: int) -> Tensor:
     """The alignment of two prompts, (room, room): M[i, j] = 1 where edit token j takes source token i's attention.
-
-    Equal tokens are matched in order, and what stands between two matches in both prompts is a swap: one to one, or
-    each of the k tokens in its place gets a k-th, as in the authors' code. Behind the shorter prompt all stay in place.
-    Raises ValueError: no token in common.
-    """
+    Equal tokens are matched in order; those between two matches are replaced one by one, or with 1 / k by k others."""
     matrix = torch.eye(room)
     matrix[:, : len(edited)] = 0
     matcher = SequenceMatcher(None, source, edited, autojunk=False)
@@ -121,13 +109,13 @@ def alignment(source: Sequence[int], edited: Sequence[int], room: int) -> Tensor
 
 
 def ids_of(model: StableDiffusion, prompt: str) -> list[int]:
-    """A prompt's tokens with beginning and end, without padding."""
+    """A prompt's token ids with beginning and end, without padding."""
     ids = token_ids(prompt, model.tokenizer, model.words)
     return [model.tokenizer.bos_token_id, *ids[: model.tokenizer.model_max_length - 2], model.tokenizer.eos_token_id]
 
 
 def word_positions(model: StableDiffusion, prompt: str, word: str) -> list[int]:
-    """Where a word's tokens stand in a prompt. Raises ValueError: nowhere."""
+    """The positions of a word's tokens in a prompt."""
     return token_positions(token_ids(word, model.tokenizer, model.words), ids_of(model, prompt), word, prompt)
 
 
@@ -137,11 +125,8 @@ def local_blend(maps: AttentionMaps, words: Sequence[str], threshold: float = 0.
 
         edited <- source + mask (edited - source),   mask = max-pooled map / its maximum > threshold, of either image
 
-    Args:
-        maps: of [sources, edits], attached inside a `PromptToPrompt` where there is one.
-        words: one for each of these prompts: the word whose region may change.
-
-    Raises ValueError: a word is not in its prompt.
+    maps: of [sources, edits], attached inside a `PromptToPrompt` where there is one. words: the word of each of these
+    prompts whose region may change.
     """
     places = [word_positions(maps.model, prompt, word) for prompt, word in zip(maps.prompts, words)]
     n = len(places) // 2

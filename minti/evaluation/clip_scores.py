@@ -1,10 +1,9 @@
-"""Is it the thing, and does it obey the rest of the prompt? Two cosine similarities of CLIP, each between two bounds.
+"""CLIP scores of textual inversion: image alignment (CLIP-I) and text alignment (CLIP-T), each between two bounds.
 
-"An Image is Worth One Word" (arXiv 2208.01618, section 5): the similarity of drawn pictures to the training pictures,
-and of drawn pictures to the prompt without the word. A bare similarity says little, so each comes with what the same
-prompt gives when the initializer word stands in the learned word's place, and with what the training pictures give.
-For likeness the initializer is the floor and the training pictures among themselves are the ceiling. For obedience it
-is the other way round: the training pictures know nothing of the prompt, and a known word does not stand in its way.
+Cosine similarities (arXiv 2208.01618, section 5) of the samples to the training images, and to the prompt without the
+learned word. The bounds are the scores of samples with the initializer token in place of the word, and of the training
+images: for image alignment the initializer is the floor and the training images are the ceiling, for text alignment
+the other way round.
 """
 
 import re
@@ -20,15 +19,13 @@ from torch import Tensor
 from minti.formats.strict import check_tokenizer_files
 from minti.images import to_pixels
 
-CLIP_SOURCE = "openai/clip-vit-base-patch32"  # the one that the paper measures with
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures
+CLIP_SOURCE = "openai/clip-vit-base-patch32"  # the paper's
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
 
 
 class Clip(NamedTuple):
-    """Two encoders into one space, n pictures or n texts -> (n, d) of length one, and which they are.
-
-    `pixels` is the first once more, of (n, 3, h, w) in [-1, 1] and with a gradient: for guidance, not for scores.
-    """
+    """CLIP's two encoders, n images or n texts -> (n, d) of length one, and their name. `pixels`: the first for
+    (n, 3, h, w) in [-1, 1], with a gradient, for guidance."""
 
     images: Callable[[Sequence[Image.Image]], Tensor]
     texts: Callable[[Sequence[str]], Tensor]
@@ -36,13 +33,13 @@ class Clip(NamedTuple):
     pixels: Callable[[Tensor], Tensor]
 
     def unlikeness(self, text: str) -> Callable[[Tensor], Tensor]:
-        """1 - cosine of pictures, (n, 3, h, w) in [-1, 1], and a text, (n,): what `universal_guidance` goes down."""
+        """A loss for `universal_guidance`: 1 - cosine of images, (n, 3, h, w) in [-1, 1], and a text; (n,)."""
         wanted = self.texts([text])[0]
         return lambda pictures: 1 - self.pixels(pictures) @ wanted.to(pictures.device)
 
 
 def cropped(pictures: Tensor, size: int) -> Tensor:
-    """`to_pixels` of pictures that are tensors, with a gradient: the middle, (n, 3, h, w) to (n, 3, size, size)."""
+    """`to_pixels` for tensors, with a gradient: the middle, (n, 3, h, w) -> (n, 3, size, size)."""
     height, width = pictures.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -51,7 +48,7 @@ def cropped(pictures: Tensor, size: int) -> Tensor:
 
 
 class Score(NamedTuple):
-    """A mean similarity between its two bounds."""
+    """A mean similarity and its two bounds."""
 
     value: float
     floor: float
@@ -59,14 +56,13 @@ class Score(NamedTuple):
 
     @property
     def position(self) -> float | None:
-        """0 at the floor, 1 at the ceiling; None where the two are too near to tell (or the wrong way round)."""
+        """0 at the floor, 1 at the ceiling; None where the ceiling is not above the floor by 0.02."""
         room = self.ceiling - self.floor
         return (self.value - self.floor) / room if room > 0.02 else None
 
 
 def load_clip(source: str = CLIP_SOURCE, device: str | torch.device = "cpu") -> Clip:
-    """CLIP as transformers has it, from a folder or the hub; safetensors only.
-    Raises OSError: it cannot be reached, or is incomplete."""
+    """CLIP from a folder or the hub; safetensors only. Raises OSError: it cannot be reached, or is incomplete."""
     from transformers import CLIPModel, CLIPTokenizer
 
     try:
@@ -97,7 +93,7 @@ def load_clip(source: str = CLIP_SOURCE, device: str | torch.device = "cpu") -> 
 
 
 def without_words(template: str) -> str:
-    """A template without the places for words: "a sketch of a {} on grey" -> "a sketch of a on grey"."""
+    """A template without its word: "a sketch of a {} on grey" -> "a sketch of a on grey"."""
     return re.sub(r"\s+", " ", template.replace("{}", "")).strip()
 
 
@@ -113,10 +109,10 @@ def among_themselves(a: Tensor) -> float:
 
 
 def likeness(drawn: Tensor, initial: Tensor, training: Tensor) -> Score:
-    """Is it the thing? (n, d) of the drawn pictures, of those with the initializer word, of the training pictures."""
+    """Image alignment (CLIP-I), from (n, d) of the samples, those with the initializer token, the training images."""
     return Score(mean_similarity(drawn, training), mean_similarity(initial, training), among_themselves(training))
 
 
 def obedience(drawn: Tensor, initial: Tensor, training: Tensor, text: Tensor) -> Score:
-    """Does it obey the rest? As `likeness`, with (1, d) of the prompt without the word."""
+    """Text alignment (CLIP-T), from the same and (1, d) of the prompt without the word."""
     return Score(*(mean_similarity(pictures, text) for pictures in (drawn, training, initial)))

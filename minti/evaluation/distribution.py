@@ -1,7 +1,7 @@
-"""Two sets of pictures compared as distributions of features: Fréchet distance, precision and recall.
+"""Fréchet distance (FID), precision and recall of two sets of images, by their features.
 
-With the features of an Inception network and many thousands of pictures, the Fréchet distance is the FID (lecture notes
-`002`, chapter 15; questions `003`, 40). With other features it is a number of its own, comparable with itself alone.
+With an Inception network's features of many thousands of images the Fréchet distance is the FID (lecture notes `002`,
+chapter 15; questions `003`, 40); with other features it is comparable with itself alone.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Gaussian(NamedTuple):
 
 
 def fit_gaussian(features: Tensor) -> Gaussian:
-    """Mean and unbiased covariance of (n, d) features, n at least 2."""
+    """Mean and unbiased covariance of (n, d) features, n >= 2."""
     features = features.double()
     return Gaussian(features.mean(dim=0), torch.cov(features.T).reshape(features.shape[1], -1))
 
@@ -28,8 +28,8 @@ def fit_gaussian(features: Tensor) -> Gaussian:
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|mu_a - mu_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2))   (FID, arXiv 1706.08500, eq. 6).
 
-    (S_a S_b)^(1/2) has the trace of (S_a^(1/2) S_b S_a^(1/2))^(1/2), whose inside is symmetric. With few pictures the
-    distance is biased upwards, so compare only sets of one size.
+    (S_a S_b)^(1/2) has the trace of (S_a^(1/2) S_b S_a^(1/2))^(1/2), whose inside is symmetric. The distance is biased
+    upwards, the more the fewer images there are: compare sets of one size.
     """
     values, vectors = torch.linalg.eigh(a.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -39,16 +39,12 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def precision_and_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, float]:
-    """How many drawn pictures look real, and how many real ones could have been drawn (arXiv 1904.06991, eq. 1 and 2).
-
-    Each set of features, (n, d), is taken for the union of balls round its points, as large as the distance to the k-th
-    neighbour. Raises ValueError: a set has no more than k.
-    """
+    """Precision, the share of samples that look real, and recall, the share of real images that could be sampled (arXiv
+    1904.06991, eq. 1 and 2). Each set of features, (n, d), stands for balls that reach to the k-th neighbour."""
     return _covered(real, drawn, k), _covered(drawn, real, k)
 
 
 def _covered(centres: Tensor, points: Tensor, k: int) -> float:
-    """The share of the points that lie in a ball of the centres."""
     if len(centres) <= k:
         raise ValueError(f"{len(centres)} pictures have no {k}-th neighbour; take more than {k} of each")
     radii = torch.cdist(centres.double(), centres.double()).kthvalue(k + 1, dim=1).values  # the nearest is itself
@@ -56,6 +52,5 @@ def _covered(centres: Tensor, points: Tensor, k: int) -> float:
 
 
 def kl_to_standard_normal(gaussian: DiagonalGaussian) -> Tensor:
-    """KL divergence of the VAE's distributions to the standard normal, summed over each image: (b,) (arXiv 1312.6114,
-    appendix B)."""
+    """KL divergence of the VAE's distributions to the standard normal, of each image: (b,) (arXiv 1312.6114, B)."""
     return 0.5 * torch.sum(gaussian.mean**2 + gaussian.logvar.exp() - 1.0 - gaussian.logvar, dim=(1, 2, 3))

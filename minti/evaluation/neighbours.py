@@ -10,8 +10,8 @@ from minti.text import token_ids
 
 
 class LearnedRow(NamedTuple):
-    """One row of a learned word: its token (those of `<cat>` are `<cat>`, `<cat>_1`, ...), its length, and the nearest
-    words with their cosine similarity, the most similar first."""
+    """One embedding vector of a learned word: its token (of `<cat>`: `<cat>`, `<cat>_1`, ...), its length, and the
+    nearest words with their cosine similarity."""
 
     token: str
     length: float
@@ -20,8 +20,7 @@ class LearnedRow(NamedTuple):
 
 @torch.no_grad()
 def learned_rows(model: StableDiffusion, word: str, count: int = 5) -> list[LearnedRow]:
-    """The rows of a word that was added to the vocabulary, such as `<cat>`, with so many neighbours each.
-    Raises ValueError: the vocabulary has no such added word."""
+    """The embedding vectors of a learned word, such as `<cat>`, with so many neighbours each."""
     ids, added = token_ids(word, model.tokenizer, model.words), model.tokenizer.added_tokens_decoder
     if not ids or any(i not in added or added[i].special for i in ids):
         raise ValueError(f"{word} is not a learned word of this model; load it with minti.load_embeddings")

@@ -1,4 +1,4 @@
-"""The diffusion loss over timesteps: where on the schedule a word helps, compared with others in its place."""
+"""The diffusion loss over timesteps, of several prompts: where on the schedule a word helps."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,8 @@ from minti.textual_inversion import diffusion_loss
 def loss_over_timesteps(
     model: StableDiffusion, latents: Tensor, prompts: Sequence[str], timesteps: Sequence[int], noise: Tensor
 ) -> Tensor:
-    """The mean squared error of the UNet's answers for each prompt at each timestep, (prompts, timesteps) float32.
-
-    At small t the picture itself says what the noise is, at large t nobody can know; in between the prompt helps.
-
-    `latents`, `noise`: (n, c, h, w), clean and scaled; the same noise for every prompt and timestep.
-    """
+    """The diffusion loss of each prompt at each timestep, (prompts, timesteps) float32, with the same noise for all.
+    `latents`, `noise`: (n, c, h, w), clean and scaled."""
     losses = torch.zeros(len(prompts), len(timesteps))
     for i, prompt in enumerate(prompts):
         context = model.encode_prompt(prompt).expand(len(latents), -1, -1)

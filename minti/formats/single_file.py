@@ -90,6 +90,11 @@ def read_file(path: Path, missing: str = ": no such file") -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor) and isinstance(name, str)}
 
 
+def picked(name_of: Callable[[str], str], tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network in a file, by the network's own names."""
+    return {key: tensors[name_of(key)] for key in network.state_dict() if name_of(key) in tensors}
+
+
 def load_single_file(
     path: Path,
     dtype: torch.dtype | None,
@@ -105,8 +110,7 @@ def load_single_file(
 
     def load(part: str, make: Callable[[], nn.Module], name_of: Callable[[str], str]) -> Any:
         def names(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-            expected = network.state_dict()
-            found = {key: tensors[name_of(key)] for key in expected if name_of(key) in tensors}
+            expected, found = network.state_dict(), picked(name_of, tensors, network)
             if not found:
                 example = f"such as {name_of(min(expected))}"
                 wanted = "expected an original file with UNet, VAE and text encoder"

@@ -5,6 +5,7 @@ predicted clean latents (lecture notes `002`, 6.2.1, 6.3, 10 and 15; questions `
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,21 +32,18 @@ def classifier_guidance(
     `log_probability`: noisy latents (b, c, h, w) and their timestep -> (b,).
     """
 
-    def guidance(predict: Predict) -> Predict:
-        def guided(latents: Tensor, t: int) -> Tensor:
-            output = predict(latents, t)
-            if pure_noise(scheduler, t):
-                return output
-            _, noise = scheduler.clean_and_noise(output, latents, t)
-            with torch.enable_grad():
-                x = latents.detach().requires_grad_()
-                slope = gradient(log_probability(x, t), x, t)
-            noise = noise + scheduler.noise_from_score(scale * slope, t)
-            return to_prediction_type(scheduler, scheduler.clean_from_noise(latents, noise, t), noise, t, scale)
+    def guided(predict: Predict, latents: Tensor, t: int) -> Tensor:
+        output = predict(latents, t)
+        if pure_noise(scheduler, t):
+            return output
+        _, noise = scheduler.clean_and_noise(output, latents, t)
+        with torch.enable_grad():
+            x = latents.detach().requires_grad_()
+            slope = gradient(log_probability(x, t), x, t)
+        noise = noise + scheduler.noise_from_score(scale * slope, t)
+        return to_prediction_type(scheduler, scheduler.clean_from_noise(latents, noise, t), noise, t, scale)
 
-        return guided
-
-    return guidance
+    return lambda predict: partial(guided, predict)
 
 
 def universal_guidance(
@@ -66,29 +64,26 @@ def universal_guidance(
     `loss`: clean latents (b, c, h, w), scaled -> (b,). `scale`: 0 saves the forward part.
     """
 
-    def guidance(predict: Predict) -> Predict:
-        def guided(latents: Tensor, t: int) -> Tensor:
-            slopes = not pure_noise(scheduler, t) and scale != 0
-            with torch.set_grad_enabled(slopes):
-                x = latents.detach().requires_grad_(slopes)
-                clean, noise = scheduler.clean_and_noise(predict(x, t), x, t)
-                forward = gradient(loss(clean), x, t) if slopes else None
-            delta = torch.zeros_like(latents)
-            for _ in range(backward_steps):
-                with torch.enable_grad():
-                    moved = (clean.detach() + delta).requires_grad_()
-                    delta = delta - backward_rate * gradient(loss(moved), moved, t)
-            if forward is not None:
-                noise = noise.detach() - scheduler.noise_from_score(scale * forward, t)
-                clean = scheduler.clean_from_noise(latents, noise, t)
-            if backward_steps:
-                clean = clean + delta
-                noise = scheduler.noise_from_clean(latents, clean, t)
-            return to_prediction_type(scheduler, clean, noise, t, scale)
+    def guided(predict: Predict, latents: Tensor, t: int) -> Tensor:
+        forward = not pure_noise(scheduler, t) and scale != 0
+        with torch.set_grad_enabled(forward):
+            x = latents.detach().requires_grad_(forward)
+            clean, noise = scheduler.clean_and_noise(predict(x, t), x, t)
+            slope = gradient(loss(clean), x, t) if forward else None
+        delta = torch.zeros_like(latents)
+        for _ in range(backward_steps):
+            with torch.enable_grad():
+                moved = (clean.detach() + delta).requires_grad_()
+                delta = delta - backward_rate * gradient(loss(moved), moved, t)
+        if forward:
+            noise = noise.detach() - scheduler.noise_from_score(scale * slope, t)
+            clean = scheduler.clean_from_noise(latents, noise, t)
+        if backward_steps:
+            clean = clean + delta
+            noise = scheduler.noise_from_clean(latents, clean, t)
+        return to_prediction_type(scheduler, clean, noise, t, scale)
 
-        return guided
-
-    return guidance
+    return lambda predict: partial(guided, predict)
 
 
 def gradient(values: Tensor, x: Tensor, t: int) -> Tensor:

@@ -6,6 +6,7 @@ for v, (epsilon - sqrt(1 - alpha-bar) x_t) / sqrt(alpha-bar), too.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -49,14 +50,11 @@ def hybrid(other: Predict, sigma: float) -> Guidance:
     if not sigma > 0:
         raise ValueError(f"sigma = {short_repr(sigma)}; expected more than 0, in latents")
 
-    def guidance(predict: Predict) -> Predict:
-        def mixed(latents: Tensor, t: int) -> Tensor:
-            fine = other(latents, t)
-            return fine + blurred(predict(latents, t) - fine, sigma)
+    def mixed(predict: Predict, latents: Tensor, t: int) -> Tensor:
+        fine = other(latents, t)
+        return fine + blurred(predict(latents, t) - fine, sigma)
 
-        return mixed
-
-    return guidance
+    return lambda predict: partial(mixed, predict)
 
 
 def blurred(x: Tensor, sigma: float) -> Tensor:

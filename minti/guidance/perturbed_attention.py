@@ -47,15 +47,13 @@ class PerturbedAttention(Adapter):
 
     def guidance(self, predict: Predict) -> Predict:
         """The `guidance` of `minti.sample`."""
+        return partial(self._guided, predict)
 
-        def bent(latents: Tensor, t: int) -> Tensor:
-            scale = scale_at(self.scale, t, "scale of perturbed-attention guidance")
-            self._images = len(latents) if scale else 0
-            output = predict(latents, t)
-            perturbing, self._images = self._images, 0
-            return output + scale * self._difference if perturbing else output
-
-        return bent
+    def _guided(self, predict: Predict, latents: Tensor, t: int) -> Tensor:
+        scale = scale_at(self.scale, t, "scale of perturbed-attention guidance")
+        self._images = len(latents) if scale else 0
+        output, self._images = predict(latents, t), 0
+        return output + scale * self._difference if scale else output
 
     def _grow(self, unet: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         n = self._images
@@ -65,10 +63,8 @@ class PerturbedAttention(Adapter):
         n = self._images
         return torch.cat([attend(q[:-n], k[:-n], v[:-n]), v[-n:]]) if n else attend(q, k, v)
 
-    def _shrink(self, unet: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        n = self._images
-        if not n:
-            return None
-        output, perturbed = output[:-n], output[-n:]
-        self._difference = output[-n:] - perturbed
+    def _shrink(self, unet: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if n := self._images:
+            output, perturbed = output[:-n], output[-n:]
+            self._difference = output[-n:] - perturbed
         return output

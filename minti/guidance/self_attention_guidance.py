@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from minti.adapter import Adapter
 from minti.denoising import Predict
-from minti.guidance.attention import attention_weights
+from minti.guidance.attention import attention_weights, feature_size
 from minti.layers import Attend
 from minti.model import StableDiffusion
 from minti.sampling import Scale, conditional, scale_at
@@ -38,38 +38,32 @@ class SelfAttentionGuidance(Adapter):
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
         self._model = model
-        middle = model.unet.mid_block.attentions[0]
-        yield middle.register_forward_hook(self._measure).remove
-        layer = middle.transformer_blocks[0].attn1
+        layer = model.unet.mid_block.attentions[0].transformer_blocks[0].attn1
         layer.around.append(self._attend)
         yield partial(layer.around.remove, self._attend)
         yield model.unet.register_forward_hook(self._keep).remove
 
     def guidance(self, predict: Predict) -> Predict:
         """The `guidance` of `minti.sample`."""
+        return partial(self._guided, predict)
 
-        def bent(latents: Tensor, t: int) -> Tensor:
-            scale = scale_at(self.scale, t, "scale of self-attention guidance")
-            if not scale:
-                return predict(latents, t)
-            self._images = len(latents)
-            output, self._images = predict(latents, t), 0
-            context, plain, seen = (self._seen.pop(key) for key in ("context", "plain", "attended"))
-            scheduler = self._model.scheduler
-            clean, noise = scheduler.clean_and_noise(plain, latents, t)
-            degraded = scheduler.add_noise(blurred_where(clean, F.interpolate(seen, clean.shape[-2:])), noise, t)
-            return output + scale * (plain - conditional(self._model.unet, context)(degraded, t))
-
-        return bent
+    def _guided(self, predict: Predict, latents: Tensor, t: int) -> Tensor:
+        scale = scale_at(self.scale, t, "scale of self-attention guidance")
+        if not scale:
+            return predict(latents, t)
+        self._images = len(latents)
+        output, self._images = predict(latents, t), 0
+        context, plain, seen = (self._seen.pop(key) for key in ("context", "plain", "attended"))
+        scheduler, size = self._model.scheduler, latents.shape[-2:]
+        clean, noise = scheduler.clean_and_noise(plain, latents, t)
+        mask = seen.view(len(latents), 1, *feature_size(seen.shape[1], *size)).to(latents)  # b 1 h' w'
+        degraded = scheduler.add_noise(blurred_where(clean, F.interpolate(mask, size)), noise, t)
+        return output + scale * (plain - conditional(self._model.unet, context)(degraded, t))
 
     def _attend(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if n := self._images:
             self._seen["attended"] = attended(q[:n], k[:n])  # b n
         return attend(q, k, v)
-
-    def _measure(self, middle: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if n := self._images:
-            self._seen["attended"] = self._seen["attended"].view(n, 1, *output.shape[-2:]).to(output)  # b 1 h' w'
 
     def _keep(self, unet: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if n := self._images:

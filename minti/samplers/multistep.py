@@ -13,12 +13,10 @@ from minti.scheduler import Level, NoiseScheduler
 
 @dataclass(frozen=True)
 class PNDM(Sampler):
-    """Pseudo linear multistep (PNDM, arXiv 2202.09778), as SD v1.4 asks for it: no Runge-Kutta steps at first.
+    """Pseudo linear multistep (PLMS of PNDM, arXiv 2202.09778), without Runge-Kutta steps, as SD v1.4's config says.
 
-    Deterministic. The first step is taken twice, the second time with the mean of the predictions at its two ends, so
-    that n steps cost n + 1 evaluations.
-
-    Raises ValueError: the run would begin at pure noise (zero terminal SNR), where the transfer of eq. 11 is undefined.
+    Deterministic. The first step is taken twice, the second time with the mean of the predictions at its two ends: n
+    steps cost n + 1 evaluations. Undefined at pure noise (zero terminal SNR).
     """
 
     def __call__(self, predict: Predict, run: Run) -> Iterator[SampleStep]:
@@ -54,18 +52,13 @@ class PNDM(Sampler):
 
 @dataclass(frozen=True)
 class DPMSolver(Sampler):
-    """DPM-Solver++(2M) (arXiv 2211.01095, Algorithm 2): second order in the predicted clean latents. Deterministic.
-
-    lambda = log(signal / noise) runs from noisy to clean; the last step, to the clean image, is of first order.
-
-    Attributes:
-        karras: stop at the levels of `karras_sigmas`, which lie between timesteps, instead of at timesteps' own.
-    """
+    """DPM-Solver++(2M) (arXiv 2211.01095, Algorithm 2): second order in the predicted clean latents. Deterministic. The
+    last step, to the clean image, is of first order. `karras`: the noise levels of `karras_sigmas`."""
 
     karras: bool = False
 
     def stops(self, scheduler: NoiseScheduler, num_inference_steps: int) -> list[Stop]:
-        """As of any sampler, but spaced as "linspace" where the scheduler's config has no other wish."""
+        """Spaced as "linspace" where the scheduler's config has no spacing."""
         spacing = scheduler.config.timestep_spacing or "linspace"
         timesteps = scheduler.timesteps(num_inference_steps, spacing, skip_last=True)
         sigmas = all_sigmas(scheduler)
@@ -102,8 +95,8 @@ def log_snr(level: Level) -> Tensor:
 
 
 def all_sigmas(scheduler: NoiseScheduler) -> Tensor:
-    """sigma = sqrt((1 - alpha-bar) / alpha-bar), the noise relative to the signal, of all timesteps, (T,) float32; pure
-    noise (zero terminal SNR) counts as almost pure, as in diffusers."""
+    """sigma = sqrt((1 - alpha-bar) / alpha-bar) of all timesteps, (T,) float32; at pure noise (zero terminal SNR) large
+    but finite, as in diffusers."""
     a = scheduler.alphas_cumprod.clone()
     a[-1] = a[-1] if a[-1] > 0 else 2.0**-24
     return ((1 - a) / a) ** 0.5

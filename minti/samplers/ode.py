@@ -1,11 +1,9 @@
-"""ODE samplers, along the probability flow: Euler's method and Heun's (arXiv 2206.00364; questions `003`, 25).
-
-Here the latents are x = x_0 + sigma epsilon, which no signal rate shrinks, and with the denoiser's answer D(x; sigma),
-the clean latents as predicted, their whole way from noise to image is one curve of one equation (there, eq. 1 and 3):
+"""ODE samplers of the probability flow: Euler's and Heun's method (arXiv 2206.00364; questions `003`, 25). For latents
+x = x_0 + sigma epsilon and D(x; sigma), the predicted clean latents (there, eq. 1 and 3):
 
     dx / dsigma = (x - D(x; sigma)) / sigma
 
-A network that was trained on sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) epsilon is asked about x / sqrt(1 + sigma^2).
+The network gets x / sqrt(1 + sigma^2) = sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) epsilon.
 """
 
 from collections.abc import Iterator
@@ -22,14 +20,13 @@ from minti.scheduler import Level, NoiseScheduler
 
 @dataclass(frozen=True)
 class Euler(Sampler):
-    """Straight on along the slope: first order, one evaluation a step. Deterministic; DDIM with eta = 0 in other words.
+    """Euler's method: first order, one evaluation a step. Deterministic, the same as DDIM with eta = 0. "linspace" has
+    stops between timesteps, at interpolated sigmas, as in diffusers."""
 
-    Its "linspace" stops between timesteps, at sigmas between theirs, as in diffusers; pure noise (zero terminal SNR)
-    counts as almost pure.
-    """
+    mean_slope = False
 
     def stops(self, scheduler: NoiseScheduler, num_inference_steps: int) -> list[Stop]:
-        """The levels are x's, with signal rate 1; spaced as "linspace" where the scheduler's config has no wish."""
+        """With signal rate 1; spaced as "linspace" where the scheduler's config has no spacing."""
         config, total = scheduler.config, scheduler.config.num_train_timesteps
         timesteps = scheduler.timesteps(num_inference_steps, config.timestep_spacing or "linspace")
         if (config.timestep_spacing or "linspace") == "linspace":
@@ -41,33 +38,26 @@ class Euler(Sampler):
 
     def __call__(self, predict: Predict, run: Run) -> Iterator[SampleStep]:
         x = initial_x(run)
-        for (t, level), (_, next_level) in run.intervals:
+        for (t, level), (s, next_level) in run.intervals:
             clean, slope = clean_and_slope(predict, run, x, t, level)
-            x = run.keep(euler_step(x, slope, level, next_level), next_level)
+            ahead = run.keep(euler_step(x, slope, level, next_level), next_level)
+            if self.mean_slope and s != -1:
+                _, slope_ahead = clean_and_slope(predict, run, ahead, s, next_level)
+                ahead = run.keep(euler_step(x, (slope + slope_ahead) / 2, level, next_level), next_level)
+            x = ahead
             yield SampleStep(t, scale_model_input(x, next_level), clean)
 
 
 @dataclass(frozen=True)
 class Heun(Euler):
-    """Euler's step, and once more with the mean of the slopes at its two ends (there, Algorithm 1 without noise).
+    """Heun's method: Euler's step, repeated with the mean of the slopes at its two ends (there, Algorithm 1 without
+    noise). Second order, 2 n - 1 evaluations for n steps: the last one, to the clean image, is Euler's."""
 
-    Second order, for 2 n - 1 evaluations of n steps: at the clean image, where the last one ends, there is no slope.
-    """
-
-    def __call__(self, predict: Predict, run: Run) -> Iterator[SampleStep]:
-        x = initial_x(run)
-        for (t, level), (s, next_level) in run.intervals:
-            clean, slope = clean_and_slope(predict, run, x, t, level)
-            ahead = run.keep(euler_step(x, slope, level, next_level), next_level)
-            if s != -1:
-                _, slope_ahead = clean_and_slope(predict, run, ahead, s, next_level)
-                ahead = run.keep(euler_step(x, (slope + slope_ahead) / 2, level, next_level), next_level)
-            yield SampleStep(t, scale_model_input(ahead, next_level), clean)
-            x = ahead
+    mean_slope = True
 
 
 def initial_x(run: Run) -> Tensor:
-    """x_T = sigma_max * noise (diffusers' `init_noise_sigma`); an image to begin with is scaled already."""
+    """x_T = sigma_max * noise (diffusers' `init_noise_sigma`); an initial image is scaled already."""
     if run.start > 0:
         return run.latents
     sigma = run.stops[0].level.noise_rate
@@ -76,12 +66,12 @@ def initial_x(run: Run) -> Tensor:
 
 
 def scale_model_input(x: Tensor, level: Level) -> Tensor:
-    """x / sqrt(1 + sigma^2), the latents as the network knows them; at the end they are x."""
+    """x / sqrt(1 + sigma^2), the network's input."""
     return x / (level.noise_rate**2 + 1) ** 0.5
 
 
 def clean_and_slope(predict: Predict, run: Run, x: Tensor, t: float, level: Level) -> tuple[Tensor, Tensor]:
-    """D(x; sigma) and (x - D) / sigma, (b, c, h, w) both; half precision is computed with in float32."""
+    """D(x; sigma) and (x - D) / sigma, (b, c, h, w) both, in float32 at least."""
     output, sigma = predict(scale_model_input(x, level), t), level.noise_rate
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if run.scheduler.config.prediction_type == "v_prediction":

@@ -1,33 +1,30 @@
-"""Noise schedules beside SD v1.4's: the cosine, and a schedule stretched to zero terminal SNR.
-
-Lecture notes `002`, 4.1 and 5.2; questions `003`, 1 and 20.
-"""
+"""Noise schedules: the cosine schedule, and zero terminal SNR (lecture notes `002`, 5.2; questions `003`, 20)."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from minti.scheduler import SchedulerConfig
+from minti.scheduler import make_betas as linear_betas
 
 
 def make_betas(config: SchedulerConfig) -> Tensor:
-    """The variances beta_t of T timesteps, (T,) float32."""
-    steps = config.num_train_timesteps
-    if config.beta_schedule == "linear":
-        betas = torch.linspace(config.beta_start, config.beta_end, steps, dtype=torch.float32)
-    elif config.beta_schedule == "scaled_linear":
-        betas = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, steps, dtype=torch.float32) ** 2
+    """The betas, (T,) float32, of a cosine schedule or with zero terminal SNR."""
+    if config.beta_schedule == "squaredcos_cap_v2":
+        betas = cosine_betas(config.num_train_timesteps)
     else:
-        betas = cosine_betas(steps)
+        betas = linear_betas(replace(config, rescale_betas_zero_snr=False))
     return rescale_to_zero_snr(betas) if config.rescale_betas_zero_snr else betas
 
 
 def cosine_betas(steps: int) -> Tensor:
-    """ "squaredcos_cap_v2", the cosine of arXiv 2102.09672, eq. 17, (T,) float32."""
+    """The cosine schedule, "squaredcos_cap_v2" (arXiv 2102.09672, eq. 17), (T,) float32.
 
-    # alpha-bar(u) = cos^2((u + 0.008) / 1.008 * pi / 2)
-    # beta_t = min(1 - alpha-bar((t + 1) / T) / alpha-bar(t / T), 0.999)
+    alpha-bar_t = cos^2((t / T + 0.008) / 1.008 pi / 2),   beta_t = min(1 - alpha-bar_(t + 1) / alpha-bar_t, 0.999)
+    """
+
     def alpha_bar(u: float) -> float:
         return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
@@ -36,9 +33,8 @@ def cosine_betas(steps: int) -> Tensor:
 
 
 def rescale_to_zero_snr(betas: Tensor) -> Tensor:
-    """Shifts and scales sqrt(alpha-bar) so that it keeps its first value and ends at 0 (arXiv 2305.08891, Alg. 1): the
-    last timestep is pure noise, without a signal. `betas`: (T,). Returns (T,), the last of them 1.
-    """
+    """Zero terminal SNR: shifts and scales sqrt(alpha-bar) so that it keeps its first value and ends at 0 (arXiv
+    2305.08891, Alg. 1). `betas`: (T,). Returns (T,), the last of them 1."""
     root = torch.cumprod(1.0 - betas, dim=0).sqrt()
     first, last = root[0].clone(), root[-1].clone()
     alphas_cumprod = ((root - last) * (first / (first - last))) ** 2

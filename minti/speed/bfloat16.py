@@ -1,7 +1,5 @@
-"""bfloat16 on a CPU: attention over many positions and convolutions over few are computed as matrix products.
-
-torch's fused attention reaches a sixth of their rate there, and its convolutions reorder their weights at every call,
-which takes longer than the convolution itself where a feature map has few positions.
+"""bfloat16 on a CPU: attention over many positions, and convolutions over few, as matrix products. torch's fused
+attention reaches a sixth of their rate there, and its convolutions reorder their weights at every call.
 """
 
 from types import MethodType
@@ -17,7 +15,7 @@ QUERIES = 1024  # at a time: their weights over 4,096 keys take 8 MiB, which a c
 
 
 def accelerate(*networks: nn.Module) -> None:
-    """Gives a network's attention and its 3 × 3 convolutions the faster products, where they are faster."""
+    """Makes a network use the faster products for attention and 3 × 3 convolutions, where they are faster."""
     for module in (module for network in networks for module in network.modules()):
         if isinstance(module, Attention):
             module.attend = attention
@@ -44,11 +42,10 @@ def _on_cpu_in_bfloat16(x: Tensor) -> bool:
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d): (n, d) and (m, d) -> (n, m).
+    """softmax(q kᵀ / √d): (n, d) and (m, d) -> (n, m), computed in place.
 
-    bfloat16 has eight significant bits: a score of 20 is off by up to 0.06, and its weight by 6 %. But softmax does not
-    change when one number is taken from all scores of a query. Where that is the largest, taken before the scores are
-    rounded, those that matter come out small and precise. A sample of the keys tells the largest well enough.
+    bfloat16 has eight significant bits: a score of 20 is off by up to 0.06, and its weight by 6 %. The largest score of
+    a query, estimated from some keys, is subtracted before rounding: softmax is the same, and more precise.
     """
     scale = q.shape[-1] ** -0.5
     sample = k[:: max(1, len(k) // 256)]
@@ -58,16 +55,14 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
 
 
 class AttentionProducts(torch.autograd.Function):
-    """softmax(q kᵀ / √d) v of one head, (n, d), (m, d), (m, d) -> (n, d); the backward pass computes the weights again.
+    """softmax(q kᵀ / √d) v of one head, (n, d), (m, d), (m, d) -> (n, d); the backward pass computes the weights again
+    ("FlashAttention", arXiv 2205.14135, appendix B.2): with P = softmax(S), S = q kᵀ / √d and o = P v,
 
-    With P = softmax(S), S = q kᵀ / √d and o = P v, the gradient do of the result becomes
         dv = Pᵀ do,   dS = P ∘ (do vᵀ - rowsum(do ∘ o)),   dq = dS k / √d,   dk = dSᵀ q / √d
-    ("FlashAttention", arXiv 2205.14135, appendix B.2).
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The result o, (n, d)."""
         out = attention_weights(q, k) @ v
         ctx.save_for_backward(q, k, v, out)
         return out
@@ -75,7 +70,6 @@ class AttentionProducts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients dq, dk and dv."""
         q, k, v, out = ctx.saved_tensors
         weights = attention_weights(q, k)
         d_scores = torch.addmm(-(d_out * out).sum(dim=-1, keepdim=True), d_out, v.T).mul_(weights)

@@ -1,7 +1,5 @@
-"""DeepCache: deep features are reused for some steps (arXiv 2312.00858, section 3.2, eq. 4 to 6).
-
-What the UNet computes deep down hardly changes from step to step. Of k steps one is whole, and keeps what came up from
-below; the others compute the highest rungs only, and join what is kept to them: x = right_m(left_m(latents_t), kept).
+"""DeepCache: deep features of the UNet, which change slowly, are reused for some steps (arXiv 2312.00858, section 3.2,
+eq. 4 to 6). One of k steps is whole; the others compute the highest levels only: right_m(left_m(latents_t), cached).
 """
 
 from collections.abc import Callable, Iterator
@@ -20,13 +18,13 @@ from minti.unet import UNet
 
 
 class DeepCache(Adapter):
-    """A UNet that is computed whole in every k-th step only.
+    """Computes the UNet whole in every k-th step only.
 
-    The cache resets itself: with another context or shape (as where a `guidance_interval` ends), or a timestep
-    above the last. Where a gradient flows to the latents, every step is whole. A ControlNet acts through what is kept.
+    The cache resets itself with another context or shape, or a timestep above the last. Where a gradient flows to the
+    latents, every step is whole. A ControlNet acts through the cache.
 
-    `every`: k; 1 draws what the model draws alone, bit for bit. Raises ValueError: less. `branch`: the lowest of the
-    UNet's connections from left to right that a short step computes: of SD v1.4's 12, 2 is all of the highest level.
+    every: k; 1 changes no bit. branch: the lowest skip connection that a short step computes: of SD v1.4's 12, 2 is all
+    of the highest level.
     """
 
     name = "DeepCache"
@@ -34,19 +32,18 @@ class DeepCache(Adapter):
     def __init__(self, every: int, branch: int = 2):
         super().__init__()
         if every < 1:
-            raise ValueError(
-                f"keep deep features for {short_repr(every)} steps; expected 1 (every step is whole) or more"
-            )
+            steps = f"keep deep features for {short_repr(every)} steps"
+            raise ValueError(f"{steps}; expected 1 (every step is whole) or more")
         self.every, self.branch = every, branch
         self.refresh()
 
     def refresh(self) -> None:
-        """Forgets what is kept: the next step is whole."""
+        """Clears the cache: the next step is whole."""
         self._deep: Tensor | None = None  # b c h w, as the resnet that takes connection `branch` gets it
         self._steps, self._last = 0, (None, None, 0.0)
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """Stands in for the UNet's `forward`. Raises ValueError: it has no such branch, or a stand-in already."""
+        """Replaces the UNet's `forward`."""
         unet, lowest = model.unet, len(model.unet.skip_channels) - 1
         if not 0 <= self.branch <= lowest:
             raise ValueError(f"branch = {short_repr(self.branch)}; expected 0 to {lowest}")
@@ -89,7 +86,7 @@ def rungs(unet: UNet) -> tuple[list[list[Any]], list[list[Any]]]:
 
 
 def above(unet: UNet, left: list, right: list, deep: Tensor, latents: Tensor, t: Tensor, context: Tensor) -> Tensor:
-    """The UNet's answer, from its highest rungs and what once came up to them, (b, c, h', w')."""
+    """The UNet's output from its highest layers and the cached features, (b, c, h', w')."""
     time_emb = unet.embed_time(t, latents.dtype)
     conditions = {ResnetBlock: (time_emb,), SpatialTransformer: (context,)}
     through = lambda x, layer: layer(x, *conditions.get(type(layer), ()))  # noqa: E731
