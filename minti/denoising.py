@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from minti.scheduler import VARIANCES, Level, NoiseScheduler
-from minti.utils import Generators, check_choice, plugin, randn
+from minti.utils import Generators, check, plugin, randn
 
 Predict = Callable[[Tensor, float], Tensor]  # latents (b, c, h, w) at timestep t -> the network's raw output
 Keep = Callable[[Tensor, Level], Tensor]  # latents (b, c, h, w) at a noise level -> those that the run goes on from
@@ -72,7 +72,7 @@ class DDPM(Sampler):
     variance: str = "posterior"
 
     def __post_init__(self) -> None:
-        check_choice("variance", self.variance, VARIANCES)
+        check("runs.messages:check_choice", "variance", self.variance, VARIANCES)
 
     def __call__(self, predict: Predict, run: Run) -> Iterator[SampleStep]:
         latents, scheduler = run.latents, run.scheduler
@@ -123,6 +123,6 @@ def make_sampler(sampler: str | Sampler) -> Sampler:
     """The sampler of that name, with its own defaults; a sampler is returned as it is."""
     if not isinstance(sampler, str):
         return sampler
-    check_choice("sampler", sampler, list(SAMPLERS))
+    check("runs.messages:check_choice", "sampler", sampler, list(SAMPLERS))
     kind = SAMPLERS[sampler]
     return (plugin(kind) if isinstance(kind, str) else kind)()

@@ -1,7 +1,5 @@
 """`StableDiffusion`: the five parts of a text-to-image latent diffusion model, and images to latents and back."""
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Sequence
@@ -48,7 +46,7 @@ class StableDiffusion:
     @classmethod
     def from_pretrained(
         cls, source: Any = TOYBOX, device: Any = "cpu", dtype: torch.dtype | None = torch.float32, **options: Any
-    ) -> StableDiffusion:
+    ) -> "StableDiffusion":
         """Loads a model of SD v1's architecture: a folder with `unet/`, `vae/`, `text_encoder/`, `tokenizer/` and
         `scheduler/`, the original single file (`.safetensors`, `.ckpt`), or a Hugging Face hub id.
         dtype: None keeps the files' own. options: `variant`, "fp16" for half precision; of a hub id `revision`; of a

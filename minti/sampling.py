@@ -16,7 +16,7 @@ from torch import Tensor
 from minti.denoising import Keep, Predict, Run, Sampler, SampleStep, make_sampler
 from minti.images import to_pil
 from minti.model import StableDiffusion
-from minti.utils import Generators, check, check_choice, plugin, randn
+from minti.utils import Generators, check, plugin, randn
 
 Prompts = str | Sequence[str] | Tensor  # words, or contexts (b, n, d) as `StableDiffusion.encode_prompt` gives them
 Scale = float | Callable[[int], float]  # a number, or a function of the timestep (arXiv 2404.13040)
@@ -89,7 +89,7 @@ def sample(
     cfg, guidance: how the predictions with and without prompt combine; predict -> predict, what else changes them.
     begin, keep: Run -> Run, where the run begins; (latents, level) -> latents, applied after every step.
     on_step: called with every `SampleStep`. gradient: lets a gradient flow through the run."""
-    check_choice("output", output, OUTPUTS)
+    check("runs.messages:check_choice", "output", output, OUTPUTS)
     if deprecated:
         cfg, begin = plugin("minti.editing.old_options:translated")(model, deprecated, cfg, begin)
     network, scale = Counter(model.unet), model.defaults.guidance_scale if guidance_scale is None else guidance_scale

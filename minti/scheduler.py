@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minti.utils import check, check_choice, plugin
+from minti.utils import check, plugin
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
@@ -37,7 +37,7 @@ class SchedulerConfig:
 
 def make_betas(config: SchedulerConfig) -> Tensor:
     """beta_t, (T,) float32: linear (DDPM), or with linear square roots (arXiv 2112.10752); `samplers.schedules`."""
-    check_choice("beta_schedule", config.beta_schedule, SCHEDULES)
+    check("runs.messages:check_choice", "beta_schedule", config.beta_schedule, SCHEDULES)
     if config.beta_schedule == "squaredcos_cap_v2" or config.rescale_betas_zero_snr:
         return plugin("minti.samplers.schedules:make_betas")(config)
     power = 2 if config.beta_schedule == "scaled_linear" else 1

@@ -41,9 +41,3 @@ def renamed(old: str, new: str) -> property:
         return getattr(self, new)
 
     return property(read)
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raises ValueError: a value is none of the choices."""
-    if value not in choices:
-        raise ValueError(f"unknown {name} {value!r}; expected one of {', '.join(choices)}")

@@ -1,8 +1,6 @@
 """The variational autoencoder (VAE): images to latents and back, so that diffusion happens on a grid 64 times smaller
 (arXiv 2112.10752, 3.1; arXiv 1312.6114; `002`, 7.1 and 7.2; `003`, 8). Submodules are named as in the checkpoint."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +43,7 @@ class VAE(nn.Module):
         self.quant_conv = nn.Conv2d(2 * c, 2 * c, kernel_size=1)
         self.post_quant_conv = nn.Conv2d(c, c, kernel_size=1)
 
-    def encode(self, pixels: Tensor) -> DiagonalGaussian:
+    def encode(self, pixels: Tensor) -> "DiagonalGaussian":
         """Images, (b, 3, H, W) in [-1, 1], to distributions over latents. Raises ValueError: an odd size."""
         height, width = pixels.shape[-2:]
         if height % self.config.factor or width % self.config.factor:
@@ -65,7 +63,7 @@ class DiagonalGaussian:
     logvar: Tensor
 
     @classmethod
-    def from_moments(cls, moments: Tensor) -> DiagonalGaussian:
+    def from_moments(cls, moments: Tensor) -> "DiagonalGaussian":
         """Splits (b, 2 c, h, w) into mean and log-variance."""
         mean, logvar = moments.chunk(2, dim=1)
         return cls(mean, logvar.clamp(-30.0, 20.0))

@@ -3,8 +3,7 @@
     y = F(x; θ) + Z(F(x + Z(c; θ_z1); θ_c); θ_z2)        (arXiv 2302.05543, eq. 2; `003`, 18)
 
 F is a block, with frozen weights θ or the copy's θ_c; c the hint's features; Z a zero convolution, whose weights and
-biases begin at zero, so that at first y = F(x; θ). Submodules are named as in diffusers' files.
-"""
+biases begin at zero, so that at first y = F(x; θ). Submodules are named as in diffusers' files."""
 
 import json
 import os
@@ -99,8 +98,7 @@ class ControlNet(Adapter):
 
     Attributes:
         hint: (b or 1, 3, H, W) in [0, 1], what the images should follow; None switches it off.
-        scale: the weight of all that it adds.
-    """
+        scale: the weight of all that it adds."""
 
     name = "the ControlNet"
 
@@ -132,12 +130,12 @@ class ControlNet(Adapter):
 
     def answer(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The network's outputs for the UNet's inputs and the hint, in its own dtype."""
-        pictures, (height, width) = len(noisy_latents), (self.network.factor * n for n in noisy_latents.shape[-2:])
-        if self.hint.shape[1:] != (3, height, width) or pictures % len(self.hint):
+        count, (height, width) = len(noisy_latents), (self.network.factor * n for n in noisy_latents.shape[-2:])
+        if self.hint.shape[1:] != (3, height, width) or count % len(self.hint):
             shape = tuple(self.hint.shape)
-            raise ValueError(f"the hint has shape {shape}; the pictures need (b or 1, 3, {height}, {width})")
+            raise ValueError(f"the hint has shape {shape}; the images need (b or 1, 3, {height}, {width})")
         weight = self.network.conv_in.weight
-        hint = self.hint.to(weight).repeat(pictures // len(self.hint), 1, 1, 1)
+        hint = self.hint.to(weight).repeat(count // len(self.hint), 1, 1, 1)
         return self.network(noisy_latents.to(weight), timesteps, context[:, : self._longest].to(weight), hint)
 
     @classmethod

@@ -33,8 +33,7 @@ class IPAdapter(Adapter):
     contexts made by `prompted` while it is attached. Submodules are named as in h94/IP-Adapter's files.
 
     Attributes:
-        scale: the weight of the image; 0 switches the adapter off.
-    """
+        scale: the weight of the image; 0 switches the adapter off."""
 
     name = "the IP-Adapter"
 
@@ -60,11 +59,11 @@ class IPAdapter(Adapter):
         adapter.image_proj["proj"].bias.zero_()
         return adapter.to(model.device)
 
-    def prompted(self, context: Tensor, picture: Tensor | None = None) -> Tensor:
-        """A context with an image's tokens behind it, (b, m, d) -> (b, m + 4, d). `picture`: the image's CLIP
+    def prompted(self, context: Tensor, image: Tensor | None = None) -> Tensor:
+        """A context with an image's tokens behind it, (b, m, d) -> (b, m + 4, d). `image`: its CLIP
         embedding, (b or 1, clip_dim); None for the negative prompt: zeros, as in diffusers."""
         projection = self.image_proj["proj"]
-        seen = torch.zeros(1, projection.in_features) if picture is None else picture
+        seen = torch.zeros(1, projection.in_features) if image is None else image
         tokens = projection(seen.to(projection.weight).expand(len(context), -1))
         tokens = self.image_proj["norm"](rearrange(tokens, "b (tokens d) -> b tokens d", tokens=TOKENS))
         return torch.cat([context, tokens.to(context.dtype)], dim=1)

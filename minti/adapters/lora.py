@@ -2,8 +2,7 @@
 
     y = W₀ x + w (α / r) B A x        W₀: (d_out, d_in), A: (r, d_in), B: (d_out, r), with r far below both
 
-B is zero at first, so that the model is unchanged.
-"""
+B is zero at first, so that the model is unchanged."""
 
 import math
 import re
@@ -50,8 +49,7 @@ class LoRA(Adapter):
 
     Attributes:
         pairs: the matrices by their layer's path, as files have it: "unet.mid_block.attentions.0.proj_in".
-        weight: w, how strongly it acts; can be changed at any time.
-    """
+        weight: w, how strongly it acts; can be changed at any time."""
 
     name = "the LoRA"
 
@@ -71,8 +69,7 @@ class LoRA(Adapter):
 
         rank: r, the same in all layers. alpha: α, so that one learning rate fits any rank; None is the rank.
         layers: of the UNet, "attention" (to_q, to_k, to_v, to_out), "projections" (proj_in, proj_out), "feed_forward".
-        text_encoder: whether its attention is adapted, too. Raises ValueError: names the option.
-        """
+        text_encoder: whether its attention is adapted, too. Raises ValueError: names the option."""
         super().__init__()
         self.pairs, self.weight = {} if pairs is None else pairs, weight
         if pairs is None:

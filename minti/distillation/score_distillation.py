@@ -4,8 +4,7 @@ without the network's Jacobian (DreamFusion, arXiv 2209.14988, eq. 3; slides `00
     grad_theta L = E_{t, epsilon}[w(t) (epsilon_hat(x_t; y, t) - epsilon) dx / dtheta],   w(t) = 1 - alpha-bar_t
 
 The delta denoising score (DDS, arXiv 2304.07090, eq. 3) edits: in place of epsilon stands the prediction for a source
-image with the same noise, so that the network's bias cancels.
-"""
+image with the same noise, so that the network's bias cancels."""
 
 from typing import NamedTuple
 
@@ -59,8 +58,7 @@ def score_distillation(
 
     prompts: one for each of the drawing's images. timesteps: the range that t is drawn from, as shares of the schedule.
     source: scaled latents and their prompts, for an edit by DDS. jacobian: keeps the network's Jacobian, so that the
-    gradient is that of w / 2 |epsilon_hat - epsilon|². Raises ValueError: names the option.
-    """
+    gradient is that of w / 2 |epsilon_hat - epsilon|². Raises ValueError: names the option."""
     total, shape = model.scheduler.config.num_train_timesteps, drawing().shape
     low, high = (round(share * (total - 1)) for share in timesteps)
     if not 0 <= low < high < total:

@@ -1,7 +1,6 @@
 """Attention maps (DAAM, arXiv 2210.04885, section 2): a word's cross-attention over the image, averaged over heads,
 layers and steps. The maps of all layers are enlarged to the latents' size. The weights are computed once more beside
-the network, whose results stay bit-identical.
-"""
+the network, whose results stay bit-identical."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

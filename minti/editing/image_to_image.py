@@ -19,8 +19,7 @@ class ImageToImage:
     Attributes:
         init_latents: (b or 1, c, h, w), scaled: the image.
         strength: in (0, 1], the share of the run that is done; 1 begins at pure noise.
-        mask: (b or 1, 1, h, w), 1 where to sample, 0 where to keep; usually with strength 1. None: everywhere.
-    """
+        mask: (b or 1, 1, h, w), 1 where to sample, 0 where to keep; usually with strength 1. None: everywhere."""
 
     init_latents: Tensor
     strength: float = 0.8

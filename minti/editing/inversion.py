@@ -42,8 +42,7 @@ def inverted_noise(
 
     `init_latents`: (b, c, h, w), scaled. `prompts`: what they show, one for all or one for each; words or contexts.
     `strength`: the share of the run that is inverted. Returns (b, c, h, w), for the `latents` of `minti.sample`, with
-    `begin=ImageToImage(init_latents, strength)` where it is below 1; another prompt then edits the image.
-    """
+    `begin=ImageToImage(init_latents, strength)` where it is below 1; another prompt then edits the image."""
     context = prompts if isinstance(prompts, Tensor) else model.encode_prompt(prompts)
     run = Run(init_latents, model.scheduler, DDIM().stops(model.scheduler, steps))
     start = ImageToImage(init_latents, strength).start(steps)

@@ -5,8 +5,7 @@ edited one gets the source's attention maps with its own values:
     edited = (A_source M + A_edited (1 - 1ᵀM)) c v_edited,   A = softmax(q kᵀ / √d)
 
 M, (m, m), moves each word's column to its position in the edited prompt, a replaced word's to the new word; an added
-word keeps its own (the paper's refinement); c weights words (re-weighting). Self-attention gets the source's maps.
-"""
+word keeps its own (the paper's refinement); c weights words (re-weighting). Self-attention gets the source's maps."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -32,8 +31,7 @@ class PromptToPrompt(Adapter):
     """Attention control for batches [sources, edits]; with guidance [unconditional; these].
 
     sources, edits: n prompts and their edited versions. cross, own: the share of the schedule, from the noisy end, with
-    the source's maps in cross- and in self-attention. weights: factors of words of the edits (re-weighting).
-    """
+    the source's maps in cross- and in self-attention. weights: factors of words of the edits (re-weighting)."""
 
     name = "prompt-to-prompt"
 
@@ -126,8 +124,7 @@ def local_blend(maps: AttentionMaps, words: Sequence[str], threshold: float = 0.
         edited <- source + mask (edited - source),   mask = max-pooled map / its maximum > threshold, of either image
 
     maps: of [sources, edits], attached inside a `PromptToPrompt` where there is one. words: the word of each of these
-    prompts whose region may change.
-    """
+    prompts whose region may change."""
     places = [word_positions(maps.model, prompt, word) for prompt, word in zip(maps.prompts, words)]
     n = len(places) // 2
 

@@ -3,8 +3,7 @@
 Cosine similarities (arXiv 2208.01618, section 5) of the samples to the training images, and to the prompt without the
 learned word. The bounds are the scores of samples with the initializer token in place of the word, and of the training
 images: for image alignment the initializer is the floor and the training images are the ceiling, for text alignment
-the other way round.
-"""
+the other way round."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -35,15 +34,15 @@ class Clip(NamedTuple):
     def unlikeness(self, text: str) -> Callable[[Tensor], Tensor]:
         """A loss for `universal_guidance`: 1 - cosine of images, (n, 3, h, w) in [-1, 1], and a text; (n,)."""
         wanted = self.texts([text])[0]
-        return lambda pictures: 1 - self.pixels(pictures) @ wanted.to(pictures.device)
+        return lambda images: 1 - self.pixels(images) @ wanted.to(images.device)
 
 
-def cropped(pictures: Tensor, size: int) -> Tensor:
+def cropped(images: Tensor, size: int) -> Tensor:
     """`to_pixels` for tensors, with a gradient: the middle, (n, 3, h, w) -> (n, 3, size, size)."""
-    height, width = pictures.shape[-2:]
+    height, width = images.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    middle = pictures[..., top : top + side, left : left + side]
+    middle = images[..., top : top + side, left : left + side]
     return middle if side == size else F.interpolate(middle, (size, size), mode="bicubic", antialias=True)
 
 
@@ -76,13 +75,13 @@ def load_clip(source: str = CLIP_SOURCE, device: str | torch.device = "cpu") -> 
     size = model.config.vision_config.image_size
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
 
-    def pixels(pictures: Tensor) -> Tensor:
-        normalized = (cropped(pictures.float(), size) * 0.5 + 0.5 - mean) / std
+    def pixels(images: Tensor) -> Tensor:
+        normalized = (cropped(images.float(), size) * 0.5 + 0.5 - mean) / std
         return F.normalize(model.visual_projection(model.vision_model(normalized).pooler_output), dim=-1)
 
     @torch.no_grad()
-    def images(pictures: Sequence[Image.Image]) -> Tensor:
-        return pixels(torch.stack([to_pixels(picture, size) for picture in pictures]).to(device)).cpu()
+    def images(batch: Sequence[Image.Image]) -> Tensor:
+        return pixels(torch.stack([to_pixels(image, size) for image in batch]).to(device)).cpu()
 
     @torch.no_grad()
     def texts(prompts: Sequence[str]) -> Tensor:
@@ -108,11 +107,11 @@ def among_themselves(a: Tensor) -> float:
     return ((a @ a.T).sum() - n).item() / (n * (n - 1)) if n > 1 else 1.0
 
 
-def likeness(drawn: Tensor, initial: Tensor, training: Tensor) -> Score:
+def likeness(samples: Tensor, initial: Tensor, training: Tensor) -> Score:
     """Image alignment (CLIP-I), from (n, d) of the samples, those with the initializer token, the training images."""
-    return Score(mean_similarity(drawn, training), mean_similarity(initial, training), among_themselves(training))
+    return Score(mean_similarity(samples, training), mean_similarity(initial, training), among_themselves(training))
 
 
-def obedience(drawn: Tensor, initial: Tensor, training: Tensor, text: Tensor) -> Score:
+def obedience(samples: Tensor, initial: Tensor, training: Tensor, text: Tensor) -> Score:
     """Text alignment (CLIP-T), from the same and (1, d) of the prompt without the word."""
-    return Score(*(mean_similarity(pictures, text) for pictures in (drawn, training, initial)))
+    return Score(*(mean_similarity(images, text) for images in (samples, training, initial)))

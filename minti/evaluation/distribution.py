@@ -1,8 +1,7 @@
 """Fréchet distance (FID), precision and recall of two sets of images, by their features.
 
 With an Inception network's features of many thousands of images the Fréchet distance is the FID (lecture notes `002`,
-chapter 15; questions `003`, 40); with other features it is comparable with itself alone.
-"""
+chapter 15; questions `003`, 40); with other features it is comparable with itself alone."""
 
 from typing import NamedTuple
 
@@ -29,8 +28,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|mu_a - mu_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2))   (FID, arXiv 1706.08500, eq. 6).
 
     (S_a S_b)^(1/2) has the trace of (S_a^(1/2) S_b S_a^(1/2))^(1/2), whose inside is symmetric. The distance is biased
-    upwards, the more the fewer images there are: compare sets of one size.
-    """
+    upwards, the more the fewer images there are: compare sets of one size."""
     values, vectors = torch.linalg.eigh(a.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     inside = torch.linalg.eigvalsh(root @ b.covariance @ root)
@@ -38,15 +36,15 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return max(0.0, ((a.mean - b.mean).square().sum() + trace).item())  # of a set with itself, rounding may be below
 
 
-def precision_and_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, float]:
+def precision_and_recall(real: Tensor, samples: Tensor, k: int = 3) -> tuple[float, float]:
     """Precision, the share of samples that look real, and recall, the share of real images that could be sampled (arXiv
     1904.06991, eq. 1 and 2). Each set of features, (n, d), stands for balls that reach to the k-th neighbour."""
-    return _covered(real, drawn, k), _covered(drawn, real, k)
+    return _covered(real, samples, k), _covered(samples, real, k)
 
 
 def _covered(centres: Tensor, points: Tensor, k: int) -> float:
     if len(centres) <= k:
-        raise ValueError(f"{len(centres)} pictures have no {k}-th neighbour; take more than {k} of each")
+        raise ValueError(f"{len(centres)} images have no {k}-th neighbour; take more than {k} of each")
     radii = torch.cdist(centres.double(), centres.double()).kthvalue(k + 1, dim=1).values  # the nearest is itself
     return (torch.cdist(points.double(), centres.double()) <= radii).any(dim=1).double().mean().item()
 

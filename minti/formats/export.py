@@ -15,15 +15,10 @@ from minti.loading import DEFAULTS, NETWORK
 from minti.model import StableDiffusion
 from minti.runs.messages import one_line
 
-CLASSES = {
-    "scheduler": ["diffusers", "PNDMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-    "feature_extractor": [None, None],
-    "safety_checker": [None, None],
-}
+DIFFUSERS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "scheduler": "PNDMScheduler"}
+CLASSES = {part: ["diffusers", name] for part, name in DIFFUSERS.items()}
+CLASSES |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+CLASSES |= {"feature_extractor": [None, None], "safety_checker": [None, None]}
 
 
 def save_folder(model: StableDiffusion, folder: Path) -> None:
@@ -60,14 +55,14 @@ def configs(model: StableDiffusion) -> dict[str, Any]:
     levels, bpe = len(vae.block_out_channels), json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
     schedule = {key: value for key, value in asdict(model.scheduler.config).items() if value is not None}
-    pndm = {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "clip_sample": False}
+    pndm = {"_class_name": DIFFUSERS["scheduler"], "skip_prk_steps": True, "clip_sample": False}
     merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"])
     special = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
     sizes = {"model_max_length": tokenizer.model_max_length, "do_lower_case": True}
     return {
         "model_index.json": {"_class_name": "StableDiffusionPipeline"} | CLASSES,
-        "unet/config.json": {"_class_name": "UNet2DConditionModel"} | asdict(model.unet.config),
-        "vae/config.json": {"_class_name": "AutoencoderKL"} | asdict(vae) | blocks,
+        "unet/config.json": {"_class_name": DIFFUSERS["unet"]} | asdict(model.unet.config),
+        "vae/config.json": {"_class_name": DIFFUSERS["vae"]} | asdict(vae) | blocks,
         "text_encoder/config.json": text | {"vocab_size": tokenizer.vocab_size},
         "scheduler/scheduler_config.json": pndm | schedule,
         "tokenizer/vocab.json": bpe["vocab"],

@@ -13,8 +13,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
     - diffusers, `.safetensors` or `.bin`: {placeholder: vectors};
     - AUTOMATIC1111, `.safetensors`: {"emb_params": vectors}, the word is the file's name;
-    - AUTOMATIC1111, `.pt` or `.bin`: {"string_to_param": {"*": vectors}, "name": word}.
-    """
+    - AUTOMATIC1111, `.pt` or `.bin`: {"string_to_param": {"*": vectors}, "name": word}."""
     content = read_content(path, ": no such file of learned words")
     match content:
         case {"string_to_param": Mapping() as parameters}:

@@ -19,21 +19,10 @@ from minti.vae import VAE, VAEConfig
 
 SCHEDULER_CONFIG = SchedulerConfig(steps_offset=1)  # as in the release's own config file
 # Names in blocks: today's, and the original's.
-RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-UNET_ENDS = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
+RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1"}
+RESNET |= {"norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+UNET_ENDS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
+UNET_ENDS |= {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
@@ -54,7 +43,7 @@ def unet_name(key: str, config: UNetConfig, ema: bool = False) -> str:
     elif match := re.match(r"mid_block\.(resnets|attentions)\.(\d+)\.(.*)", key):
         name = f"middle_block.{1 if match[1] == 'attentions' else 2 * int(match[2])}.{match[3]}"
     if "resnets" in key:
-        name = re.sub(r"\b(norm1|conv1|time_emb_proj|norm2|conv2|conv_shortcut)\b", lambda m: RESNET[m[1]], name)
+        name = re.sub(rf"\b({'|'.join(RESNET)})\b", lambda m: RESNET[m[1]], name)
     for new, old in UNET_ENDS.items():
         name = re.sub(rf"^{new}\.", f"{old}.", name)
     return "model_ema." + f"diffusion_model.{name}".replace(".", "") if ema else f"model.diffusion_model.{name}"

@@ -1,7 +1,6 @@
 """Strict reading of model folders: what a file asks for and minti does not implement is refused, not ignored.
 
-The core calls these by name (`utils.check`) and runs without them.
-"""
+The core calls these by name (`utils.check`) and runs without them."""
 
 import json
 import re

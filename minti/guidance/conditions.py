@@ -2,8 +2,7 @@
 
 Scores are gradients of energies (slides `001`), and the score of a product of distributions is the sum of their scores,
 p ~ p(x) prod_i (p(x | c_i) / p(x))^w_i (arXiv 2206.01714, eq. 11): exact at one level of noise, over a whole run not
-quite, since adding noise and multiplying do not commute (arXiv 2302.11552).
-"""
+quite, since adding noise and multiplying do not commute (arXiv 2302.11552)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,8 +59,7 @@ class Conditions:
     Attributes:
         extra_prompts: further prompts for every image, (prompt, weight) or (prompt, weight, mask); see `Condition`.
         interval: guidance between these timesteps only, both included (arXiv 2404.07724); None: always.
-        refresh_every: computes the unconditional prediction in every k-th step only: B T (1 + 1 / k) evaluations.
-    """
+        refresh_every: computes the unconditional prediction in every k-th step only: B T (1 + 1 / k) evaluations."""
 
     model: StableDiffusion
     extra_prompts: Sequence[tuple[Any, ...]] = ()

@@ -1,7 +1,6 @@
 """Classifier guidance and universal guidance, by the gradient of a classifier of noisy latents, or of any loss on the
 predicted clean latents (lecture notes `002`, 6.2.1, 6.3, 10 and 15; questions `003`, 6). Each function returns a
-`guidance` for `minti.sample`, from predict to predict; they can be combined.
-"""
+`guidance` for `minti.sample`, from predict to predict; they can be combined."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -29,8 +28,7 @@ def classifier_guidance(
     shifts by s Sigma grad log p, the same for Sigma = beta but for sqrt(alpha), which goes to 1. It leaves out pure
     noise, where a schedule of zero SNR begins.
 
-    `log_probability`: noisy latents (b, c, h, w) and their timestep -> (b,).
-    """
+    `log_probability`: noisy latents (b, c, h, w) and their timestep -> (b,)."""
 
     def guided(predict: Predict, latents: Tensor, t: int) -> Tensor:
         output = predict(latents, t)
@@ -61,8 +59,7 @@ def universal_guidance(
 
     In pure noise, where a schedule of zero SNR begins, x_0(x_t) is constant: only the backward part acts.
 
-    `loss`: clean latents (b, c, h, w), scaled -> (b,). `scale`: 0 saves the forward part.
-    """
+    `loss`: clean latents (b, c, h, w), scaled -> (b,). `scale`: 0 saves the forward part."""
 
     def guided(predict: Predict, latents: Tensor, t: int) -> Tensor:
         forward = not pure_noise(scheduler, t) and scale != 0
@@ -126,8 +123,7 @@ class Recurrent(Sampler):
 
         x_t = sqrt(alpha-bar_t / alpha-bar_s) x_s + sqrt(1 - alpha-bar_t / alpha-bar_s) z
 
-    Multistep samplers would mix predictions of different noise; ODE samplers continue from values they do not yield.
-    """
+    Multistep samplers would mix predictions of different noise; ODE samplers continue from values they do not yield."""
 
     sampler: str | Sampler
     times: int = 1

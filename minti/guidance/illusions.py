@@ -2,8 +2,7 @@
 
 Each function returns a `guidance` for `minti.sample`; `other` predicts by the second prompt, as from
 `sampling.classifier_free_guidance`. Both are linear in the predictions and leave x_t as it is, so that they are right
-for v, (epsilon - sqrt(1 - alpha-bar) x_t) / sqrt(alpha-bar), too.
-"""
+for v, (epsilon - sqrt(1 - alpha-bar) x_t) / sqrt(alpha-bar), too."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +25,7 @@ class View(NamedTuple):
 
 
 VIEWS = {
-    "half": View(lambda x: x.rot90(2, (-1, -2)), lambda x: x.rot90(-2, (-1, -2))),
+    "half": View(lambda x: x.rot90(2, (-1, -2)), lambda x: x.rot90(2, (-1, -2))),
     "quarter": View(lambda x: x.rot90(1, (-1, -2)), lambda x: x.rot90(-1, (-1, -2))),  # clockwise
     "mirror": View(lambda x: x.flip(-1), lambda x: x.flip(-1)),
 }
@@ -45,8 +44,7 @@ def hybrid(other: Predict, sigma: float) -> Guidance:
 
         epsilon = G(epsilon(x_t, one)) + epsilon(x_t, other) - G(epsilon(x_t, other))
 
-    `sigma`: the width of the Gaussian blur G, in latents.
-    """
+    `sigma`: the width of the Gaussian blur G, in latents."""
     if not sigma > 0:
         raise ValueError(f"sigma = {short_repr(sigma)}; expected more than 0, in latents")
 

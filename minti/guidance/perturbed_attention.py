@@ -22,8 +22,7 @@ class PerturbedAttention(Adapter):
             minti.sample(model, prompts, guidance=adapter.guidance)
 
     scale: s, a number or a function of the timestep; usually 3. layers: perturbs the self-attentions whose names
-    contain this. With several prompts the last one's prediction is perturbed.
-    """
+    contain this. With several prompts the last one's prediction is perturbed."""
 
     name = "perturbed-attention guidance"
 

@@ -25,8 +25,7 @@ class SelfAttentionGuidance(Adapter):
         with (adapter := SelfAttentionGuidance(0.75)).attached(model):
             minti.sample(model, prompts, guidance=adapter.guidance)
 
-    scale: s, a number or a function of the timestep; usually at most 1.
-    """
+    scale: s, a number or a function of the timestep; usually at most 1."""
 
     name = "self-attention guidance"
 

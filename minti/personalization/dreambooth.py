@@ -27,7 +27,7 @@ from minti.model import StableDiffusion
 from minti.personalization.config import PersonalizationConfig
 from minti.runs.checkpoints import Checkpoint, fingerprint, pixels_hash, resumed
 from minti.runs.distributed import add_up, rank, world_size
-from minti.runs.messages import short_repr
+from minti.runs.messages import check_choice, short_repr
 from minti.runs.monitor import Monitor, TrainingState, ValidationSet
 from minti.sampling import sample
 from minti.textual_inversion import (
@@ -38,7 +38,6 @@ from minti.textual_inversion import (
     TrainingImages,
     batch_loss,
 )
-from minti.utils import check_choice
 from minti.wrapper import TrainingWrapper
 
 

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minti.runs.messages import short_repr
+from minti.runs.messages import check_choice, short_repr
 from minti.runs.word_checks import check_templates, check_text
 from minti.scheduler import SPACINGS
 from minti.training import Trainer, TrainingError
-from minti.utils import check_choice
 
 OVERFLOW = "the weights are finite, so they have overflowed; try bfloat16 or float32"
 MAX_SKIPPED = 20  # float16 steps: torch's gradient scaler starts at 2^16, and each skipped step halves it

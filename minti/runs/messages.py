@@ -1,5 +1,8 @@
 """Values and other libraries' errors in messages: on one line, and not too long."""
 
+from collections.abc import Sequence
+from typing import Any
+
 
 def shortened(text: str, most: int = 100) -> str:
     """A text for a message: what cannot be printed is escaped, and a long one is cut."""
@@ -18,3 +21,9 @@ def short_repr(value: object) -> str:
 def one_line(error: BaseException) -> str:
     """Another library's error message on one line; its type where it has none."""
     return shortened(" ".join(str(error).split()), 300) or type(error).__name__
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raises ValueError: a value is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"unknown {name} {short_repr(value)}; expected one of {', '.join(choices)}")

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from minti.runs.messages import short_repr, shortened
+from minti.runs.messages import check_choice, short_repr, shortened
 from minti.templates import TEMPLATES
 from minti.text import add_tokens, placeholder_tokens, token_ids
-from minti.utils import check_choice
 
 
 def check_templates(templates: str | Sequence[str]) -> None:

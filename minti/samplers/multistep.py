@@ -16,8 +16,7 @@ class PNDM(Sampler):
     """Pseudo linear multistep (PLMS of PNDM, arXiv 2202.09778), without Runge-Kutta steps, as SD v1.4's config says.
 
     Deterministic. The first step is taken twice, the second time with the mean of the predictions at its two ends: n
-    steps cost n + 1 evaluations. Undefined at pure noise (zero terminal SNR).
-    """
+    steps cost n + 1 evaluations. Undefined at pure noise (zero terminal SNR)."""
 
     def __call__(self, predict: Predict, run: Run) -> Iterator[SampleStep]:
         latents, scheduler = run.latents, run.scheduler

@@ -3,8 +3,7 @@ x = x_0 + sigma epsilon and D(x; sigma), the predicted clean latents (there, eq.
 
     dx / dsigma = (x - D(x; sigma)) / sigma
 
-The network gets x / sqrt(1 + sigma^2) = sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) epsilon.
-"""
+The network gets x / sqrt(1 + sigma^2) = sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) epsilon."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

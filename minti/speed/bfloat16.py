@@ -1,6 +1,5 @@
 """bfloat16 on a CPU: attention over many positions, and convolutions over few, as matrix products. torch's fused
-attention reaches a sixth of their rate there, and its convolutions reorder their weights at every call.
-"""
+attention reaches a sixth of their rate there, and its convolutions reorder their weights at every call."""
 
 from types import MethodType
 
@@ -45,8 +44,7 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q kᵀ / √d): (n, d) and (m, d) -> (n, m), computed in place.
 
     bfloat16 has eight significant bits: a score of 20 is off by up to 0.06, and its weight by 6 %. The largest score of
-    a query, estimated from some keys, is subtracted before rounding: softmax is the same, and more precise.
-    """
+    a query, estimated from some keys, is subtracted before rounding: softmax is the same, and more precise."""
     scale = q.shape[-1] ** -0.5
     sample = k[:: max(1, len(k) // 256)]
     largest = (q @ sample.T).amax(dim=-1, keepdim=True)

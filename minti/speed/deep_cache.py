@@ -1,6 +1,5 @@
 """DeepCache: deep features of the UNet, which change slowly, are reused for some steps (arXiv 2312.00858, section 3.2,
-eq. 4 to 6). One of k steps is whole; the others compute the highest levels only: right_m(left_m(latents_t), cached).
-"""
+eq. 4 to 6). One of k steps is whole; the others compute the highest levels only: right_m(left_m(latents_t), cached)."""
 
 from collections.abc import Callable, Iterator
 from functools import reduce
@@ -24,8 +23,7 @@ class DeepCache(Adapter):
     latents, every step is whole. A ControlNet acts through the cache.
 
     every: k; 1 changes no bit. branch: the lowest skip connection that a short step computes: of SD v1.4's 12, 2 is all
-    of the highest level.
-    """
+    of the highest level."""
 
     name = "DeepCache"
 
