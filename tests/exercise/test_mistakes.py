@@ -201,7 +201,7 @@ WRITTEN = [
     ("word", "keep_the_rest", patch("step(); weight[first:] = copy[first:]"), "the new rows put back, and"),
     ("word", "keep_the_rest", patch("step(); weight[:first + 1] = copy[:first + 1]"), "the first new row"),
     ("word", "keep_the_rest", patch("step(); weight[:first - 1] = copy[:first - 1]"), "the last old row"),
-    ("loop", "learn", LOOP.format("value.backward(); optimizer.step()"), "the gradients of former"),
+    ("loop", "learn", LOOP.format("value.backward(); optimizer.step()"), "the gradients of earlier"),
     (
         "loop",
         "learn",

@@ -104,19 +104,19 @@ PART = Part(
                 Mistake(
                     "the scores divided by d, where its root belongs",
                     attending(lambda d: 1 / d),
-                    "A sum of d products has variance d; what is its deviation?",
+                    "A sum of d products has variance d; what is its standard deviation?",
                     KEY,
                 ),
                 Mistake(
                     "softmax over the queries",
                     attending(dim=-2),
-                    "Each query spreads a weight of one over what? Sum your weights over the last axis.",
+                    "Over what should a query's weights sum to 1? Check your sums over the last axis.",
                     KEY,
                 ),
                 Mistake(
                     "softmax over the heads",
                     attending(dim=1),
-                    "Heads do not share weights; each spreads one over the tokens.",
+                    "Heads are independent; over what do the weights of each sum to 1?",
                     HEADS,
                 ),
             ),
@@ -126,13 +126,18 @@ PART = Part(
             map_probe,
             MAPS,
             (
-                Mistake("height and width exchanged", mapping(transposed), "Positions run along a row first.", MAPS),
+                Mistake(
+                    "height and width exchanged",
+                    mapping(transposed),
+                    "The positions run row by row; which axis comes first?",
+                    MAPS,
+                ),
                 Mistake(
                     "a mean over the word's tokens, where a sum belongs",
                     mapping(
                         lambda w, places, height, width: w.mean(1)[..., places].mean(-1).unflatten(1, (height, width))
                     ),
-                    "Weights are shares of one; what share goes to both tokens of a word?",
+                    "The weights sum to 1 over the tokens; how much do both tokens of a word get together?",
                     MAPS,
                 ),
                 Mistake(
@@ -140,19 +145,19 @@ PART = Part(
                     mapping(
                         lambda w, places, height, width: w.sum(1)[..., places].sum(-1).unflatten(1, (height, width))
                     ),
-                    "Can a place give more than one in all?",
+                    "Can the weights of a position sum to more than 1?",
                     HEADS,
                 ),
                 Mistake(
                     "the token before: its place off by one",
                     mapping(shifted),
-                    "`places` counts the beginning-of-text token already.",
+                    "`places` already counts the beginning-of-text token.",
                     MAPS,
                 ),
                 Mistake(
                     "scores, where weights belong: there is no softmax",
                     unnormalised,
-                    "What do a place's numbers for all words add up to?",
+                    "What do a position's numbers for all tokens sum to?",
                     KEY,
                 ),
             ),

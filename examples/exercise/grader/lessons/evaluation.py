@@ -94,13 +94,13 @@ PART = Part(
                 Mistake(
                     "only image i with image i, where all pairs belong",
                     pairs(lambda a, b: (a * b).sum(-1).mean()),
-                    "Drawn and training images have no order in common.",
+                    "Is there a reason to compare sample i with training image i only?",
                     SIMILAR,
                 ),
                 Mistake(
                     "the cosine of two means, where the mean of the cosines belongs",
                     of_means,
-                    "In which order does one average and compare?",
+                    "What comes first, comparing or averaging?",
                     SIMILAR,
                 ),
                 Mistake(
@@ -119,7 +119,7 @@ PART = Part(
                 Mistake(
                     "each image compared with itself as well",
                     itself(lambda a, n: (a @ a.T).mean()),
-                    "What is the diagonal, and does it say anything?",
+                    "What is on the diagonal, and does it say anything?",
                     BOUNDS,
                 ),
                 Mistake(
@@ -150,19 +150,19 @@ PART = Part(
                 Mistake(
                     "floor and ceiling exchanged",
                     lambda value, floor, ceiling: (value - ceiling) / (floor - ceiling),
-                    "At the floor it is 0.",
+                    "What should the result be at the floor?",
                     BOUNDS,
                 ),
                 Mistake(
                     "divided by the ceiling, where the room between the two belongs",
                     lambda value, floor, ceiling: (value - floor) / ceiling,
-                    "At the ceiling it is 1.",
+                    "What should the result be at the ceiling?",
                     BOUNDS,
                 ),
                 Mistake(
                     "cut off at 0 and 1",
                     lambda value, floor, ceiling: min(max((value - floor) / (ceiling - floor), 0.0), 1.0),
-                    "What of a word that is worse than its initializer?",
+                    "What should a word get that is worse than its initializer?",
                     BOUNDS,
                 ),
             ),

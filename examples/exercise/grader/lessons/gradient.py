@@ -100,27 +100,27 @@ PART = Part(
             AUTO,
             (
                 Mistake(
-                    "the mean over the batch, so that the pull depends on how many images are drawn",
+                    "the mean over the batch, so that the guidance depends on the batch size",
                     summed(lambda log: log.mean()),
-                    "Images of a batch know nothing of each other.",
+                    "Should one image's gradient depend on how many others are in the batch?",
                     AUTO,
                 ),
                 Mistake(
                     "the gradient of the probability, not of its logarithm",
                     summed(lambda log: log.exp().sum()),
-                    "What is given is a logarithm already.",
+                    "Is `log_probability` already a logarithm?",
                     AUTO,
                 ),
                 Mistake(
                     "the sign of a loss: away from the class",
                     summed(lambda log: log.sum(), -1.0),
-                    "Which way does log p(y | x) grow?",
+                    "In which direction does log p(y | x) grow?",
                     AUTO,
                 ),
                 Mistake(
                     "right, but the sampler's own x has a gradient from now on",
                     on_x_itself,
-                    "The sampler goes on with x, in every step. On which tensor could you work instead?",
+                    "The sampler goes on using x. Which tensor could you use instead?",
                     "the argument `x`",
                 ),
             ),
@@ -133,7 +133,7 @@ PART = Part(
                 Mistake(
                     "a plus, which steers away from the class",
                     guiding(lambda a: (1 - a) ** 0.5, 1.0),
-                    "The noise points away from the image, the score towards it.",
+                    "The score points towards the data; in which direction does the noise point?",
                     GUIDE,
                 ),
                 Mistake(
@@ -145,13 +145,13 @@ PART = Part(
                 Mistake(
                     "1 - alpha-bar where its root belongs",
                     guiding(lambda a: 1 - a),
-                    "The noise is a deviation times something, not a variance.",
+                    "Is the noise in x_t scaled by a variance or by a standard deviation?",
                     GUIDE,
                 ),
                 Mistake(
                     "the signal's rate where the noise's belongs",
                     guiding(lambda a: a**0.5),
-                    "Where there is no noise left, nothing should be pulled at.",
+                    "How strong should guidance be where there is no noise left?",
                     GUIDE,
                 ),
                 Mistake(

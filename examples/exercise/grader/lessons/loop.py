@@ -114,15 +114,15 @@ PART = Part(
             TASK,
             (
                 Mistake(
-                    "the gradients of former steps never cleared",
+                    "the gradients of earlier steps never cleared",
                     looping(zeroed=False),
-                    "`backward` adds to what is there.",
+                    "`backward` adds to `.grad`; what is in it from the step before?",
                     TASK,
                 ),
                 Mistake(
                     "one batch drawn for all steps",
                     looping(fresh=False),
-                    "What is drawn before the loop stays the same in it.",
+                    "How often is `draw` called?",
                     ALGORITHM,
                 ),
                 Mistake(
@@ -134,25 +134,25 @@ PART = Part(
                 Mistake(
                     "the gradient cleared between backward and step, so that nothing moves",
                     looping(order="backward zero step"),
-                    "What is left in `.grad` when the optimizer looks?",
+                    "What is in `.grad` when the optimizer's step reads it?",
                     TASK,
                 ),
                 Mistake(
                     "a step too many",
                     looping(extra=1),
-                    "`range(n)` has n numbers, and begins with 0.",
+                    "`range(n)` has n numbers and starts at 0; how many does yours have?",
                     TASK,
                 ),
                 Mistake(
                     "losses added up, where each step's own belongs",
                     looping(shown="sum"),
-                    "A curve of sums never falls.",
+                    "Can a curve of sums ever fall?",
                     TASK,
                 ),
                 Mistake(
                     "tensors kept, where numbers belong",
                     looping(shown="tensor"),
-                    "A loss holds on to all it was computed from; which method makes a number of it?",
+                    "A loss tensor keeps its whole graph in memory; which method returns its number?",
                     "what `learn` returns",
                 ),
             ),

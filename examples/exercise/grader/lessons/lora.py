@@ -79,8 +79,8 @@ def in_place(weight: Tensor, down: Tensor, up: Tensor, alpha: float) -> Tensor:
 
 
 LINEAR, KEY = '`001`, "LoRA in Linear Layers"; arXiv 2106.09685, 4.1', '`001`, "Key Idea: Decompose the weight update"'
-RANK = "What is r a number of? The middle dimension of B A."
-RATIO = "How strong is it when the rank is doubled? It should hardly change."
+RANK = "What is r? The inner dimension of B A."
+RATIO = "What happens to the update if the rank is doubled? Its size should hardly change."
 PART = Part(
     (
         Task(
@@ -89,7 +89,7 @@ PART = Part(
             LINEAR,
             (
                 Mistake(
-                    "A and B both random, so that the model does not begin as it was",
+                    "A and B both random, so that the model does not start unchanged",
                     lambda rank, d_in, d_out, generator: (torch.ones(rank, d_in), torch.ones(d_out, rank)),
                     "What should B A be before the first step?",
                     LINEAR,
@@ -103,13 +103,13 @@ PART = Part(
                 Mistake(
                     "A zero and B random, the other way round",
                     lambda rank, d_in, d_out, generator: (torch.zeros(rank, d_in), torch.ones(d_out, rank)),
-                    "Either begins as the model was; the paper and every file have it the other way round.",
+                    "Both start with the unchanged model, but which of the two is zero in the paper and in files?",
                     LINEAR,
                 ),
                 Mistake(
                     "the shapes of A and B exchanged",
                     lambda rank, d_in, d_out, generator: (torch.ones(d_in, rank), torch.zeros(rank, d_out)),
-                    "A row for every output, as in nn.Linear.",
+                    "A weight has a row for each output, as in nn.Linear.",
                     KEY,
                 ),
             ),
@@ -125,7 +125,7 @@ PART = Part(
                 Mistake(
                     "the frozen layer's own answer left out",
                     forward(lambda alpha, rank: alpha / rank, frozen=False),
-                    "A LoRA stands beside the layer.",
+                    "Does a LoRA replace the layer, or is it added to it?",
                     LINEAR,
                 ),
                 Mistake(
@@ -146,7 +146,7 @@ PART = Part(
                 Mistake(
                     "the update alone, without the weight",
                     merging(lambda alpha, rank: alpha / rank, frozen=False),
-                    "Merged, the layer answers as both did together.",
+                    "Should the merged layer compute what layer and LoRA computed together?",
                     KEY,
                 ),
                 Mistake(
@@ -158,7 +158,7 @@ PART = Part(
                 Mistake(
                     "right, but `weight` itself was changed",
                     in_place,
-                    "Who calls this twice has the update twice. What does += do to a tensor?",
+                    "A second call would add the update twice. What does += do to a tensor?",
                     "what `merged` returns",
                 ),
             ),

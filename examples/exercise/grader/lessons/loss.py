@@ -100,19 +100,19 @@ PART = Part(
                 Mistake(
                     "divided by the scaling factor",
                     lambda encoded, generator, scaling_factor: encoded.sample(generator) / scaling_factor,
-                    "That is the way back, to decode. Which way makes the numbers smaller?",
+                    "That is the direction for decoding. Which direction makes the numbers smaller?",
                     ENCODED,
                 ),
                 Mistake(
                     "drawn without the generator that is given",
                     lambda encoded, generator, scaling_factor: encoded.sample() * scaling_factor,
-                    "Would another run, from the same seed, draw the same latents?",
+                    "Would another run with the same seed get the same latents?",
                     "the argument `encoded`",
                 ),
                 Mistake(
                     "the distribution's mean, where a sample belongs",
                     lambda encoded, generator, scaling_factor: encoded.mean * scaling_factor,
-                    "The encoder gives a distribution; what is drawn from it?",
+                    "The encoder returns a distribution; what do you take from it?",
                     "the argument `encoded`",
                 ),
             ),
@@ -125,7 +125,7 @@ PART = Part(
                 Mistake(
                     "the noise drawn twice",
                     losing(target=lambda x, noise, again: again),
-                    "Nobody could predict a noise that is not in the image.",
+                    "Can the network predict noise that is not in the image?",
                     LOSS,
                 ),
                 Mistake(
@@ -137,7 +137,7 @@ PART = Part(
                 Mistake(
                     "the clean latents shown to the network",
                     losing(noisy=lambda x, noise, again, t: x),
-                    "Where does the noise go in before it is to be found?",
+                    "Which latents is the network to find the noise in?",
                     LOSS,
                 ),
                 Mistake(
@@ -149,7 +149,7 @@ PART = Part(
                 Mistake(
                     "the network told another timestep, off by one",
                     losing(told=lambda t: t + 1),
-                    "It is to be told the very number by which the noise was added.",
+                    "At which timestep was the noise added?",
                     LOSS,
                 ),
                 Mistake(
@@ -161,13 +161,13 @@ PART = Part(
                 Mistake(
                     "noise that does not come from the generator",
                     unseeded,
-                    "Would another run, from the same seed, see the same noise?",
+                    "Would another run with the same seed get the same noise?",
                     "the argument `generator`",
                 ),
                 Mistake(
                     "right as a number, but without a gradient, so that nothing could be learned",
                     torch.no_grad()(diffusion_loss),
-                    "Who has to know how the loss changes with the embeddings?",
+                    "What does the optimizer need besides the loss?",
                     LOSS,
                 ),
             ),

@@ -93,13 +93,13 @@ PART = Part(
                     lambda template, rare_word, class_word: [
                         template.replace("{}", w) for w in (rare_word, class_word)
                     ],
-                    "Its class says what the model knows of it already.",
+                    "What tells the model which kind of thing it is?",
                     SUBJECT,
                 ),
                 Mistake(
                     "the two prompts exchanged",
                     lambda template, rare_word, class_word: prompts(template, rare_word, class_word)[::-1],
-                    "First the thing, then its class.",
+                    "Which one is expected first, the subject's or the class's?",
                     SUBJECT,
                 ),
                 Mistake(
@@ -113,7 +113,7 @@ PART = Part(
                 Mistake(
                     "another template than the one that is given",
                     lambda template, rare_word, class_word: prompts("a photo of a {}", rare_word, class_word),
-                    "A loop draws another template in every step.",
+                    "Training uses a different template in every step; which one is this?",
                     "the argument `template`",
                 ),
             ),
@@ -126,37 +126,37 @@ PART = Part(
                 Mistake(
                     "lambda forgotten",
                     lambda loss, instance, prior, weight: loss(instance) + loss(prior),
-                    "With lambda 0 the class should not count.",
+                    "What should the loss be with lambda = 0?",
                     BALANCE,
                 ),
                 Mistake(
                     "lambda on the thing's loss",
                     lambda loss, instance, prior, weight: weight * loss(instance) + loss(prior),
-                    "Which of the two does one want to be able to switch off?",
+                    "Which of the two losses should lambda = 0 switch off?",
                     BALANCE,
                 ),
                 Mistake(
                     "lambda on both",
                     lambda loss, instance, prior, weight: weight * (loss(instance) + loss(prior)),
-                    "Then it is a learning rate and no balance.",
+                    "How does lambda then change the balance of the two losses?",
                     BALANCE,
                 ),
                 Mistake(
                     "a mean weighted by 1 - lambda and lambda",
                     lambda loss, instance, prior, weight: (1 - weight) * loss(instance) + weight * loss(prior),
-                    "With lambda 1, the paper's, would the thing be learned at all?",
+                    "With lambda = 1, as in the paper, would the subject be learned at all?",
                     BALANCE,
                 ),
                 Mistake(
                     "the class's loss subtracted",
                     lambda loss, instance, prior, weight: loss(instance) - weight * loss(prior),
-                    "Should the class's loss grow?",
+                    "Should training make the class's loss larger?",
                     CLASS,
                 ),
                 Mistake(
                     "the class's loss without a gradient, so that it holds nothing back",
                     without_gradient,
-                    "A number that is only added moves no weight.",
+                    "Does a constant that is added to the loss change any gradient?",
                     CLASS,
                 ),
             ),

@@ -68,13 +68,13 @@ PART = Part(
                 Mistake(
                     "the product of the betas themselves",
                     lambda betas: torch.cumprod(betas, 0),
-                    "What share of the signal does a step that adds the variance beta leave?",
+                    "A step adds the variance beta; what fraction of the variance does it keep?",
                     BAR,
                 ),
                 Mistake(
                     "a sum where a product belongs",
                     lambda betas: 1 - torch.cumsum(betas, 0),
-                    "Two steps that each keep nine tenths of the variance: how much do both keep?",
+                    "Two steps each keep nine tenths of the variance: how much do both together keep?",
                     BAR,
                 ),
                 Mistake(
@@ -95,13 +95,13 @@ PART = Part(
                 Mistake(
                     "alpha-bar where its root belongs",
                     rates(lambda a: (a, 1 - a)),
-                    "Variances add up to one here; what multiplies a number to multiply its variance by alpha-bar?",
+                    "By which factor do you multiply a number, so that its variance is multiplied by alpha-bar?",
                     PLACE,
                 ),
                 Mistake(
                     "signal and noise exchanged",
                     rates(lambda a: ((1 - a) ** 0.5, a**0.5)),
-                    "At timestep 1 there should be hardly any noise.",
+                    "At timestep 1 there should be almost no noise; is there?",
                     PLACE,
                 ),
                 Mistake(
@@ -119,13 +119,13 @@ PART = Part(
                 Mistake(
                     "each image's level applied along the width instead of the batch",
                     along_the_width,
-                    "(b,) beside (b, c, h, w): from which side does torch line up shapes?",
+                    "(b,) and (b, c, h, w): from which side does broadcasting align shapes?",
                     "the argument `alphas_cumprod`; PyTorch's notes on broadcasting",
                 ),
                 Mistake(
                     "noise of its own, where the one that is given belongs",
                     own_noise,
-                    "The loss asks for the noise that was added: who else has to know it?",
+                    "The loss compares with the noise that was added: who else has to know it?",
                     PLACE,
                 ),
             ),

@@ -102,9 +102,9 @@ PART = Part(
             MEAN,
             (
                 Mistake(
-                    "beta as the noise's deviation, where its root belongs",
+                    "beta as the noise's standard deviation, where its root belongs",
                     ddpm(sigma=lambda beta, t: beta * (t > 0)),
-                    "beta is a variance; what does one multiply z by?",
+                    "beta is a variance; by what is z multiplied?",
                     SIGMA,
                 ),
                 Mistake(
@@ -116,7 +116,7 @@ PART = Part(
                 Mistake(
                     "alpha-bar where the step's own alpha belongs",
                     ddpm(divisor=lambda beta, a: a**0.5),
-                    "One step undoes one step's shrinking, not that of all.",
+                    "One step reverses the scaling of one step; of how many does alpha-bar?",
                     MEAN,
                 ),
                 Mistake(
@@ -128,7 +128,7 @@ PART = Part(
                 Mistake(
                     "the whole noise taken out at once",
                     ddpm(weight=lambda beta, a: (1 - a) ** 0.5),
-                    "This goes to the clean image, and then is scaled as one step is; DDPM goes one step.",
+                    "This removes all noise at once; how far does one step of DDPM go?",
                     MEAN,
                 ),
                 Mistake(
@@ -153,11 +153,11 @@ PART = Part(
                 Mistake(
                     "alpha-bar of s = -1 read from the list's other end",
                     ddim(end=lambda a: a[-1]),
-                    "In Python the index -1 is the noisiest timestep; here -1 means the clean image.",
+                    "In Python, index -1 is the last entry, the noisiest timestep; what does s = -1 mean here?",
                     DDIM,
                 ),
                 Mistake(
-                    "the noise put back at the level one comes from",
+                    "the noise put back at the level of t, not of s",
                     ddim(rates=lambda a_t, a_s: (a_s**0.5, (1 - a_t) ** 0.5)),
                     "To which timestep does the step go?",
                     DDIM,
@@ -171,7 +171,7 @@ PART = Part(
                 Mistake(
                     "no noise put back",
                     ddim(rates=lambda a_t, a_s: (a_s**0.5, torch.tensor(0.0))),
-                    "At s the image is still noisy; the network expects it so.",
+                    "Is the image at s still noisy, and what does the network expect there?",
                     DDIM,
                 ),
                 Mistake(

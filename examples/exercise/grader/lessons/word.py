@@ -116,7 +116,7 @@ PART = Part(
                     lambda weight, initializer_id, num_vectors: torch.cat(
                         [weight[initializer_id].expand(num_vectors, -1), weight]
                     ),
-                    "Which row do the old tokens' ids point at now?",
+                    "Which rows do the old tokens' ids refer to now?",
                     ROWS,
                 ),
                 Mistake(
@@ -141,7 +141,7 @@ PART = Part(
                 Mistake(
                     "only the gradient zeroed, so that weight decay moves the other rows",
                     patched(gradient_only),
-                    "AdamW shrinks every row, also those without a gradient.",
+                    "What does AdamW's weight decay do to rows without a gradient?",
                     TRICK,
                 ),
                 Mistake(
@@ -159,7 +159,7 @@ PART = Part(
                 Mistake(
                     "the new rows put back as well, or no step taken at all: nothing is learned",
                     patched(everything),
-                    "From which row on may the matrix change, and who changes it?",
+                    "From which row on may the matrix change, and does the optimizer's own step still run?",
                     TRICK,
                 ),
                 Mistake(
