@@ -29,7 +29,7 @@ def model_folder(tiny_folder, tmp_path):
 
 
 def check_model(folder, path) -> None:
-    """A model that draws, or a refusal."""
+    """A model that samples, or a refusal."""
     with refusal(path.parent, "tokenizer", "UNet", "schedule"):
         model = minti.StableDiffusion.from_pretrained(folder)
         steps = min(2, model.scheduler.config.num_train_timesteps)
@@ -46,7 +46,7 @@ def check_model(folder, path) -> None:
 @example("scheduler/scheduler_config.json", {"a\nb": 1, "clip_sample": [float("nan")]})
 @example("tokenizer/tokenizer.json", {})
 @example("tokenizer/tokenizer_config.json", [1])
-def test_a_model_folder_with_damaged_files_draws_or_is_refused(tiny_folder, model_folder, file, damage):
+def test_a_model_folder_with_damaged_files_samples_or_is_refused(tiny_folder, model_folder, file, damage):
     path, whole = model_folder / file, (tiny_folder / file).read_bytes()
     damaged = isinstance(damage, tuple) and flipped(whole, *damage)
     path.write_bytes(json.dumps(damage).encode() if damaged is False else damaged)

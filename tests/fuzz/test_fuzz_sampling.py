@@ -34,7 +34,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 @pytest.fixture(scope="module")
-def painter(fresh):
+def model(fresh):
     return fresh()
 
 
@@ -46,20 +46,20 @@ def painter(fresh):
 @example({"num_inference_steps": 2, "cfg": {"extra_prompts": [("a dog", float("inf"))]}})
 @example({"num_inference_steps": 10**400})
 @example({"num_inference_steps": 3, "sampler": "a\nb"})
-def test_an_image_is_sampled_or_refused(painter, options):
+def test_an_image_is_sampled_or_refused(model, options):
     with refusal():
-        options = {key: Conditions(painter, **value) if key == "cfg" else value for key, value in options.items()}
-        assert minti.sample(painter, "a cat", output="pixels", **options).isfinite().all()
+        options = {key: Conditions(model, **value) if key == "cfg" else value for key, value in options.items()}
+        assert minti.sample(model, "a cat", output="pixels", **options).isfinite().all()
 
 
 @inputs(3)
 @given(st.sampled_from(("ddim", "ddpm", "dpm-solver++")), NUMBERS, NUMBERS)
 @example("ddim", float("nan"), 0.5)
 @example("ddim", 10**400, 0.5)
-def test_eta_and_strength_are_used_or_refused(painter, sampler, eta, strength):
+def test_eta_and_strength_are_used_or_refused(model, sampler, eta, strength):
     with refusal("eta", "strength"):
         sampler = DDIM(eta) if sampler == "ddim" else sampler
-        start = minti.sample(painter, "a cat", output="latents", num_inference_steps=2)
+        start = minti.sample(model, "a cat", output="latents", num_inference_steps=2)
         begin = ImageToImage(start, strength)
-        images = minti.sample(painter, "a dog", output="pixels", num_inference_steps=3, sampler=sampler, begin=begin)
+        images = minti.sample(model, "a dog", output="pixels", num_inference_steps=3, sampler=sampler, begin=begin)
         assert images.isfinite().all()

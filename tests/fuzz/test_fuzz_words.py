@@ -66,7 +66,7 @@ def pickled(content: object, old: bool) -> bytes:
 
 
 def check_load(model: minti.StableDiffusion, path: Path) -> None:
-    """Words that can be drawn, or a refusal that names the file and leaves no trace."""
+    """Words that can be sampled, or a refusal that names the file and leaves no trace."""
     size = len(model.tokenizer)
     with refusal(path):
         try:
