@@ -10,8 +10,6 @@ Needs diffusers and peft (`pip install -e '.[test]'`); with `pip install openvin
 computed by OpenVINO. Prints a table of medians, their range, and each time relative to minti's; and a line of JSON.
 """
 
-from __future__ import annotations
-
 from support.command_line import check_device, make_output, run, whole
 
 import argparse

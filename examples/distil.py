@@ -7,8 +7,6 @@
 Writes a page of the images during the optimization.
 """
 
-from __future__ import annotations
-
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.pages import page
 

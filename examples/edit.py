@@ -5,8 +5,6 @@ python examples/edit.py SOURCE EDIT --cross-attention 0.8 --self-attention 0.8 -
 python examples/edit.py SOURCE EDIT --invert IMAGE
 """
 
-from __future__ import annotations
-
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.pages import page
 

@@ -7,8 +7,6 @@ difference of two images, and Langevin dynamics with it samples from p_t. Both a
 right answers are known.
 """
 
-from __future__ import annotations
-
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.pages import page
 

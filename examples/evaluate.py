@@ -7,8 +7,6 @@
 Writes to outputs/report/: report.html, page.png, pictures/ (the 32 images), and PNG and CSV files of every section.
 """
 
-from __future__ import annotations
-
 from support import adapters, html, rows, studies
 from support.command_line import arguments, load, make_output, run, whole
 from support.drawing import Artist

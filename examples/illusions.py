@@ -4,8 +4,6 @@ python examples/illusions.py "a photo of a red triangle" "a photo of a red heart
 python examples/illusions.py "a photo of a red circle" "a sketch of a star" --hybrid 1.5
 """
 
-from __future__ import annotations
-
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.pages import page
 

@@ -3,8 +3,6 @@
 python examples/interpolate.py "a photo of a big red star" "a photo of a big green star"
 """
 
-from __future__ import annotations
-
 from support.command_line import arguments, generators, load, make_output, run, whole
 from support.pages import page
 

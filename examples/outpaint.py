@@ -3,8 +3,6 @@
 python examples/outpaint.py IMAGE "a photo on a teal background" --rounds 2 --border 16
 """
 
-from __future__ import annotations
-
 from support.command_line import arguments, generators, load, make_output, run, whole
 
 from pathlib import Path

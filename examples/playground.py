@@ -6,8 +6,6 @@
 It is served to this machine alone, unless --host says otherwise, and fetches nothing from the network.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -13,8 +13,6 @@ python examples/sample.py "a <a> next to a <b>" --extra-prompt "a toy next to a 
 torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 """
 
-from __future__ import annotations
-
 from support import adapters, guidance
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.given import Edit, where_mask

@@ -10,8 +10,6 @@ model), page.png (sampled images), curves.png and losses.csv; and checkpoints/, 
 interrupted run.
 """
 
-from __future__ import annotations
-
 from support.command_line import arguments, finite, generators, load, make_output, run, whole, whole_or_auto
 from support.curves import plot
 from support.learning import Learning, put_aside, say

@@ -1,7 +1,5 @@
 """Adapters of the sampling scripts: LoRA, ControlNet, IP-Adapter and DeepCache, their options and how they attach."""
 
-from __future__ import annotations
-
 from support.command_line import finite, whole
 
 import argparse

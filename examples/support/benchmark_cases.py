@@ -4,8 +4,6 @@ A class is a library with a model loaded; each of its methods `train`, `unet_ste
 action to be timed. A library is imported in its own processes only, so that no other pays for it.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import sys

@@ -1,7 +1,5 @@
 """Line charts by matplotlib, as SVG inside an HTML `<img>`, in colours for light and dark pages."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What every script does: common options, one-line errors, loading the model, an output folder that can be written."""
 
-from __future__ import annotations
-
 import argparse
 import ctypes
 import io

@@ -1,7 +1,5 @@
 """The course of a training run: a table and a plot."""
 
-from __future__ import annotations
-
 import csv
 import math
 import warnings

@@ -5,8 +5,6 @@ old embedding vectors are put back afterwards. `benchmark.py` and `toybox/time_t
 is also a model of SD v1.4's size with random weights.
 """
 
-from __future__ import annotations
-
 from support.benchmark_cases import PROMPT, TOY, Library
 
 import json

@@ -1,7 +1,5 @@
 """Sampling many prompts with the same noise in every row."""
 
-from __future__ import annotations
-
 from support.adapters import Encode
 from support.command_line import generators
 

@@ -1,7 +1,5 @@
 """Image to image, inpainting, DDIM inversion and masks, by the files that a command line names."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Guidance by the network's own attention and by CLIP: the options, and what `minti.sample` takes as `guidance`."""
 
-from __future__ import annotations
-
 from support.adapters import own_clip
 from support.command_line import finite
 

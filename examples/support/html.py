@@ -1,7 +1,5 @@
 """A report as one HTML file: opens offline, at any width, light or dark, on paper; a click enlarges its images."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

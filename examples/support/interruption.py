@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM let a run finish its step and save; a second one ends it at once."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from types import FrameType
@@ -23,7 +21,7 @@ class Interruption:
     def __init__(self) -> None:
         self.number = 0
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> "Interruption":
         self.former = [signal.signal(number, self._note) for number in SIGNALS]
         return self
 

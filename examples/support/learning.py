@@ -1,7 +1,5 @@
 """A training run as the scripts do it: a progress bar, checkpoints, interruption and resuming, its files."""
 
-from __future__ import annotations
-
 from support.command_line import make_writable
 from support.curves import read_losses, write_losses
 from support.interruption import Interruption

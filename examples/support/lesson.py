@@ -1,7 +1,5 @@
 """A word while it is learned, and what a page says of it."""
 
-from __future__ import annotations
-
 from support.charts import chart
 
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The UNet computed by OpenVINO: the same weights and the same call, converted and compiled for each shape it meets."""
 
-from __future__ import annotations
-
 import argparse
 import copy
 import time

@@ -1,7 +1,5 @@
 """Pages of labelled pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont

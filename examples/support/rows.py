@@ -1,7 +1,5 @@
 """Images and CLIP scores of tasks 3b and 3c of exercise E4: each template with each word, or with both."""
 
-from __future__ import annotations
-
 from support import html
 from support.drawing import Artist
 from support.pages import page

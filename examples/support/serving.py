@@ -1,7 +1,5 @@
 """How the playground is served: to this machine, with nothing fetched from elsewhere, and errors as sentences."""
 
-from __future__ import annotations
-
 import os
 import re
 import tempfile

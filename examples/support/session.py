@@ -4,8 +4,6 @@ The networks are shared, and each session takes its turn with them for a step at
 step only, so that nobody samples with another's LoRA.
 """
 
-from __future__ import annotations
-
 from support.lesson import Lesson
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -54,11 +52,11 @@ class Session:
         self.lesson: Lesson | None = None
         self._run: object = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
         """A new visitor's, as gradio makes it from the first."""
         return Session(self.loaded, self.source, self.turn)
 
-    def warm(self) -> Session:
+    def warm(self) -> "Session":
         """Takes one step, so that the first click does not pay for what is only slow once."""
         for _ in self.draw([("a", None)], 0, num_inference_steps=1):
             pass

@@ -6,8 +6,6 @@ exactly (`first_step_shared`). From then on every prompt leads its image elsewhe
 trajectory, shared all the same (`unconditional_shared`), belong to another image.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """A sampling trajectory: the latents of each step, decoded, and the clean image predicted there."""
 
-from __future__ import annotations
-
 from support.pages import page
 
 from pathlib import Path

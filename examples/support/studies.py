@@ -1,7 +1,5 @@
 """The sections of the evaluation report; each writes its PNG and CSV files and returns its HTML."""
 
-from __future__ import annotations
-
 from support import html
 from support.charts import chart
 from support.drawing import Artist

@@ -1,7 +1,5 @@
 """The words that are evaluated: learned on the spot or read from files, each with its training pictures."""
 
-from __future__ import annotations
-
 from support.curves import write_losses
 from support.drawing import Artist
 

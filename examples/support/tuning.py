@@ -1,7 +1,5 @@
 """LoRA and DreamBooth as the scripts run them: class images first, then the steps, then the files."""
 
-from __future__ import annotations
-
 from support.command_line import finite, whole
 from support.learning import Learning, put_aside, say
 

@@ -9,8 +9,6 @@ from its inverted noise by the same prompt, and the largest one. Prints tables; 
 edits.png with the first images.
 """
 
-from __future__ import annotations
-
 from study import Row, Study, of, options, report
 from support.command_line import run, whole
 

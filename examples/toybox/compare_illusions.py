@@ -6,8 +6,6 @@ Beside it turning alone, without the second prompt; and by how many grey levels 
 turned latents not quite the turned image. Prints a table in per cent; writes illusions.csv and a page of images.
 """
 
-from __future__ import annotations
-
 from study import Row, Study, options
 from support.command_line import run
 

@@ -8,8 +8,6 @@ Prints a table of what the output folder has by then; several processes can shar
 processor's: on one thread (OMP_NUM_THREADS=1) of a quiet machine those of the clock.
 """
 
-from __future__ import annotations
-
 from study import Row, Study, column, mean_and_error, of, options, report, write_json
 from support.command_line import run, whole
 

@@ -7,8 +7,6 @@ Prints in per cent how often both toys are right in everything, how much more of
 and how often a toy is right, with standard errors over the pairs; writes pairs.csv.
 """
 
-from __future__ import annotations
-
 from study import Row, Study, mean_and_error, options, report
 from support.command_line import run, whole
 

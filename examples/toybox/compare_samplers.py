@@ -12,8 +12,6 @@ them. Prints each row as it comes; writes a .csv of each table, samplers.png, an
 row of deep.
 """
 
-from __future__ import annotations
-
 from study import Row, Study, options
 from support.command_line import generators, run, whole
 

@@ -6,8 +6,6 @@ On the features of the toybox's CLIP, so these numbers compare with each other a
 the checks of the lecture notes (`002`, chapter 15): true images against other true ones, and against noise.
 """
 
-from __future__ import annotations
-
 from study import Row, Study, options
 from support.command_line import run
 

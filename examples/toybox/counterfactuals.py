@@ -10,8 +10,6 @@ itself, without diffusion: its class changes, and nothing else.
 Prints what the judge and the toybox's CLIP, which guided neither, say of both, and how far they are from the image.
 """
 
-from __future__ import annotations
-
 from study import Row, Study, options
 from support.command_line import finite, run
 

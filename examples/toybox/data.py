@@ -1,7 +1,5 @@
 """The toybox's training data: numbered scenes, their images and captions, and a tokenizer for the world's words."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor

@@ -3,8 +3,6 @@
 python examples/toybox/draw_concepts.py
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -7,8 +7,6 @@ and with the ControlNet, for prompts that name all of a toy's looks, and for pro
 page.png: outlines, samples without it, with it, and with it where no shape is named.
 """
 
-from __future__ import annotations
-
 from study import Study, options, sample, write_json
 from support.command_line import run
 

@@ -7,8 +7,6 @@ that training never shows. Words are kept in --output, and learned only where th
 PNG of some of the samples.
 """
 
-from __future__ import annotations
-
 from study import Row, Study, of, options, report
 from support.command_line import finite, run, whole
 

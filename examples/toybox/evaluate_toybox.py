@@ -6,8 +6,6 @@
 Prints tables in per cent and writes measures.json. The judge was trained on the world's own ground truth.
 """
 
-from __future__ import annotations
-
 from study import Study, markdown, options, write_json
 from support.command_line import generators, run, whole_or_auto
 from support.sharing import first_step_shared, unconditional_shared

@@ -10,8 +10,6 @@ each scale, and one of the wish in the prompt for each --said-scales. Guidance b
 --guidance-scale says so. With --sets, the images of a row are compared with as many painted ones of the target class.
 """
 
-from __future__ import annotations
-
 from study import Row, Study, options
 from support.command_line import finite, run, whole
 

@@ -1,7 +1,5 @@
 """Test data: the toys that training never shows, with their five images; painted scenes; and edits of such scenes."""
 
-from __future__ import annotations
-
 from support.command_line import generators
 
 from collections.abc import Iterable, Sequence

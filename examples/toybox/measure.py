@@ -1,7 +1,5 @@
 """Attribute accuracy by the judge, the toybox's classifier: which attributes of a scene, prompt or toy are right."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Two small convolutional networks on toybox images: the image encoder of a tiny CLIP, and the judge, a classifier."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from pathlib import Path

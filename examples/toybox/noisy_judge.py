@@ -6,8 +6,6 @@ It guides and does not evaluate: a classifier is fooled by its own gradient. Gui
 toybox's CLIP, which is independent of this network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

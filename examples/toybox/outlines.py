@@ -4,8 +4,6 @@ A control image is the toys' outline in white on black. In a sample, a pixel bel
 the background, whose colour is the median along the border of the image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Images are (64, 64, 3) float32 in [0, 1].
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from world import BACKGROUNDS, COLOURS, LUMINANCE, PAIR_PLACES, PATTERNS, PLACES, RESOLUTION, SHAPES, SIZES, Scene, Toy

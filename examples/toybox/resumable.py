@@ -3,8 +3,6 @@
 `train_stage` trains a whole network from scratch, as the toybox's stages do; `resumable` goes round any `Trainer`.
 """
 
-from __future__ import annotations
-
 import math
 import pickle
 import sys

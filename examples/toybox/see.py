@@ -10,8 +10,6 @@
 Prints numbers, and writes images to the output folder.
 """
 
-from __future__ import annotations
-
 from study import sample
 from support.command_line import arguments, load, make_output, run, whole
 from support.pages import page

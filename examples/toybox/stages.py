@@ -1,7 +1,5 @@
 """The five training stages of the toybox: CLIP, VAE, its decoder, UNet and judge."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from pathlib import Path

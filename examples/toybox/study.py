@@ -13,8 +13,6 @@ The classifier, called the judge (`networks.Judge`), was trained on the world's 
     print(report(study.table("x", rows(study)), "way", {"right": (".0%", of("right", mean_and_error))}))
 """
 
-from __future__ import annotations
-
 import examples_on_path
 from support.command_line import arguments, generators, load, make_output, make_writable, whole
 from support.pages import page

@@ -9,8 +9,6 @@ steps. The ways take turns with every toy, so that changes of the machine's spee
 diffusers (`pip install -e '.[test]'`).
 """
 
-from __future__ import annotations
-
 from study import Row, Study, column, of, options, report
 from support.command_line import load, run, whole
 from support.diffusers_recipe import Diffusers

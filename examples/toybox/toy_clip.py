@@ -1,7 +1,5 @@
 """The toybox's own CLIP: the model's text encoder, and the image encoder that was trained with it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What only the toybox can be measured by: its own CLIP, the judge, and attention inside outlines that are known."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -5,8 +5,6 @@
 Every few steps it is evaluated on held-out toys; the results are printed, and written to progress.csv.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -7,8 +7,6 @@ caption of that scene in which the toy is only "a toy", so its looks can be lear
 are never shown. An interrupted run continues from the checkpoint in --output.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

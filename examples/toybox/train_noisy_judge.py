@@ -7,8 +7,6 @@ Prints, at several timesteps and in per cent, its accuracy on unseen images, and
 with that of a prompt that names the target class: classifying x_t, or the UNet's prediction of x_0.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -6,8 +6,6 @@ Five stages, each resumable: a tiny CLIP (its text half becomes the frozen text 
 decoder on whole images, the UNet on the VAE's latents, and the judge, a classifier that evaluates the samples.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

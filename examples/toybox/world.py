@@ -5,8 +5,6 @@ background and a style. Most identities have made-up names. Twelve are held out:
 examples learn them by textual inversion. `painting.py` renders scenes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, replace
 from functools import cache
