@@ -84,6 +84,7 @@ class NoiseScheduler:
         """alpha-bar, 1 at timestep -1, to multiply (b, c, h, w): () for a number or (), (b, 1, 1, 1) for (b,). Between
         timesteps, where `samplers.ode` may stop, sqrt((1 - alpha-bar) / alpha-bar) lies on a straight line."""
         if isinstance(timesteps, float):
+            check("runs.checks:timesteps", torch.tensor(int(timesteps)), len(self.alphas_cumprod))
             low, a = int(timesteps), self.alphas_cumprod[int(timesteps) : int(timesteps) + 2]
             return 1 / (1 + torch.lerp(*((1 - a) / a) ** 0.5, timesteps - low) ** 2)
         table = torch.cat([self.alphas_cumprod, torch.ones(1)])  # -1 is the last
