@@ -22,11 +22,11 @@ def same_vocabulary(model, other):
 
 @pytest.mark.parametrize("form", ["new_rows", "restore"])
 def test_a_cell_that_runs_twice(tiny, tiny_folder, capsys, form):
-    """Also after a first run that was left in the middle, and with other settings."""
+    """Also after a first run that was left alone before its end, and with other settings."""
     once = minti.StableDiffusion.from_pretrained(tiny_folder)
     train(once, row_update=form, steps=2, num_vectors=2)
-    first = learning(wrapper(tiny, row_update=form, steps=5))
-    next(first)
+    first = learning(wrapper(tiny, row_update=form, steps=1))
+    assert next(first).finished  # evaluated, and not yet ended
     assert capsys.readouterr().out == ""
     train(tiny, row_update=form, steps=2, num_vectors=2)
     assert capsys.readouterr().out == "<concept> was learned in this model before; it begins anew\n"
@@ -59,8 +59,8 @@ def test_a_loaded_word_is_refused(tiny, tmp_path):
 
 def test_a_removed_word_is_gone_and_the_others_stay(tiny, tiny_folder, tmp_path):
     size = len(tiny.tokenizer)
-    first = learning(wrapper(tiny, placeholder_token="<a>", num_vectors=2, steps=5))
-    next(first)
+    first = learning(wrapper(tiny, placeholder_token="<a>", num_vectors=2, steps=1))
+    assert next(first).finished  # evaluated, and not yet ended
     write_embeddings(tmp_path / "b.safetensors", {"<b>": torch.ones(2, 48)})
     minti.load_embeddings(tiny, tmp_path / "b.safetensors")
     said = tiny.encode_prompt("a <b>")
