@@ -7,7 +7,7 @@ and with the ControlNet, for prompts that name all of a toy's looks, and for pro
 page.png: outlines, samples without it, with it, and with it where no shape is named.
 """
 
-from study import Study, options, sample, write_json
+from study import Study, accuracies, options, sample, write_json
 from support.command_line import run
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from torch import Tensor
 import minti
 import world
 from held_out import painted
-from measure import TOY, rates, table, toy_truth, verdicts
+from measure import TOY, rates, toy_truth, verdicts
 from minti.adapters.controlnet import ControlNet
 from minti.evaluation.grids import grid
 from minti.formats.image_files import save_png
@@ -87,17 +87,17 @@ def main() -> None:
     study = Study(parser)
     args, judge, model = study.args, study.judge, study.model
     control, trials = ControlNet.from_pretrained(args.controlnet, model), Trials(args.count, args.seed)
-    rows = [("the world's own images", trials.measure(judge, trials.true_pictures()))]
+    rows = {"the world's own images": trials.measure(judge, trials.true_pictures())}
     page = [2 * hints(trials.wanted[:COLUMNS]) - 1]
     how = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale, "quiet": args.quiet}
     for asked, shape in (("all looks named", True), ("shape not named", False)):
         for name, part in (("without", None), ("with the ControlNet", control)):
             pixels = trials.draw(model, part, trials.prompts(shape), **how)
-            rows.append((f"{asked}, {name}", trials.measure(judge, pixels)))
+            rows[f"{asked}, {name}"] = trials.measure(judge, pixels)
             page.append(pixels[:COLUMNS])
     save_png(grid(to_pil(torch.cat([*page[:3], page[4]])), columns=len(page[0])), study.folder / "page.png")
-    print(table(rows, ("overlap", "spread", *TOY, "background", "all")))
-    write_json(study.folder / "measures.json", dict(rows))
+    print(accuracies(rows, ("overlap", "spread", *TOY, "background", "all")))
+    write_json(study.folder / "measures.json", rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 Prints tables in per cent and writes measures.json. The judge was trained on the world's own ground truth.
 """
 
-from study import Study, markdown, options, write_json
+from study import Study, accuracies, markdown, options, write_json
 from support.command_line import generators, run, whole_or_auto
 from support.sharing import first_step_shared, unconditional_shared
 
@@ -20,7 +20,7 @@ import torch
 import minti
 import world
 from held_out import TOYS, painted, pixels_of, random_scenes, wrappers_to_train
-from measure import TOY, Rates, Verdict, rates, recognised, table, toy_truth, verdicts
+from measure import TOY, Rates, Verdict, rates, recognised, toy_truth, verdicts
 from minti.denoising import SAMPLERS
 from minti.guidance.conditions import Conditions
 from minti.personalization.num_vectors_search import NumVectorsSearch
@@ -28,7 +28,7 @@ from networks import Judge
 
 SCENE = ("size", "place", "background", "style")
 PER_PROMPT = 16  # samples of a learned word
-Results = tuple[list[tuple[str, Rates]], dict[str, Any]]  # rows of a table, and what else goes into measures.json
+Results = tuple[dict[str, Rates], dict[str, Any]]  # rows of a table, and what else goes into measures.json
 
 
 def truth(judge: Judge, scene: world.Scene) -> Verdict:
@@ -49,7 +49,7 @@ def reconstruction(study: Study) -> Results:
     pixels, truths = painted(scenes, seed, 10), [truth(study.judge, scene) for scene in scenes]
     decoded = torch.cat([model.vae.decode(model.encode(part).mean) for part in pixels.split(50)])
     images = {"true images": pixels, "reconstructions": decoded}
-    return [(name, rates(zip(verdicts(study.judge, seen), truths))) for name, seen in images.items()], {}
+    return {name: rates(zip(verdicts(study.judge, seen), truths)) for name, seen in images.items()}, {}
 
 
 def prompts(study: Study) -> Results:
@@ -69,11 +69,9 @@ def prompts(study: Study) -> Results:
         two = [str(n) for n in rng.choice(list(world.NAMED), 2, replace=False)]
         answers = toy_truth(world.NAMED[two[0]], 0) | toy_truth(world.NAMED[two[1]], 1)
         pairs.append((f"a photo of a {two[0]} next to a {two[1]}", answers))
-    rows = []
-    for name, jobs in {"every attribute named": described, "made-up names": named, "two made-up names": pairs}.items():
-        seen = draw(study, [prompt for prompt, _ in jobs])
-        rows.append((name, rates(zip(seen, (answers for _, answers in jobs)))))
-    return rows, {}
+    kinds = {"every attribute named": described, "made-up names": named, "two made-up names": pairs}
+    seen = {name: draw(study, [prompt for prompt, _ in jobs]) for name, jobs in kinds.items()}
+    return {name: rates(zip(seen[name], (answers for _, answers in jobs))) for name, jobs in kinds.items()}, {}
 
 
 def inversion(study: Study) -> Results:
@@ -93,7 +91,7 @@ def inversion(study: Study) -> Results:
         styles = [style for style in world.STYLES if style != "photo" for _ in range(4)]
         seen = draw(study, [f"{world.STYLES[style]} a {name}" for style in styles], model)
         styled += [(verdict, {"style": style, "shape_0": toy.shape}) for verdict, style in zip(seen, styles)]
-    rows = [(f"one learned word, {len(toys)} x {PER_PROMPT} photos", rates(alone)), ("in other styles", rates(styled))]
+    rows = {f"one learned word, {len(toys)} x {PER_PROMPT} photos": rates(alone), "in other styles": rates(styled)}
 
     model, hits = study.fresh(), []
     for name in names:
@@ -101,7 +99,7 @@ def inversion(study: Study) -> Results:
     for i in range(0, len(toys) - 1, 2):
         for verdict in draw(study, [f"a {names[i]} next to a {names[i + 1]}"] * PER_PROMPT, model):
             hits += [recognised(verdict, toys[i]), recognised(verdict, toys[i + 1])]
-    rows.append(("two learned words in one prompt", {"recognised": sum(hits) / len(hits)} if hits else {}))
+    rows["two learned words in one prompt"] = {"recognised": sum(hits) / len(hits)} if hits else {}
     each = {name: rates(alone[i * PER_PROMPT : (i + 1) * PER_PROMPT]) for i, name in enumerate(names)}
     return rows, {"seconds": seconds, "steps": steps, "each": each}
 
@@ -167,8 +165,8 @@ def main() -> None:
     for name, (measure, columns) in PARTS.items():
         if only in (None, name):
             rows, details = measure(study)
-            results[name] = dict(rows) | details
-            print(table(rows, columns), end="\n\n")
+            results[name] = rows | details
+            print(accuracies(rows, columns), end="\n\n")
             if details:
                 print(f"steps: {details['steps']}; seconds: {[round(s, 1) for s in details['seconds']]}\n")
     if only in (None, "guidance"):

@@ -62,15 +62,6 @@ def kept(before: Verdict, after: Verdict, changed: str) -> bool:
     return all(after[name] == before[name] for name in before if name != changed and not name.endswith("_1"))
 
 
-def table(rows: Sequence[tuple[str, Rates]], columns: Sequence[str]) -> str:
-    """Accuracies as a Markdown table, in per cent."""
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, values in rows:
-        cells = (f"{100 * values[column]:.1f}" if column in values else "" for column in columns)
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 # --- prompts and learned toys -----------------------------------------------------------------------------------------
 
 

@@ -4,13 +4,10 @@
 """
 
 import math
-import pickle
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +15,9 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from minti.adapter import Adapter
+from minti.runs.checkpoints import read
 from minti.runs.files import replacing
 from minti.training import Trainer
-
-DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, OSError, RuntimeError, ValueError, LookupError, TypeError)
 
 
 class Network(Adapter):
@@ -148,33 +144,25 @@ def resumable(
 def save_checkpoint(trainer: Trainer, path: Path, settings: dict[str, float]) -> None:
     """Writes a training checkpoint atomically."""
     state = {"adapter": trainer.adapter.state_dict(), "optimizer": trainer.optimizer.state_dict()}
-    state |= {"generator": trainer.generator.get_state(), "step": trainer.number, "settings": settings}
+    state["generator"] = trainer.generator.get_state()
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        torch.save({"step": trainer.number, "identity": settings, "state": state}, temporary)
 
 
 def resume(trainer: Trainer, path: Path, settings: dict[str, float]) -> None:
     """Continues a training run from its checkpoint. Raises ValueError: it is damaged, or has other settings."""
-
-    def told(values: dict[str, Any]) -> str:
-        return ", ".join(f"{key} {value}" for key, value in values.items())
-
     try:
-        with zipfile.ZipFile(path) as file:
-            if file.testzip():  # torch.load compares no checksums
-                raise zipfile.BadZipFile
-        saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=trainer.model.device)
-        was = saved.get("settings")
-        if was == settings:
-            trainer.adapter.load_state_dict(saved["adapter"])
-            trainer.optimizer.load_state_dict(saved["optimizer"])
-            trainer.generator.set_state(saved["generator"].cpu())
+        saved = read(path)
+        if saved["identity"] == settings:
+            trainer.adapter.load_state_dict(saved["state"]["adapter"])
+            trainer.optimizer.load_state_dict(saved["state"]["optimizer"])
+            trainer.generator.set_state(saved["state"]["generator"])
             trainer.number = trainer.completed = saved["step"]
-    except DAMAGE:
+    except Exception:  # torch's reader fails in all manners
         raise ValueError(f"{path} is damaged, or of another version of minti; delete it to begin anew") from None
-    if was != settings:
-        other = f"with {told(was)}" if was else "with unknown settings"
+    if saved["identity"] != settings:
+        was, now = (", ".join(f"{key} {value}" for key, value in s.items()) for s in (saved["identity"], settings))
         raise ValueError(
-            f"{path} is the checkpoint of another run, {other}; this run has {told(settings)}. "
+            f"{path} is the checkpoint of another run, with {was}; this run has {now}. "
             "Give the same settings or another folder, or delete the file"
         )

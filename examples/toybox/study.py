@@ -159,6 +159,12 @@ def markdown(rows: Sequence[Row], columns: Columns) -> str:
     return "\n".join([f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(line(row, columns) for row in rows)])
 
 
+def accuracies(found: Mapping[str, Row], columns: Sequence[str]) -> str:
+    """A Markdown table in per cent of {name of a row: its shares}."""
+    rows = [{"": name} | dict(shares) for name, shares in found.items()]
+    return markdown(rows, {"": ""} | dict.fromkeys(columns, ".1%"))
+
+
 def cell(value: Any, form: str = "") -> str:
     """A value by a format: ".1f", or ".0%" for per cent without the sign, or by itself; a pair is "mean ± error"."""
     if isinstance(value, tuple):

@@ -5,10 +5,7 @@
 Every few steps it is evaluated on held-out toys; the results are printed, and written to progress.csv.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[1]))
+import examples_on_path
 from support.command_line import arguments, finite, load, make_output, run, whole
 
 import csv

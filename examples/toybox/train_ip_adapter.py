@@ -7,10 +7,7 @@ caption of that scene in which the toy is only "a toy", so its looks can be lear
 are never shown. An interrupted run continues from the checkpoint in --output.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[1]))
+import examples_on_path
 from support.command_line import arguments, finite, load, make_output, run, whole
 
 import argparse

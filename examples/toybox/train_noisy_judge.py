@@ -7,10 +7,7 @@ Prints, at several timesteps and in per cent, its accuracy on unseen images, and
 with that of a prompt that names the target class: classifying x_t, or the UNet's prediction of x_0.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[1]))
+from study import accuracies
 from support.command_line import arguments, finite, load, make_output, run, whole
 
 import numpy as np
@@ -22,7 +19,6 @@ from tqdm import tqdm
 import minti
 from data import batches
 from guide import PROMPT, SAID
-from measure import table
 from minti.images import from_bytes
 from minti.sampling import conditional
 from networks import Judge, save_weights
@@ -87,15 +83,15 @@ def look(judge: NoisyJudge, model: minti.StableDiffusion, count: int) -> None:
     """Prints accuracies and cosine similarities."""
     means, _, answers = encoded(model, count, 1)
     photos = model.scale(means[answers["style"] == judge.answers["style"].index("photo")][:32])
-    rows = []
+    rows = {}
     for t in (0, 200, 300, 400, 500, 600, 800):
         near = {
             f"{wish}, {way}": nearness(judge, model, photos, wish, t, way == "UNet") if t else 0.0
             for wish in ("green", "star")
             for way in ("straight", "UNet")
         }
-        rows.append((f"t = {t}", accuracy(judge, model, means, answers, t) | near))
-    print(table(rows, list(rows[0][1])))
+        rows[f"t = {t}"] = accuracy(judge, model, means, answers, t) | near
+    print(accuracies(rows, list(rows["t = 0"])))
 
 
 def main() -> None:

@@ -6,16 +6,14 @@ Five stages, each resumable: a tiny CLIP (its text half becomes the frozen text 
 decoder on whole images, the UNet on the VAE's latents, and the judge, a classifier that evaluates the samples.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[1]))
+import examples_on_path
 from support.command_line import run
 
 import argparse
 import copy
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch

@@ -90,7 +90,7 @@ def test_a_stage_ends_with_the_running_average(tmp_path):
         return module(torch.randn(8, 2, generator=generator)).square().mean()
 
     train_stage("line", tmp_path, module, loss_fn, 30, 0.1, ema_decay=0.7)
-    seen.append(torch.load(tmp_path / "line.pt", weights_only=True)["adapter"]["module.weight"].double())
+    seen.append(torch.load(tmp_path / "line.pt", weights_only=True)["state"]["adapter"]["module.weight"].double())
     _, expected, *steps = seen
     for n, weights in enumerate(steps, start=2):
         decay = min(0.7, n / (n + 9))
@@ -133,9 +133,9 @@ def test_a_stage_does_not_go_on_with_another_one_s_checkpoint(tmp_path, stop_at,
 def test_a_checkpoint_that_does_not_say_whose_it_is_is_refused(tmp_path):
     stage(tmp_path)
     saved = torch.load(tmp_path / "line.pt", weights_only=True)
-    del saved["settings"]
+    del saved["identity"]
     torch.save(saved, tmp_path / "line.pt")
-    with pytest.raises(ValueError, match="with unknown settings; this run has steps 4"):
+    with pytest.raises(ValueError, match="of another version of minti; delete it"):
         stage(tmp_path)
 
 
