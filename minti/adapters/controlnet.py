@@ -95,10 +95,8 @@ def copied(unet: UNet, factor: int, generator: torch.Generator) -> ControlNetwor
 
 class ControlNet(Adapter):
     """A ControlNet as an adapter of a model.
-
-    Attributes:
-        hint: (b or 1, 3, H, W) in [0, 1], what the images should follow; None switches it off.
-        scale: the weight of all that it adds."""
+    hint: (b or 1, 3, H, W) in [0, 1], what the images should follow; None switches it off.
+    scale: the weight of its outputs."""
 
     name = "the ControlNet"
 

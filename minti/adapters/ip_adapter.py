@@ -29,11 +29,9 @@ VARIANTS = {"perceiver_resampler.proj_in": "FaceID Plus", "latents": "Plus", "pr
 
 
 class IPAdapter(Adapter):
-    """The projection of an image's CLIP embedding to tokens, and their keys and values in every cross-attention. Use
-    contexts made by `prompted` while it is attached. Submodules are named as in h94/IP-Adapter's files.
-
-    Attributes:
-        scale: the weight of the image; 0 switches the adapter off."""
+    """The projection of an image's CLIP embedding to tokens, and their keys and values in every cross-attention. While
+    it is attached, use contexts made by `prompted`. Submodules are named as in h94/IP-Adapter's files.
+    scale: the weight of the image; 0 switches the adapter off."""
 
     name = "the IP-Adapter"
 
@@ -60,8 +58,8 @@ class IPAdapter(Adapter):
         return adapter.to(model.device)
 
     def prompted(self, context: Tensor, image: Tensor | None = None) -> Tensor:
-        """A context with an image's tokens behind it, (b, m, d) -> (b, m + 4, d). `image`: its CLIP
-        embedding, (b or 1, clip_dim); None for the negative prompt: zeros, as in diffusers."""
+        """A context with an image's tokens behind it, (b, m, d) -> (b, m + 4, d). `image`: its CLIP embedding, (b or 1,
+        clip_dim); None for the negative prompt: zeros, as in diffusers."""
         projection = self.image_proj["proj"]
         seen = torch.zeros(1, projection.in_features) if image is None else image
         tokens = projection(seen.to(projection.weight).expand(len(context), -1))

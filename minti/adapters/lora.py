@@ -47,9 +47,8 @@ class Pair(nn.Module):
 class LoRA(Adapter):
     """Low-rank updates of a model's layers, in float32 whatever the model's dtype, and computed as peft does.
 
-    Attributes:
-        pairs: the matrices by their layer's path, as files have it: "unet.mid_block.attentions.0.proj_in".
-        weight: w, how strongly it acts; can be changed at any time."""
+    pairs: the matrices by their layer's path, as files have it: "unet.mid_block.attentions.0.proj_in".
+    weight: w, how strongly it acts; can be changed at any time."""
 
     name = "the LoRA"
 

@@ -16,10 +16,9 @@ class ImageToImage:
     Inpainting samples inside a mask, and keeps the image outside, noised to the level of each step (RePaint, arXiv
     2201.09865, eq. 8; questions `003`, 16, where 1 in the mask keeps; here 1 samples).
 
-    Attributes:
-        init_latents: (b or 1, c, h, w), scaled: the image.
-        strength: in (0, 1], the share of the run that is done; 1 begins at pure noise.
-        mask: (b or 1, 1, h, w), 1 where to sample, 0 where to keep; usually with strength 1. None: everywhere."""
+    init_latents: (b or 1, c, h, w), scaled: the image.
+    strength: in (0, 1], the share of the run that is done; 1 begins at pure noise.
+    mask: (b or 1, 1, h, w), 1 where to sample, 0 where to keep; usually with strength 1. None: everywhere."""
 
     init_latents: Tensor
     strength: float = 0.8

@@ -56,10 +56,9 @@ def composed_guidance(network: Network, conditions: Sequence[Condition], negativ
 class Conditions:
     """How predictions are combined: `minti.sample(model, prompts, cfg=Conditions(model, ...))`.
 
-    Attributes:
-        extra_prompts: further prompts for every image, (prompt, weight) or (prompt, weight, mask); see `Condition`.
-        interval: guidance between these timesteps only, both included (arXiv 2404.07724); None: always.
-        refresh_every: computes the unconditional prediction in every k-th step only: B T (1 + 1 / k) evaluations."""
+    extra_prompts: further prompts for every image, (prompt, weight) or (prompt, weight, mask); see `Condition`.
+    interval: guidance between these timesteps only, both included (arXiv 2404.07724); None: always.
+    refresh_every: computes the unconditional prediction in every k-th step only: B T (1 + 1 / k) evaluations."""
 
     model: StableDiffusion
     extra_prompts: Sequence[tuple[Any, ...]] = ()

@@ -266,7 +266,7 @@ def test_the_original_file(tiny, theirs, tmp_path, prefix, suffix):
 def test_a_hint_of_another_size(tiny, saved, shape):
     control = ControlNet.from_pretrained(saved, tiny)
     control.hint = torch.zeros(shape)
-    with pytest.raises(ValueError, match=r"the hint has shape .*; the pictures need \(b or 1, 3, 16, 16\)$"):
+    with pytest.raises(ValueError, match=r"the hint has shape .*; the images need \(b or 1, 3, 16, 16\)$"):
         draw(tiny, control)
 
 
