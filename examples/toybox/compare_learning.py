@@ -8,7 +8,7 @@ Prints a table of what the output folder has by then; several processes can shar
 processor's: on one thread (OMP_NUM_THREADS=1) of a quiet machine those of the clock.
 """
 
-from study import Row, Study, column, mean_and_error, of, options, report, write_json
+from study import Row, Study, column, mean_and_error, of, options, report
 from support.command_line import run, whole
 
 import json
@@ -25,6 +25,7 @@ from PIL import Image
 
 import minti
 import world
+from data import write_json
 from held_out import pixels_of, wrappers_to_train
 from measure import tally, tally_rates
 from minti.embeddings import read_embeddings

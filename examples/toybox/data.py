@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from minti.runs.files import replacing
 from painting import draw
 from world import Scene, caption, near_miss, random_scene, words
 
@@ -65,9 +67,8 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     vocab = ordered + [letter + "</w>" for letter in ordered] + list(dict.fromkeys("".join(pair) for pair in merges))
     vocab += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(
-        json.dumps({token: i for i, token in enumerate(vocab)}, ensure_ascii=False), encoding="utf-8"
-    )
+    numbered = json.dumps({token: i for i, token in enumerate(vocab)}, ensure_ascii=False)
+    (folder / "vocab.json").write_text(numbered, encoding="utf-8")
     (folder / "merges.txt").write_text(
         "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n", encoding="utf-8"
     )
@@ -110,6 +111,7 @@ def draw_near_misses(indices: Tensor, step: int) -> tuple[list[str], list[str]]:
     return true, false
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Writes a JSON file, indented as in SD v1.4's release."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file at once, indented as in SD v1.4's release."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ and with the ControlNet, for prompts that name all of a toy's looks, and for pro
 page.png: outlines, samples without it, with it, and with it where no shape is named.
 """
 
-from study import Study, accuracies, options, sample, write_json
+from study import Study, accuracies, options, sample
 from support.command_line import run
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from torch import Tensor
 
 import minti
 import world
+from data import write_json
 from held_out import painted
 from measure import TOY, rates, toy_truth, verdicts
 from minti.adapters.controlnet import ControlNet
@@ -37,10 +38,7 @@ PROMPT = "a photo of a {main} {shape} with a {second} {pattern} on a {background
 
 class Trials:
     """Held-out toys, each at random places and sizes, which the prompt does not say: only the outline does.
-
-    Attributes:
-        wanted: the masks of the toys, (n, 1, 64, 64).
-    """
+    `wanted`: the masks of the toys, (n, 1, 64, 64)."""
 
     def __init__(self, count: int, seed: int = 0):
         toys = [world.HELD_OUT[i % len(world.HELD_OUT)] for i in range(count)]

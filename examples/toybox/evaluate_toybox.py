@@ -6,7 +6,7 @@
 Prints tables in per cent and writes measures.json. The judge was trained on the world's own ground truth.
 """
 
-from study import Study, accuracies, markdown, options, write_json
+from study import Study, accuracies, markdown, options
 from support.command_line import generators, run, whole_or_auto
 from support.sharing import first_step_shared, unconditional_shared
 
@@ -19,6 +19,7 @@ import torch
 
 import minti
 import world
+from data import write_json
 from held_out import TOYS, painted, pixels_of, random_scenes, wrappers_to_train
 from measure import TOY, Rates, Verdict, rates, recognised, toy_truth, verdicts
 from minti.denoising import SAMPLERS

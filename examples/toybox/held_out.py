@@ -65,10 +65,8 @@ def wrappers_to_train(
 class Task:
     """An image editing task: painted scenes whose toys are to have another main colour, and all else is to stay.
 
-    Attributes:
-        pictures: (b, 3, 64, 64) in [-1, 1]; `latents`, (b, c, h, w), their encodings.
-        noise: (b, c, h, w), one for each.
-        scenes, colours: what they show, and the wanted colours.
+    pictures: (b, 3, 64, 64) in [-1, 1]; `latents`, (b, c, h, w), their encodings, and as much `noise`. scenes, colours:
+    what they show, and the wanted colours.
     """
 
     pictures: Tensor

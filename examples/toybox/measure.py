@@ -11,7 +11,7 @@ from torch import Tensor
 import world
 from draw_concepts import concept_name
 from minti.images import to_pixels
-from networks import Judge, load_weights
+from networks import Judge, loaded
 
 Rates = dict[str, float]
 Tally = dict[str, int]  # attribute -> in how many images it is right
@@ -22,9 +22,7 @@ NAMES = {"second": "second colour", "main": "main colour", "count": "number of t
 
 def load_judge(model_folder: str | Path) -> Judge:
     """The classifier that is bundled with the toybox. Raises FileNotFoundError: the model has none."""
-    judge = Judge()
-    judge.load_state_dict(load_weights(Path(model_folder) / "evaluation" / "judge.safetensors"))
-    return judge.eval()
+    return loaded(Judge(), Path(model_folder) / "evaluation" / "judge.safetensors")
 
 
 @torch.no_grad()

@@ -114,6 +114,12 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
         save_file({key: value.contiguous() for key, value in halves.items()}, temporary, metadata={"format": "pt"})
 
 
+def loaded(network: nn.Module, path: Path) -> nn.Module:
+    """A network with the weights of a file, for evaluation. Raises FileNotFoundError: the file is missing."""
+    network.load_state_dict(load_weights(path))
+    return network.eval().requires_grad_(False)
+
+
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Reads a safetensors file to float32. Raises FileNotFoundError: it is missing."""
     if not path.is_file():

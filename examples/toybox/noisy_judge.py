@@ -17,7 +17,7 @@ from minti.guidance.conditions import in_interval
 from minti.guidance.gradients import Guidance, classifier_guidance
 from minti.layers import timestep_embedding
 from minti.sampling import conditional
-from networks import Judge, load_weights
+from networks import Judge, loaded
 from world import COLOURS, SHAPES
 
 FILE = Path("evaluation") / "noisy_judge.safetensors"
@@ -94,6 +94,4 @@ def by_noisy_judge(
 
 def load_noisy_judge(model_folder: str | Path) -> NoisyJudge:
     """The classifier of noisy latents that is bundled with the toybox. Raises FileNotFoundError: the model has none."""
-    judge = NoisyJudge()
-    judge.load_state_dict(load_weights(Path(model_folder) / FILE))
-    return judge.eval().requires_grad_(False)
+    return loaded(NoisyJudge(), Path(model_folder) / FILE)

@@ -73,11 +73,7 @@ def _cover(depth: np.ndarray) -> np.ndarray:
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Renders a scene; `rng` jitters positions and sizes and adds noise to photos.
-
-    Returns:
-        (64, 64, 3) float32 in [0, 1].
-    """
+    """Renders a scene, (64, 64, 3) float32 in [0, 1]; `rng` jitters positions and sizes and adds noise to photos."""
     grid = np.arange(RESOLUTION, dtype=np.float32) + 0.5
     if scene.style == "pixel art":
         grid = grid // 3 * 3 + 1.5  # all pixels of a 3 x 3 block have the coordinates of its centre
@@ -115,11 +111,8 @@ def placements(scene: Scene, rng: np.random.Generator) -> list[tuple[Toy, float,
 
 
 def outline(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The segmentation mask of the toys, for the image that `draw` renders with an equal `rng`.
-
-    Returns:
-        (64, 64) float32: 1 inside a toy, 0 outside, antialiased.
-    """
+    """The segmentation mask of the toys, for the image that `draw` renders with an equal `rng`, (64, 64) float32:
+    1 inside a toy, 0 outside, antialiased."""
     grid = np.arange(RESOLUTION, dtype=np.float32) + 0.5
     x, y = np.meshgrid(grid, grid)
     covers = [_cover(-shape_distance(toy.shape, x - cx, y - cy, r)) for toy, cx, cy, r in placements(scene, rng)]

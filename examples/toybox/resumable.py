@@ -68,16 +68,13 @@ def train_stage(
 ) -> None:
     """Trains a network in place with AdamW; an interrupted stage continues from its checkpoint.
 
-    Args:
-        name: of the checkpoint, `folder/name.pt`, and the progress bar.
-        loss_fn: (step, generator) -> loss; all randomness comes from the generator, which is seeded with the step.
-        steps: optimizer steps in all, with a warm-up of 2 % of them and a cosine to zero.
-        ema_decay: of the moving average of the weights, which the network has in the end; 0: the last weights.
-        look: saves sample images; called with a copy of the network that has the averaged weights.
-        save_every, look_every: seconds between checkpoints, and between looks.
-
-    Raises:
-        ValueError: the checkpoint belongs to a stage with other steps or another learning rate, such as a trial run.
+    name: of the checkpoint, `folder/name.pt`, and the progress bar.
+    loss_fn: (step, generator) -> loss; all randomness comes from the generator, which is seeded with the step.
+    steps: optimizer steps in all, with a warm-up of 2 % of them and a cosine to zero.
+    ema_decay: of the moving average of the weights, which the network has in the end; 0: the last weights.
+    look: saves sample images; called with a copy of the network that has the averaged weights.
+    save_every, look_every: seconds between checkpoints, and between looks.
+    Raises ValueError: the checkpoint is of a stage with other steps or another learning rate, such as a trial run.
     """
     network, generator = Network(module.train(), ema_decay), torch.Generator()
     optimizer = torch.optim.AdamW(network.trainable(), lr=learning_rate, weight_decay=1e-4, fused=True)
@@ -120,12 +117,8 @@ def resumable(
 
     A checkpoint is written every `save_every` seconds and after the last step, with what the caller did after the step.
 
-    Args:
-        settings: what must be equal for a run to continue.
-
-    Raises:
-        ValueError: the checkpoint is damaged, or of a run with other settings.
-        OSError: it cannot be written.
+    `settings`: what must be equal for a run to continue. Raises ValueError: the checkpoint is damaged, or of a run with
+    other settings. OSError: it cannot be written.
     """
     if path.exists():
         resume(trainer, path, settings)

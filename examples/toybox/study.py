@@ -19,7 +19,6 @@ from support.pages import page
 from support.studies import write_table
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,7 +36,6 @@ from measure import load_judge
 from minti.evaluation.clip_scores import Clip
 from minti.formats.image_files import save_png
 from minti.images import to_pil
-from minti.runs.files import replacing
 from networks import Judge
 from toy_clip import load_toy_clip
 
@@ -51,9 +49,8 @@ def options(
 ) -> argparse.ArgumentParser:
     """The parser of a study: the options of all scripts, `--ways`, and whole numbers with their defaults.
 
-    Args:
-        doc: the script's docstring, whose first paragraph is the description.
-        numbers: default, or (default, least value, help), of `--count`, `--steps`, `--batch-size`.
+    `doc`: the script's docstring, whose first paragraph is the description. `numbers`: default, or (default, least
+    value, help), of `--count`, `--steps`, `--batch-size`.
     """
     parser = arguments(doc.split("\n\n")[0], output)
     for name, number in numbers.items():
@@ -76,9 +73,7 @@ def sample(
 ) -> Tensor:
     """An image for each prompt, (n, 3, h, w) in about [-1, 1]; image i starts from the noise of seed + i.
 
-    Args:
-        each: further options of one batch, from the indices of its prompts.
-        options: of `minti.sample`.
+    `each`: further options of one batch, from the indices of its prompts. `options`: of `minti.sample`.
     """
     parts = []
     for start in tqdm(range(0, len(prompts), batch_size), "batches", disable=quiet or None, leave=False):
@@ -89,10 +84,8 @@ def sample(
 
 
 class Study:
-    """What a study works with: its options, a frozen model, the judge and the toybox's CLIP, and its output folder.
-
-    `shared`: several processes may write to the folder.
-    """
+    """What a study works with: its options, a frozen model, the judge and the toybox's CLIP, and its output folder,
+    which with `shared` several processes may write to."""
 
     def __init__(self, parser: argparse.ArgumentParser, shared: bool = False):
         self.args = parser.parse_args()
@@ -108,7 +101,7 @@ class Study:
 
     @cached_property
     def judge(self) -> Judge:
-        return load_judge(self.args.model).requires_grad_(False)
+        return load_judge(self.args.model)
 
     @cached_property
     def clip(self) -> Clip:
@@ -126,10 +119,8 @@ class Study:
         return tqdm(jobs, name, disable=True if self.args.quiet else None, **options)
 
     def table(self, name: str, rows: Iterable[Row | list[Row]], columns: Columns | None = None) -> list[Row]:
-        """All rows, which are kept in the file NAME.csv as they come; with `columns` they are printed, too.
-
-        `columns` may be empty: those of the first row.
-        """
+        """All rows, which are kept in the file NAME.csv as they come; with `columns` they are printed, too. No
+        columns, {}: those of the first row."""
         kept: list[Row] = []
         for new in rows:
             new = new if isinstance(new, list) else [new]
@@ -194,18 +185,9 @@ def of(name: str, statistic: Callable[[list[Any]], Any] = statistics.fmean, **eq
 
 def report(rows: Iterable[Row], by: str, columns: Mapping[str, tuple[str, Callable[[list[Row]], Any]]]) -> str:
     """A Markdown table with a line for each value of the column `by`.
-
-    Args:
-        columns: {heading: (format as of `cell`, a function of the rows with that value)}.
-    """
+    `columns`: {heading: (format as of `cell`, a function of the rows with that value)}."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault(row[by], []).append(row)
     found = [{by: key} | {name: of(group) for name, (_, of) in columns.items()} for key, group in groups.items()]
     return markdown(found, {by: ""} | {name: form for name, (form, _) in columns.items()})
-
-
-def write_json(path: Path, results: Any) -> None:
-    """Results as a JSON file, written at once."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -80,9 +80,8 @@ def by_recipe(args: argparse.Namespace, toy: world.Toy, seed: int) -> Learning:
 def follow(learning: Learning, right: Callable[[minti.StableDiffusion], int], every: int, go_on: bool) -> dict:
     """Trains to the end, or unless `go_on` until the word is learned; asks the judge `every` so many steps and at last.
 
-    Returns:
-        steps and seconds "to the word" (infinite where it was never learned) and "in all"; how many samples are "right"
-        in the end.
+    Returns steps and seconds "to the word" (infinite where it was never learned) and "in all"; how many samples are
+    "right" in the end.
     """
     row = {"steps to the word": math.inf, "seconds to the word": math.inf}
     model = next(learning)

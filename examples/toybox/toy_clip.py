@@ -20,9 +20,7 @@ FILE = Path("evaluation") / "clip.safetensors"
 def load_toy_clip(model: minti.StableDiffusion, model_folder: str | Path) -> Clip:
     """The bundled CLIP, for CLIP scores; prompts may contain the world's words and the model's learned ones.
 
-    Raises:
-        FileNotFoundError: the model has none; only the toybox does.
-        ValueError: the file has other weights.
+    Raises FileNotFoundError: the model has none; only the toybox does. ValueError: the file has other weights.
     """
     path = Path(model_folder) / FILE
     clip = ToyCLIP(model.text_encoder.config)

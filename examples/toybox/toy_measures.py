@@ -73,13 +73,9 @@ def attention_inside(
     """Mean share of each word's cross-attention inside the toy's true outline, and its standard error over the images.
 
     The images are painted scenes, whose outlines are therefore known; they are noised and given to the UNet.
-
-    Args:
-        template: the prompt, of a photo, with {} for each of `words` in turn.
-
-    Returns:
-        {word: (share, error)}; under "chance" the outline's share of the image, under "photo, beside WORD" that of
-        the template's other words.
+    `template`: the prompt, of a photo, with {} for each of `words` in turn.
+    Returns {word: (share, error)}; under "chance" the outline's share of the image, under "photo, beside WORD" that of
+    the template's other words.
     """
     scenes = [replace(scene, style="photo") for scene in random_scenes(count, seed, 21, toys=(toy,))]
     outlines = masks(scenes, [(seed, 22, i) for i in range(count)])
@@ -102,8 +98,6 @@ def attention_inside(
 
 
 def share_inside(maps: Tensor, inside: Tensor) -> Tensor:
-    """The share of each map inside an outline: (b, h, w) and (b, h, w) in [0, 1] -> (b,).
-
-    Of a uniform map it is the outline's share of the area.
-    """
+    """The share of each map inside an outline: (b, h, w) and (b, h, w) in [0, 1] -> (b,). Of a uniform map it is the
+    outline's share of the area."""
     return (maps * inside).sum(dim=(1, 2)) / maps.sum(dim=(1, 2))

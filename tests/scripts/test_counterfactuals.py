@@ -27,7 +27,7 @@ def pictures():
 
 
 def test_an_adversarial_picture_moves_the_judge_and_hardly_a_pixel(pictures):
-    judge = load_judge(minti.TOYBOX).requires_grad_(False)
+    judge = load_judge(minti.TOYBOX)
     after = adversarial(judge, pictures, "heart", most=4)
     assert 0 < (after - pictures).abs().max() <= 4 / 127.5 + 1e-6
     before, now = (judge(x)["shape_0"].softmax(dim=1)[:, HEART] for x in (pictures, after))
