@@ -7,8 +7,7 @@ Every few steps it is evaluated on held-out toys; the results are printed, and w
 
 import examples_on_path
 from support.command_line import arguments, finite, load, make_output, run, whole
-
-import csv
+from support.studies import write_table
 
 import numpy as np
 import torch
@@ -87,10 +86,7 @@ def main() -> None:
             rows.append({"step": trainer.number, "loss": np.mean(losses)} | trials.measure(judge, drawn))
             losses.clear()
             print(" ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
-            with (folder / "progress.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, rows[-1])
-                writer.writeheader()
-                writer.writerows(rows)
+            write_table(folder / "progress.csv", rows)
     control.save(folder, torch.float16)
     print(f"wrote {folder}; examples/toybox/evaluate_controlnet.py --controlnet {folder} evaluates it")
 

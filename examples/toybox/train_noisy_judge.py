@@ -19,13 +19,12 @@ from tqdm import tqdm
 import minti
 from data import batches
 from guide import PROMPT, SAID
-from minti.images import from_bytes
+from held_out import random_scenes, to_pixels
 from minti.sampling import conditional
 from networks import Judge, save_weights
 from noisy_judge import NoisyJudge, by_noisy_judge, head_of, load_noisy_judge
 from painting import draw
 from resumable import train_stage
-from world import random_scene
 
 HEADS = ("main_0", "shape_0", "place", "style", "background", "size", "pattern_0", "second_0")
 
@@ -33,14 +32,12 @@ HEADS = ("main_0", "shape_0", "place", "style", "background", "size", "pattern_0
 @torch.no_grad()
 def encoded(model: minti.StableDiffusion, count: int, seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Means and standard deviations of the latents, unscaled, (n, 8, 16, 16) each, and labels {head: (n,)}."""
-    scenes = [random_scene(np.random.default_rng((41, seed, i)), pair_rate=0.1) for i in range(count)]
-    judge = Judge()
+    scenes, judge = random_scenes(count, 41, seed, pair_rate=0.1), Judge()
     labels = [judge.labels(scene) for scene in scenes]
     means, deviations = [], []
     for start in tqdm(range(0, count, 100), desc="encoding", mininterval=10):
         drawn = [draw(scenes[i], np.random.default_rng((42, seed, i))) for i in range(start, min(start + 100, count))]
-        pixels = (torch.from_numpy(np.stack(drawn)) * 255).round().byte().permute(0, 3, 1, 2)
-        gaussian = model.vae.encode(from_bytes(pixels))
+        gaussian = model.vae.encode(to_pixels(drawn))
         means.append(gaussian.mean)
         deviations.append(gaussian.std)
     answers = {head: torch.tensor([label[head] for label in labels]) for head in NoisyJudge().answers}
