@@ -68,8 +68,7 @@ class NoiseScheduler:
         multiples of T // n plus `steps_offset`; "linspace": from T - 1 to 0; "trailing": from T - 1 down in strides of
         T / n. skip_last: space one step more and leave out the cleanest."""
         total, n = self.config.num_train_timesteps, num_inference_steps
-        spacing = spacing or self.config.timestep_spacing or "leading"
-        spaced = n + 1 if skip_last else n
+        spacing, spaced = spacing or self.config.timestep_spacing or "leading", n + skip_last
         check("runs.checks:run_length", n, total - (spaced - n), spacing)
         if spacing == "leading":
             steps = np.arange(spaced)[::-1][:n] * (total // spaced) + self.config.steps_offset

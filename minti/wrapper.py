@@ -26,6 +26,7 @@ class TrainingWrapper:
 
     unet, vae, scheduler = (property(attrgetter(f"model.{part}")) for part in ("unet", "vae", "scheduler"))
     text_encoder, tokenizer = (property(attrgetter(f"model.{part}")) for part in ("text_encoder", "tokenizer"))
+    placeholder_ids = property(lambda self: self.model.words.get(self.config.placeholder_token, []))
     rows, leave = renamed("rows", "embedding"), renamed("leave", "detach")
 
     def __init__(self, model: StableDiffusion, config: Any, subject: str = "", learning_rate: float | None = None):

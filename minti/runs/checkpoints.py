@@ -87,12 +87,10 @@ def identity(trainer: Trainer) -> dict[str, Any]:
     facts = {key: value for key, value in asdict(training.config).items() if key not in ("steps", "max_steps")}
     facts |= {key: getattr(training, key) for key in ("learning_rate", "batch_size", "templates")}
     facts |= {"dtype": str(training.model.dtype), "processes": trainer.group.size}
-    if "model" not in training.metadata:
-        training.metadata["model"] = fingerprint(training.model)
-    facts |= {
-        "images": pixels_hash(trainer.data.pixels),
-        "optimizer": type(trainer.optimizer).__name__,
-    } | training.metadata
+    if "model" not in training.metadata:  # DreamBooth's was taken before the model learned
+        facts["model"] = fingerprint(training.model)
+    facts |= {"images": pixels_hash(trainer.data.pixels), "optimizer": type(trainer.optimizer).__name__}
+    facts |= training.metadata
     return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
 
 

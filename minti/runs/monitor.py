@@ -138,6 +138,7 @@ class Monitor:
         self.loss, self.track_best = lambda batch: loss(trainer.model, batch), track_best
         self.interval = evaluation_interval(len(validation), size * trainer.accumulation * trainer.group.size)
         self.last: dict[str, Tensor] | None = None
+        self.restored = False
         self.best_step, self.first = 0, self.values() if track_best else {}
         self.best = self.first
         trainer.monitor = self
@@ -152,7 +153,7 @@ class Monitor:
         trainer = self.trainer
         try:
             while not self.finished:
-                step, validation_loss = next(trainer), None
+                step, validation_loss, self.restored = next(trainer), None, False
                 if self.track_best:
                     check_values(trainer, self.first)
                 if step.step % self.interval == 0 or step.step == trainer.steps:
@@ -193,7 +194,9 @@ class Monitor:
         learned_by = trainer.model.learning.get(trainer.training.subject)
         if trainer.training.trainer is not trainer or learned_by is not trainer.adapter:
             return  # a newer run of the word is left alone, and so is a model without it
-        self.last = last
+        if self.restored:
+            return
+        self.last, self.restored = last, True
         if len(self.losses) > 1 or not all(value.isfinite().all() for value in last.values()):
             trainer.adapter.load_state_dict(self.best)
             trainer.adapter.after_step(trainer.model)
