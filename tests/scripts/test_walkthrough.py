@@ -17,7 +17,7 @@ IMPORTS = "import minti\n"
 CHECKS = """
 best = min(state.validation_loss for state in states if state.validation_loss is not None)
 assert best < 0.95 * states[0].initializer_loss, (best, states[0])
-assert sum(len(pictures) for pictures in drawn.values()) == 32
+assert sum(len(images) for images in sampled.values()) == 32
 inside, outside = maps.of("<gem>")[:, 6:10, 6:10].mean(), maps.of("<gem>")[:, 0].mean()
 assert inside > 2 * outside, (inside, outside)
 """
