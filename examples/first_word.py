@@ -12,8 +12,8 @@ from minti.formats.image_files import open_folder, save_png
 # 1. A model, five training images of a thing that it has never seen, and a word that it does not know.
 model = minti.StableDiffusion.from_pretrained()  # the bundled toybox; or the folder of SD v1.4
 images = open_folder("examples/concepts/red-diamond-pink-belt")
-# Exercise E4 fixes the batch size at 1, since a batch of SD v1.4 must fit into a small GPU's memory. The toybox is small:
-# its default is 8, a gradient with an eighth of the variance for about four times the time of a step.
+# Exercise E4 fixes the batch size at 1, since a batch of SD v1.4 must fit into a small GPU's memory. The toybox is
+# small: its default is 8, a gradient with an eighth of the variance for about four times the time of a step.
 config = minti.TextualInversionConfig(placeholder_token="<gem>", initializer_token="toy")
 wrapper = minti.TrainingWrapper(model, config)
 
