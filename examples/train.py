@@ -10,10 +10,11 @@ model), page.png (sampled images), curves.png and losses.csv; and checkpoints/, 
 interrupted run.
 """
 
-from support.command_line import arguments, finite, generators, load, make_output, run, whole, whole_or_auto
+from support.command_line import arguments, load, make_output, run, whole, whole_or_auto
 from support.curves import plot
 from support.learning import Learning, put_aside, say
-from support.pages import page
+from support.training_options import training_options
+from support.training_page import sample, sample_page
 from support.tuning import LEARN, Tuning, check_options, tune, tuning_options
 
 import argparse
@@ -23,8 +24,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
-from tqdm import tqdm
+from PIL import Image
 
 import minti
 from minti.denoising import SAMPLERS
@@ -70,32 +70,7 @@ def parse() -> argparse.Namespace:
     captions_help = "NAME.txt beside each image is its caption; {} in it becomes the word"
     what.add_argument("--captions", action="store_true", help=captions_help)
     what.add_argument("--masked", action="store_true", help="train only where the images are opaque")
-    how = parser.add_argument_group("how to learn it")
-    how.add_argument(
-        "--steps",
-        type=whole(1),
-        metavar="N",
-        help="exactly so many steps; default: early stopping by the validation loss, or the model's own number",
-    )
-    how.add_argument("--max-steps", type=whole(1), default=3000, help="the most steps when --steps is not given")
-    how.add_argument("--batch-size", type=whole(1), help="default: the model's own, 1 on SD v1.4, 8 on the toybox")
-    how.add_argument("--gradient-accumulation", type=whole(1), default=1, help="batches per step")
-    how.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time: for small GPUs")
-    how.add_argument("--learning-rate", type=finite, help="default: 0.3 times the vocabulary's root mean square")
-    how.add_argument("--lr-schedule", choices=("constant", "cosine"), default="constant")
-    how.add_argument("--warmup-steps", type=whole(0), default=0)
-    how.add_argument("--max-row-norm", type=finite, help="clip the vectors to so many times the vocabulary's mean norm")
-    how.add_argument(
-        "--row-update",
-        choices=("new_rows", "restore"),
-        default="new_rows",
-        help="train the new vectors, or E4's recipe",
-    )
-    how.add_argument(
-        "--huber", type=finite, metavar="SIZE", help="Huber loss: errors beyond it count by size, not squared"
-    )
-    min_snr_help = "min-SNR weighting of the timesteps (arXiv 2303.09556); usually 5"
-    how.add_argument("--min-snr", type=finite, metavar="GAMMA", help=min_snr_help)
+    training_options(parser)
     tuning_options(parser)
     safe = parser.add_argument_group("interruption")
     safe.add_argument("--resume", action="store_true", help="continue the output folder's interrupted run")
@@ -142,32 +117,6 @@ def word_first(args: argparse.Namespace, captions: list[str] | None) -> Personal
     LoRA's."""
     first = {"captions": captions, "steps": None, "learning_rate": None, "lr_schedule": "constant", "warmup_steps": 0}
     return configured(args, PersonalizationConfig, **first)
-
-
-def sample(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[str]) -> list[Image.Image]:
-    """Images of the prompts; image i of every row starts from the same noise."""
-    return minti.sample(
-        model,
-        prompts,
-        sampler=args.sampler,
-        num_inference_steps=args.sample_steps,
-        guidance_scale=args.guidance_scale,
-        generator=generators(args.seed, len(prompts)),
-    )
-
-
-def sample_page(
-    args: argparse.Namespace, model: minti.StableDiffusion, subject: str, images: list[Image.Image]
-) -> Image.Image:
-    """The training images, the subject alone, and every prompt with the initializer (if any) above the subject."""
-    size = model.resolution
-    rows = [("the training images", [ImageOps.fit(image, (size, size)) for image in images[: args.columns]])]
-    jobs = [subject]
-    for prompt in args.prompts or model.defaults.prompts:
-        jobs += [prompt.replace("{}", word) for word in (args.initializer_token, subject) if word]
-    for text in tqdm(jobs, desc="sampling", disable=True if args.quiet else None):
-        rows.append((text, sample(args, model, [text] * args.columns)))
-    return page(rows)
 
 
 def find_initializer(

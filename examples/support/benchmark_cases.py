@@ -4,8 +4,9 @@ A class is a library with a model loaded; each of its methods `train`, `unet_ste
 action to be timed. A library is imported in its own processes only, so that no other pays for it.
 """
 
+from support.memory import peak_memory
+
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -100,7 +101,7 @@ class Minti(Library):
     """minti with its default settings, as the scripts run it."""
 
     def __init__(self, folder: str, device: str, dtype: torch.dtype, batch: int, **more: Any):
-        from support.command_line import keep_freed_memory
+        from support.memory import keep_freed_memory
 
         import minti
         from minti.speed.deep_cache import DeepCache
@@ -229,22 +230,6 @@ def measure(library: str, case: str, device: str, dtype: str, count: int, warm_u
     steps = peak_memory(device)
     more = engine.compared(action) if library == "openvino" else {"loss": result} if isinstance(result, float) else {}
     return {"seconds": seconds, "memory": max(loaded, steps), "memory_in_steps": steps} | more
-
-
-def peak_memory(device: str, reset: bool = False) -> int:
-    """Bytes since the last reset, where the system knows: on a GPU torch's, on a CPU the process's."""
-    if device.startswith("cuda"):
-        peak = torch.cuda.max_memory_allocated()
-        if reset:
-            torch.cuda.reset_peak_memory_stats()
-        return peak
-    status = Path("/proc/self/status")
-    if not status.exists():  # macOS counts in bytes
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    return peak * 1024
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """What every script does: common options, one-line errors, loading the model, an output folder that can be written."""
 
+from support.memory import keep_freed_memory
+
 import argparse
-import ctypes
 import io
 import math
 import os
@@ -30,7 +31,6 @@ from minti.runs import distributed
 from minti.runs.messages import one_line, short_repr, shortened
 
 LONGEST = 1000  # characters of a message
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -236,18 +236,6 @@ def lock(folder: Path) -> None:
         raise OSError(f"another run is writing to {folder}; wait for it, or give another --output") from None
     except OSError as error:
         warnings.warn(f"nothing keeps another run out of {folder} ({error.strerror})", stacklevel=2)
-
-
-def keep_freed_memory() -> None:
-    """Has glibc keep up to 2 GiB of freed memory; elsewhere it does nothing.
-
-    glibc returns large blocks to the system at once, and the next tensor's memory is zeroed page by page: a tenth of
-    the time of SD v1.4's steps on a CPU. Holes in it can add to the peak memory; examples/benchmark.md says how much.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_MAX, 0)  # no block is mapped, and given back, on its own
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def generators(seed: int, count: int) -> list[torch.Generator]:

@@ -180,7 +180,7 @@ def test_help(name):
 
 PAGE_FAULTS = """
 import resource, sys, torch
-from support.command_line import keep_freed_memory
+from support.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 faults = []

@@ -38,9 +38,9 @@ def grade(
     with tempfile.TemporaryDirectory() as own:
         job, results = Path(own) / "job.json", Path(own) / "results.jsonl"
         asked = {"folder": str(folder.resolve()), "parts": parts, "solved": solved or {}, "results": str(results)}
-        job.write_text(json.dumps(asked | {"images": images and str(images.resolve())}))
+        job.write_text(json.dumps(asked | {"images": images and str(images.resolve())}), encoding="utf-8")
         ended = run([sys.executable, str(Path(__file__).with_name("worker.py")), str(job)], results, limit)
-        lines = results.read_text().splitlines() if results.exists() else []
+        lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
     found = [line for line in map(parsed, lines) if line]
     return {part: sorted_out(part, [line[1:] for line in found if line[0] == part], ended, limit) for part in parts}
 

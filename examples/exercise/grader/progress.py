@@ -16,7 +16,7 @@ FILE = "progress.json"
 def stored(output: Path) -> dict[str, Any]:
     """{folder: what is solved in it}; nothing where there is no such file or it is damaged."""
     try:
-        found = json.loads((output / FILE).read_text())
+        found = json.loads((output / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -35,7 +35,7 @@ def write(output: Path, folder: Path, solved: dict[str, list[str]]) -> None:
     """Raises OSError: it cannot be written."""
     others = {name: each for name, each in stored(output).items() if isinstance(each, dict)}
     with replacing(output / FILE) as temporary:
-        temporary.write_text(json.dumps(others | {str(folder.resolve()): solved}, indent=1) + "\n")
+        temporary.write_text(json.dumps(others | {str(folder.resolve()): solved}, indent=1) + "\n", encoding="utf-8")
 
 
 def with_results(solved: dict[str, list[str]], found: dict[str, Graded]) -> dict[str, list[str]]:

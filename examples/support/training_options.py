@@ -1,0 +1,37 @@
+"""Command line options for the settings of a training run, with the types and defaults of the config's fields."""
+
+from support.command_line import finite, whole
+
+import argparse
+
+from minti.personalization.config import PersonalizationConfig
+
+HELP = {
+    "steps": "exactly so many steps; default: early stopping by the validation loss, or the model's own number",
+    "max_steps": "the most steps when --steps is not given",
+    "batch_size": "images per forward pass; default: the model's own, 1 on SD v1.4, 8 on the toybox",
+    "gradient_accumulation": "batches per step",
+    "gradient_checkpointing": "less memory, more time: for small GPUs",
+    "learning_rate": "default: 0.3 times the vocabulary's root mean square",
+    "lr_schedule": "of the learning rate; cosine falls to zero at the last step",
+    "warmup_steps": "steps of linear rise of the learning rate",
+    "max_row_norm": "clip the vectors to so many times the vocabulary's mean norm",
+    "row_update": "train the new vectors, or E4's recipe",
+    "huber": "Huber loss: errors beyond this size count linearly, not squared",
+    "min_snr": "gamma of min-SNR weighting of the timesteps (arXiv 2303.09556); usually 5",
+}
+CHOICES = {"lr_schedule": ("constant", "cosine"), "row_update": ("new_rows", "restore")}
+
+
+def training_options(parser: argparse.ArgumentParser) -> None:
+    """Adds them, stored under the names of the config's fields."""
+    group = parser.add_argument_group("how to learn it")
+    for name, text in HELP.items():
+        field, option = PersonalizationConfig.__dataclass_fields__[name], f"--{name.replace('_', '-')}"
+        if name in CHOICES:
+            group.add_argument(option, choices=CHOICES[name], default=field.default, help=text)
+        elif "bool" in str(field.type):
+            group.add_argument(option, action="store_true", help=text)
+        else:
+            kind = whole(0 if field.default == 0 else 1) if "int" in str(field.type) else finite
+            group.add_argument(option, type=kind, default=field.default, metavar="N", help=text)

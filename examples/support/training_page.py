@@ -1,0 +1,37 @@
+"""The page of images that `train.py` makes: the training images, the subject, and prompts before and after."""
+
+from support.command_line import generators
+from support.pages import page
+
+import argparse
+
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+import minti
+
+
+def sample(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[str]) -> list[Image.Image]:
+    """Images of the prompts; image i of every row starts from the same noise."""
+    return minti.sample(
+        model,
+        prompts,
+        sampler=args.sampler,
+        num_inference_steps=args.sample_steps,
+        guidance_scale=args.guidance_scale,
+        generator=generators(args.seed, len(prompts)),
+    )
+
+
+def sample_page(
+    args: argparse.Namespace, model: minti.StableDiffusion, subject: str, images: list[Image.Image]
+) -> Image.Image:
+    """The training images, the subject alone, and every prompt with the initializer (if any) above the subject."""
+    size = model.resolution
+    rows = [("the training images", [ImageOps.fit(image, (size, size)) for image in images[: args.columns]])]
+    jobs = [subject]
+    for prompt in args.prompts or model.defaults.prompts:
+        jobs += [prompt.replace("{}", word) for word in (args.initializer_token, subject) if word]
+    for text in tqdm(jobs, desc="sampling", disable=True if args.quiet else None):
+        rows.append((text, sample(args, model, [text] * args.columns)))
+    return page(rows)
