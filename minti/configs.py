@@ -33,9 +33,9 @@ class ModelDefaults:
     guidance_scale: float = 7.5
     batch_size: int = 1
     lora_learning_rate: float = 1e-4
-    network_learning_rate: float = 5e-6
-    tuning_steps: int = 800
-    class_pictures: int = 200
+    network_learning_rate: float = 5e-6  # where the whole UNet is trained
+    tuning_steps: int = 800  # of LoRA and DreamBooth
+    class_pictures: int = 200  # DreamBooth's class images
     initializer_token: str = "object"
     templates: str | tuple[str, ...] = "object"
     prompts: tuple[str, ...] = (

@@ -23,7 +23,7 @@ class Stop(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """All that a sampler needs besides `predict`: noise or noised latents for stop `start`, n + 1 stops, `keep`."""
+    """All that a sampler needs besides `predict`: noise, or latents noised to stop `start`; n + 1 stops; `keep`."""
 
     latents: Tensor
     scheduler: NoiseScheduler
@@ -38,7 +38,7 @@ class Run:
         return pairwise(self.stops[self.start :])
 
     def prev_timestep(self, t: int) -> int:
-        """Where DDIM's step from t ends, as in diffusers: T // n below, at last -1 or 0 (`set_alpha_to_one`)."""
+        """Where DDIM's step from t ends, as in diffusers: at t - T // n; the last at -1 or 0 (`set_alpha_to_one`)."""
         config = self.scheduler.config
         stride = config.num_train_timesteps // (len(self.stops) - 1)
         return t - stride if t >= stride else (-1 if config.set_alpha_to_one else 0)

@@ -69,7 +69,7 @@ class ResnetBlock(nn.Module):
 
 
 def checkpointed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Gradient checkpointing: of function(x) only a large x is kept for the backward pass, the rest computed again."""
+    """Gradient checkpointing of function(x), if x is large: only x is kept; backward, the rest is computed again."""
     if not torch.is_grad_enabled() or x.numel() < 2**18:
         return function(x)
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
@@ -123,7 +123,7 @@ class SpatialAttention(Attention):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.group_norm(x.flatten(2)).transpose(1, 2)  # b c h w -> b (h w) c, a view: no copy
         attended = super().forward(tokens)
-        # Not einops: for a batch of one it would stride the result so that other kernels follow than in diffusers.
+        # Not einops: for a batch of one its result has other strides, and what follows would round otherwise.
         return attended.transpose(1, 2).reshape(x.shape) + x  # b (h w) c -> b c h w
 
 
@@ -153,7 +153,7 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.attn2 = Attention(dim, heads, context_dim)
         self.norm3 = nn.LayerNorm(dim)
-        net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))  # net.1: dropout
+        net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))  # net.1 was a dropout
         self.ff = nn.ModuleDict({"net": net})
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:

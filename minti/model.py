@@ -36,7 +36,7 @@ class StableDiffusion:
     scheduler: NoiseScheduler
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
     words: dict[str, list[int]] = field(default_factory=dict)  # that were added: {placeholder: ids of its tokens}
-    learning: dict[str, Any] = field(default_factory=dict)  # of these by textual inversion: {placeholder: adapter}
+    learning: dict[str, Any] = field(default_factory=dict)  # those of them learned here: {placeholder: adapter}
 
     def __post_init__(self) -> None:
         self.original_tokenizer: CLIPTokenizer | None = None  # from before the first word was added
@@ -95,7 +95,7 @@ class StableDiffusion:
         return ids
 
     def freeze(self, checkpointing: bool | None = None) -> None:
-        """Nothing in it is trainable from now on; `checkpointing`: of the UNet's layers, None leaves it as it is."""
+        """Nothing in it is trainable from now on; `checkpointing`: gradient checkpointing, None: as it is."""
         for network in (self.unet, self.vae, self.text_encoder):
             network.requires_grad_(False)
         if checkpointing is not None:

@@ -1,8 +1,8 @@
 """Prompts to images: noise, classifier-free guidance, a sampler, the VAE's decoder (lecture notes `002`, 7.4).
 
-A sampler (`minti.denoising`) asks `predict(latents, t)` for the UNet's raw output at every timestep. Four seams take
-other techniques: `cfg` builds `predict` from the network, `guidance` changes it, `begin` says where the run starts,
-`keep` edits the latents after every step.
+A sampler (`minti.denoising`) asks `predict(latents, t)` for the UNet's raw output at every timestep. Four arguments of
+`sample` take other techniques: `cfg` builds `predict` from the network, `guidance` changes it, `begin` says where the
+run starts, `keep` edits the latents after every step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +18,9 @@ from minti.images import to_pil
 from minti.model import StableDiffusion
 from minti.utils import Generators, check, plugin, randn
 
-Prompts = str | Sequence[str] | Tensor  # words, or contexts (b, n, d) as `StableDiffusion.encode_prompt` gives them
+Prompts = str | Sequence[str] | Tensor  # words, or contexts (b, m, d) as `StableDiffusion.encode_prompt` gives them
 Scale = float | Callable[[int], float]  # a number, or a function of the timestep (arXiv 2404.13040)
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, c, h, w), timesteps (b,), context (b, n, d) -> (b, c, h, w)
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, c, h, w), timesteps (b,), context (b, m, d) -> (b, c, h, w)
 OUTPUTS = ("pil", "latents", "pixels", "steps")
 
 
@@ -33,15 +33,15 @@ def scale_at(scale: Scale, t: float, name: str = "guidance_scale") -> float:
 
 
 def conditional(network: Network, context: Tensor) -> Predict:
-    """The network's own answer to a context, (b, n, d)."""
+    """The network's own answer to a context, (b, m, d)."""
     return lambda latents, t: network(latents, torch.full((len(latents),), t, device=latents.device), context)
 
 
 def classifier_free_guidance(network: Network, context: Tensor, negative: Tensor, scale: Scale) -> Predict:
-    """Classifier-free guidance (arXiv 2207.12598): uncond + s (cond - uncond). 2 B T evaluations; B T where s = 1. The
-    paper, `002`, 15, and the slides `001` write it with w = s - 1; `002`, 7.4, and `003`, 6, with s.
+    """Classifier-free guidance (arXiv 2207.12598): uncond + s (cond - uncond). 2 B T network evaluations for B images
+    in T steps, B T where s = 1. The paper, `002`, 15, and slides `001` write w = s - 1; `002`, 7.4, and `003`, 6, s.
 
-    `negative`: (b, n, d), the encoded negative prompts; an empty prompt makes it the unconditional prediction.
+    `negative`: (b, m, d), the encoded negative prompts; with an empty prompt, `uncond` is the unconditional prediction.
     """
     if scale == 1:
         return conditional(network, context)
@@ -78,7 +78,7 @@ def sample(
 ) -> list[Image.Image] | Tensor | Iterator[SampleStep]:
     """Text to image: generates one image for each prompt.
 
-    prompts: words, or contexts (b, n, d). negative_prompt: what guidance leads away from, one for all or for each.
+    prompts: words, or contexts (b, m, d). negative_prompt: what guidance leads away from, one for all or for each.
     guidance_scale: 1 switches guidance off; None takes the model's own; or a function of the timestep.
     sampler: a name of `SAMPLERS`, or a `Sampler` with options, such as `DDIM(eta=1)`.
     generator: one draws for the whole batch, as in diffusers; of a list, each for one image.
@@ -86,15 +86,15 @@ def sample(
     height, width: in pixels; the size of the image that the run begins with, or the model's own, when absent.
     output: "pil"; "latents", (b, c, h, w), scaled; "pixels", (b, 3, H, W) in about [-1, 1]; "steps", an iterator of
         every `SampleStep`, without the decoder.
-    cfg, guidance: how the predictions with and without prompt combine; predict -> predict, what else changes them.
-    begin, keep: Run -> Run, where the run begins; (latents, level) -> latents, applied after every step.
+    cfg: how the predictions with and without prompt combine. guidance: predict -> predict, what else changes them.
+    begin: Run -> Run, where the run begins. keep: (latents, level) -> latents, applied after every step.
     on_step: called with every `SampleStep`. gradient: lets a gradient flow through the run."""
     check("runs.messages:check_choice", "output", output, OUTPUTS)
     if deprecated:
         cfg, begin = plugin("minti.editing.old_options:translated")(model, deprecated, cfg, begin)
     network, scale = Counter(model.unet), model.defaults.guidance_scale if guidance_scale is None else guidance_scale
     with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
-        context = encoded(model, prompts)  # b n d, (b, 77, 768) in SD v1.4
+        context = encoded(model, prompts)  # b m d, (b, 77, 768) in SD v1.4
         plain = scale == 1 and cfg is classifier_free_guidance  # uncond + 1 (cond - uncond) = cond
         negative = context if plain else encoded(model, negative_prompt, context, "negative prompts")
         predict, walk = guidance(cfg(network, context, negative, scale)), make_sampler(sampler)
@@ -105,7 +105,7 @@ def sample(
         noise = expand(noise, shape, "latents").to(model.device, model.dtype)
         run = begin(Run(noise, model.scheduler, walk.stops(model.scheduler, num_inference_steps), generator))
         steps = walk(predict, replace(run, keep=lambda x, level: keep(run.keep(x, level), level)))
-        counted = watched if gradient else torch.no_grad()(watched)  # while it runs, not for who iterates
+        counted = watched if gradient else torch.no_grad()(watched)  # inside a step, not in the caller's loop
         steps = counted(steps, network, model, f"guidance_scale {scale}, {model.dtype}")
         if output == "steps":
             return steps
@@ -142,8 +142,8 @@ def watched(
 
 
 def encoded(model: StableDiffusion, prompts: Prompts, like: Tensor | None = None, name: str = "prompts") -> Tensor:
-    """Prompts as contexts, (b, n, d); with `like` in its shape, one prompt for all repeated."""
-    if isinstance(prompts, str):  # for each, as in diffusers: of fewer rows a product may round otherwise
+    """Prompts as contexts, (b, m, d); with `like` in its shape, one prompt for all repeated."""
+    if isinstance(prompts, str):  # one per image, as in diffusers: products of fewer rows may round otherwise
         prompts = [prompts] * (1 if like is None else len(like))
     context = prompts if isinstance(prompts, Tensor) else model.encode_prompt(list(prompts))
     check("runs.checks:contexts", context, model.unet.config.cross_attention_dim, like, name)

@@ -1,8 +1,8 @@
 """The noise schedule: how much noise each timestep carries, and every formula that follows from it.
 
-DDPM's notation (arXiv 2006.11239): beta_t is the variance added at step t, alpha_t = 1 - beta_t, alpha-bar_t = alpha_1
-... alpha_t (`alphas_cumprod`), x_0 the clean latents, epsilon the noise. Lecture notes `002`, chapters 4, 5 and 6.5;
-questions `003`, 1, 2, 11, 20. The lecture counts t = 1 .. T; the code 0 .. T - 1, and t = -1 is the clean image.
+DDPM's notation (arXiv 2006.11239): beta_t is the variance added at step t, alpha_t = 1 - beta_t, alpha-bar_t the
+product of alpha_1 to alpha_t (`alphas_cumprod`), x_0 the clean latents, epsilon the noise. Lecture notes `002`, 4, 5,
+6.5; questions `003`, 1, 2, 11, 20. The lecture counts t = 1 .. T; the code 0 .. T - 1, and t = -1 is the clean image.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class SchedulerConfig:
 
 
 def make_betas(config: SchedulerConfig) -> Tensor:
-    """beta_t, (T,) float32: linear (DDPM), or with linear square roots (arXiv 2112.10752); `samplers.schedules`."""
+    """beta_t, (T,) float32: linear (DDPM), or with linear square roots (arXiv 2112.10752); see `samplers.schedules`."""
     check("runs.messages:check_choice", "beta_schedule", config.beta_schedule, SCHEDULES)
     if config.beta_schedule == "squaredcos_cap_v2" or config.rescale_betas_zero_snr:
         return plugin("minti.samplers.schedules:make_betas")(config)
@@ -80,7 +80,7 @@ class NoiseScheduler:
         return steps.tolist()
 
     def alpha_bar(self, timesteps: float | Tensor, like: Tensor | None = None) -> Tensor:
-        """alpha-bar, 1 at timestep -1, to multiply (b, c, h, w): () for a number or (), (b, 1, 1, 1) for (b,). Between
+        """alpha-bar, 1 at timestep -1, shaped to multiply (b, c, h, w): () for one, (b, 1, 1, 1) for (b,). Between
         timesteps, where `samplers.ode` may stop, sqrt((1 - alpha-bar) / alpha-bar) lies on a straight line."""
         if isinstance(timesteps, float):
             check("runs.checks:timesteps", torch.tensor(int(timesteps)), len(self.alphas_cumprod))
@@ -101,7 +101,7 @@ class NoiseScheduler:
         return Level(a**0.5, (1 - a) ** 0.5)
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Timesteps) -> Tensor:
-        """x_t = sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) epsilon   (DDPM, eq. 4; `002`, 4.3; misprinted in 17)"""
+        """x_t = sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) epsilon   (DDPM, eq. 4; `002`, 4.3; 17 misprints it)"""
         level = self.level(timesteps, clean)
         return level.signal_rate * clean + level.noise_rate * noise
 

@@ -17,7 +17,7 @@ Words = Mapping[str, list[int]]  # {placeholder: the ids of its tokens}
 
 
 def token_ids(prompt: str, tokenizer: CLIPTokenizer, words: Words) -> list[int]:
-    """A prompt's tokens, without beginning and end; behind a word's first token its others follow, once."""
+    """A prompt's tokens, without those of start and end; a word's others follow its first, unless they do already."""
     check("runs.word_checks:check_text", prompt, "the prompt")
     others = {ids[0]: ids[1:] for ids in words.values()}
     expanded: list[int] = []

@@ -1,4 +1,4 @@
-"""Textual inversion, task by task of exercise E4 (`000`; arXiv 2208.01618; lecture notes `002`, 16; `003`, 27).
+"""Textual inversion, task by task of exercise E4 (`000`; lecture notes `002`, 16; exam questions `003`, 27).
 
 v* = argmin_v  E[ || epsilon - epsilon_theta(z_t, t, c(template with v)) ||^2 ]        (arXiv 2208.01618, eq. 2)
 """
@@ -28,18 +28,18 @@ Images = Sequence[Image.Image] | Tensor  # of any size, or pixels (n, 3, H, W) i
 
 @dataclass(frozen=True, kw_only=True)
 class TextualInversionConfig:
-    """What word to learn and how. None: the model's default. `minti.personalization.config` has further settings.
+    """What word to learn and how. Further options, those of `minti.personalization.config`, make it the class there.
 
     placeholder_token, num_vectors: the new word, and how many embedding vectors it has.
     initializer_token: the known word or phrase that it starts from; "": the model's own; None: random vectors.
     row_update: "new_rows" trains the new vectors alone; "restore" is E4's recipe: train the whole embedding matrix and
         restore its other rows after every step. Both learn the same.
-    templates: "object", "style", or prompts with `{}` where the word goes.
-    steps: optimizer steps; None: at most `max_steps`, and with `minti.monitored` until it levels off.
-    batch_size: images per forward pass, by itself 1 on SD v1.4 and 8 on the toybox.
+    templates: "object", "style", or prompts with `{}` where the word goes; None: the model's own.
+    steps: optimizer steps; None: `max_steps`, or with `minti.monitored` fewer, until the validation loss levels off.
+    batch_size: images per forward pass; None: the model's own, 1 on SD v1.4 and 8 on the toybox.
     gradient_accumulation, gradient_checkpointing: batches per step; whether to save memory at the cost of time.
-    learning_rate: of AdamW, by itself 0.3 times the root mean square of the vocabulary, about 4e-3 on SD v1.4.
-    max_gradient_norm: the gradient is clipped to this norm, unless it is None."""
+    learning_rate: of AdamW; None: 0.3 times the root mean square of the vocabulary's vectors, about 4e-3 on SD v1.4.
+    max_gradient_norm: the gradient is clipped to this norm; None: it is not."""
 
     placeholder_token: str = "<concept>"
     num_vectors: int = 1
@@ -88,7 +88,7 @@ def diffusion_loss(
 def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> Optimizer:
     """Task 2: freezes the networks, adds the placeholder's tokens, and makes their embedding vectors, nothing else,
     trainable. They are attached to the model until `wrapper.detach()`, or until `textual_inversion` begins.
-    Raises ValueError: it cannot be a new word, or the initializer is unknown; see `runs.word_checks.check_new_word`."""
+    Raises ValueError: no new word can be called so, or the initializer is unknown; see `runs.word_checks`."""
     model, config, word = wrapper.model, wrapper.config, wrapper.config.placeholder_token
     wrapper.detach()
     if word in model.learning:
@@ -108,7 +108,7 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> Optimizer:
 
 class LearnedEmbedding(Adapter):
     """The embedding vectors of a new word, `values`, (k, d) float32: all that is trained. The matrix's other rows,
-    49,408 in SD v1.4, have no gradient, no optimizer state and no copy, and none can change."""
+    49,408 in SD v1.4, have no gradient, optimizer state or copy, and cannot change. `longest`: the largest norm."""
 
     def __init__(self, embedding: nn.Embedding, ids: Sequence[int], longest: float = math.inf):
         super().__init__()
@@ -138,7 +138,7 @@ class MaskedEmbedding(Adapter):
     def __init__(self, embedding: nn.Embedding, ids: Sequence[int], longest: float = math.inf):
         super().__init__()
         self.own, self.longest = slice(ids[0], ids[-1] + 1), longest
-        self.embedding, self.before = (embedding,), None  # a tuple: the matrix is the model's, no parameter of this one
+        self.embedding, self.before = (embedding,), None  # in a tuple, which nn.Module does not register
 
     @property
     def values(self) -> Tensor:
@@ -156,7 +156,7 @@ class MaskedEmbedding(Adapter):
 
     @torch.no_grad()
     def before_step(self, model: Any, optimizer: Optimizer | None = None) -> None:
-        """Copies the matrix. It may have grown by other words, which have moved nowhere yet in AdamW's state."""
+        """Copies the matrix. If other words have made it longer, AdamW's state gets zeros for their rows."""
         weight = self.embedding[0].weight
         self.before = weight.clone()
         state = {} if optimizer is None else optimizer.state.get(weight, {})
@@ -213,7 +213,7 @@ class TrainingImages:
         return self.scale(DiagonalGaussian(self.mean[indices], self.logvar[indices]).sample(generator))
 
     def prompts_for(self, indices: Sequence[int], prompts: Sequence[str], chosen: Sequence[int]) -> list[str]:
-        """The prompts of some of the images: the chosen ones."""
+        """The prompts of some of the images: the chosen ones (where images have captions, those instead)."""
         return [prompts[i % len(prompts)] for i in chosen]
 
     def batch(self, size: int, prompts: Sequence[str], generator: torch.Generator) -> Batch:
@@ -234,8 +234,8 @@ def batch_loss(model: StableDiffusion, batch: Batch) -> Tensor:
 def textual_inversion(
     wrapper: TrainingWrapper, images: Images, optimizer: Optimizer | None = None, checkpoint: Any = None
 ) -> Trainer:
-    """Task 3a: learns the word. `for step in textual_inversion(...)` takes optimizer steps; at every yield, and after a
-    break, the model samples with the word. `minti.monitored(...)` adds a validation loss and early stopping.
+    """Task 3a: learns the word. `for step in textual_inversion(...)` takes optimizer steps; between them, and after a
+    break, the model has the word as it is by then. `minti.monitored(...)` adds a validation loss and early stopping.
     `optimizer`: what task 2 returned, or another one. `checkpoint`: of an interrupted run, from `load_checkpoint`."""
     model, config = wrapper.model, wrapper.config
     wrapper.detach()  # from now on it is attached during a step only, and the trainer tells it of every step

@@ -38,7 +38,7 @@ class Trainer:
 
     rate: factor of the learning rate, given the number of steps taken. accumulation: batches per step and process.
     max_norm: the gradient is clipped to this norm; None: it is not. group: the processes that share the work.
-    number, completed: of the step under way, or the last one; of the last one that ended without an error.
+    number: of the step under way, or of the last one. completed: of the last one that ended without an error.
     skipped: how many optimizer steps float16's gradient scaler has skipped.
     """
 
@@ -54,7 +54,7 @@ class Trainer:
     max_norm: float | None = None
     group: Any = field(default_factory=lambda: plugin("minti.runs.distributed:Processes", OneProcess)())
     number = completed = skipped = 0
-    training = data = monitor = checkpoint = None  # what `minti.runs` needs: config, images, what goes round this run
+    training = data = monitor = checkpoint = None  # for `minti.runs`: wrapper, images; what goes round this run
 
     def __post_init__(self) -> None:
         # float16: small gradients would vanish, so the loss is scaled up (`003`, 28). Elsewhere this does nothing.

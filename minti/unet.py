@@ -65,7 +65,7 @@ class EncoderHalf(nn.Module):
     def left(
         self, noisy_latents: Tensor, time_emb: Tensor, context: Tensor, hint: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """The encoder half, with a ControlNet's hint (b, c_0, h, w): x, (b, c_last, h', w'), and the skips."""
+        """Runs the encoder half, the left of the U: x, (b, c_last, h', w'), and the skips. A ControlNet adds `hint`."""
         x = self.conv_in(noisy_latents) if hint is None else self.conv_in(noisy_latents) + hint
         skips = [x]
         for block in self.down_blocks:
@@ -78,7 +78,7 @@ class UNet(EncoderHalf):
     """Stable Diffusion's denoiser, sized by its config."""
 
     def __call__(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        """`forward`, with its inputs in this order for hooks, however they were given."""
+        """`forward`; hooks find its inputs in this order, even if they were given by keyword."""
         return super().__call__(noisy_latents, timesteps, context)
 
     def __init__(self, config: UNetConfig):
@@ -115,7 +115,7 @@ class UNet(EncoderHalf):
         return self.right(x, skips, time_emb, context)
 
     def right(self, x: Tensor, skips: list[Tensor], time_emb: Tensor, context: Tensor) -> Tensor:
-        """The decoder half, from what `left` gives to the prediction, (b, c, h, w)."""
+        """Runs the decoder half, the right side of the U, from what `left` gives to the prediction, (b, c, h, w)."""
         skips = list(skips)
         for block in self.up_blocks:
             x = block(x, skips, time_emb, context)
@@ -123,7 +123,7 @@ class UNet(EncoderHalf):
 
 
 class UNetBlock(nn.Module):
-    """Resnet blocks, each followed by cross-attention where this level has any: x, (b, c, h, w), stays so."""
+    """Resnet blocks, each followed by cross-attention where this level has any; x is (b, c, h, w)."""
 
     checkpointing = False
 

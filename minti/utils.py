@@ -22,7 +22,7 @@ def randn(shape: Sequence[int], generator: Generators, device: Any, dtype: torch
 
 
 def plugin(name: str, default: Any = None) -> Any:
-    """What "module:name" of a family names, imported when it is first used; without the family, the `default`."""
+    """What "module:name" names in a family (a folder of minti), imported on first use; without it, the `default`."""
     module, attribute = name.split(":")
     missing = default is not None and importlib.util.find_spec(".".join(module.split(".")[:2])) is None
     return default if missing else getattr(importlib.import_module(module), attribute)

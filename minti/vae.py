@@ -44,7 +44,7 @@ class VAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(c, c, kernel_size=1)
 
     def encode(self, pixels: Tensor) -> "DiagonalGaussian":
-        """Images, (b, 3, H, W) in [-1, 1], to distributions over latents. Raises ValueError: an odd size."""
+        """Images, (b, 3, H, W) in [-1, 1], to distributions over latents. Raises ValueError: the size does not fit."""
         height, width = pixels.shape[-2:]
         if height % self.config.factor or width % self.config.factor:
             raise ValueError(f"the VAE takes sizes that are multiples of {self.config.factor}; got {height} x {width}")

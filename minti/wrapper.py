@@ -76,7 +76,7 @@ class TrainingWrapper:
             self.embedding.after_step(self.model)
 
     def begin(self, adapter: Adapter, data: Any, draw: Callable, loss: Callable, optimizer: Any, steps: int) -> Trainer:
-        """A run by these settings: see `Trainer`; `data`: the training images."""
+        """A training run with the config's settings, see `Trainer`. `data`: the training images."""
         config, generator = self.config, torch.Generator().manual_seed(self.config.seed)
         rate = config.rate or (lambda taken: 1.0)
         options = {"accumulation": config.gradient_accumulation, "max_norm": config.max_gradient_norm}
