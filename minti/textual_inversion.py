@@ -127,7 +127,7 @@ class LearnedEmbedding(Adapter):
     @torch.no_grad()
     def after_step(self, model: Any) -> None:
         """Copies the vectors into the embedding matrix, so that the model has the word without the adapter too."""
-        self.values.renorm_(2, 0, self.longest)
+        self.values.div_(F.threshold(self.values.norm(dim=1, keepdim=True) / self.longest, 1.00001, 1.0))
         weight = model.text_encoder.get_input_embeddings().weight
         weight[self.first : self.first + len(self.values)] = self.values.to(weight)
 
@@ -153,26 +153,26 @@ class MaskedEmbedding(Adapter):
         weight = self.embedding[0].weight.requires_grad_(True)
         self.before_step(model)
         yield lambda: setattr(weight, "grad", None) or weight.requires_grad_(False)
+        yield lambda: self.before is None or self.after_step(model)  # a step that was begun, and not ended
 
     @torch.no_grad()
     def before_step(self, model: Any, optimizer: Optimizer | None = None) -> None:
-        """Copies the matrix. If other words have made it longer, AdamW's state gets zeros for their rows."""
+        """Copies the matrix. If other words made it longer, AdamW's state gets zeros; if shorter, it is cut."""
         weight = self.embedding[0].weight
         self.before = weight.clone()
         state = {} if optimizer is None else optimizer.state.get(weight, {})
         for key, value in state.items():
-            if value.ndim == 2 and len(value) < len(weight):
+            if value.ndim == 2 and 1 < len(value) != len(weight):
                 state[key] = F.pad(value, (0, 0, 0, len(weight) - len(value)))
 
     @torch.no_grad()
     def after_step(self, model: Any) -> None:
         """The embedding row masking: every row but the new ones is what it was before the step."""
-        if self.before is not None:
-            rows = self.values.clone()
+        if self.before is not None and not torch.equal(self.before[self.own], self.values):  # a step was taken
+            self.before[self.own] = self.values
             self.embedding[0].weight[: len(self.before)] = self.before
-            self.values.copy_(rows)
-            self.before = None  # once: what is learned or loaded from now on is newer
-        self.values.renorm_(2, 0, self.longest)
+        self.before = None  # once: what is learned or loaded from now on is newer
+        self.values.div_(F.threshold(self.values.norm(dim=1, keepdim=True) / self.longest, 1.00001, 1.0))  # idempotent
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:
         return {"values": self.values.detach()}

@@ -68,7 +68,7 @@ class Trainer:
     def __next__(self) -> Step:
         if self.number >= self.steps:
             raise StopIteration
-        self.number += 1
+        self.number = self.completed + 1  # a step that an error has ended is taken anew
         with self.adapter.attached(self.model):
             step = self.step()
         self.completed = self.number

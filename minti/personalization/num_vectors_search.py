@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minti.model import StableDiffusion
-from minti.personalization.vocabulary import remove_word
+from minti.personalization.vocabulary import take_out
 from minti.runs.distributed import add_up
 from minti.runs.monitor import ValidationSet
 from minti.textual_inversion import Images, TextualInversionConfig, TrainingImages, TrainingWrapper, batch_loss
@@ -93,7 +93,7 @@ class NumVectorsSearch:
         """Takes the word out of the vocabulary again."""
         word = self.config.placeholder_token
         if word in self.model.learning:
-            remove_word(self.model, word)
+            take_out(self.model, word)
 
 
 @torch.no_grad()

@@ -105,7 +105,7 @@ def save_checkpoint(training: TrainingWrapper, folder: str | os.PathLike[str], k
     if trainer.completed != trainer.number:
         raise ValueError(f"the run ended in the middle of step {trainer.number}; go on with the checkpoint before")
     monitor, adapter = trainer.monitor, trainer.adapter
-    last = monitor.last if monitor else None
+    last = monitor.last if monitor and monitor.restored else None
     state: dict[str, Any] = {
         "adapter": dict(last or adapter.state_dict()),
         "optimizer": own_rows(trainer.optimizer.state_dict()["state"], adapter.own),

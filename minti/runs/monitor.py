@@ -138,7 +138,7 @@ class Monitor:
         self.loss, self.track_best = lambda batch: loss(trainer.model, batch), track_best
         self.interval = evaluation_interval(len(validation), size * trainer.accumulation * trainer.group.size)
         self.last: dict[str, Tensor] | None = None
-        self.restored = False
+        self.restored_at = -1
         self.best_step, self.first = 0, self.values() if track_best else {}
         self.best = self.first
         trainer.monitor = self
@@ -151,9 +151,11 @@ class Monitor:
         """Takes steps; in the end, and where the caller leaves the loop, the best values are restored.
         Raises TrainingError: see `runs.checks.step` and `check_values`."""
         trainer = self.trainer
+        if self.restored and not self.finished:  # after a break; with the values of the last step, not the best
+            trainer.adapter.load_state_dict(self.last)
         try:
             while not self.finished:
-                step, validation_loss, self.restored = next(trainer), None, False
+                step, validation_loss = next(trainer), None
                 if self.track_best:
                     check_values(trainer, self.first)
                 if step.step % self.interval == 0 or step.step == trainer.steps:
@@ -166,6 +168,11 @@ class Monitor:
         finally:
             if self.track_best:
                 self.restore_best()
+
+    @property
+    def restored(self) -> bool:
+        """Whether no step was taken since the best values were restored: the `last` ones are those to go on with."""
+        return self.restored_at == self.trainer.number
 
     @property
     def finished(self) -> bool:
@@ -196,7 +203,7 @@ class Monitor:
             return  # a newer run of the word is left alone, and so is a model without it
         if self.restored:
             return
-        self.last, self.restored = last, True
+        self.last, self.restored_at = last, trainer.number
         if len(self.losses) > 1 or not all(value.isfinite().all() for value in last.values()):
             trainer.adapter.load_state_dict(self.best)
             trainer.adapter.after_step(trainer.model)

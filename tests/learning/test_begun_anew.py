@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from helpers import ids_of, learning, train, wrapper
+from helpers import ids_of, learning, pictures, train, wrapper
 
 import minti
-from minti.embeddings import write_embeddings
+from minti.embeddings import read_embeddings, write_embeddings
 from minti.personalization.vocabulary import remove_word
 
 
@@ -76,3 +76,47 @@ def test_a_removed_word_is_gone_and_the_others_stay(tiny, tiny_folder, tmp_path)
     assert same_vocabulary(tiny, fresh)
     with pytest.warns(UserWarning, match="cut off: 'red dog'"):  # as whole words
         tiny.encode_prompt("a " * 14 + "red dog")
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+@pytest.mark.parametrize("form", ["new_rows", "restore"])
+def test_a_cell_with_an_own_loop_that_runs_twice(tiny, tiny_folder, form, vectors):
+    """The first word is attached still; the model says the second."""
+    first = wrapper(tiny, row_update=form, num_vectors=vectors)
+    optimizer = minti.prepare_for_textual_inversion(first)
+    second, _ = train(tiny, row_update=form, steps=3)
+    fresh = minti.StableDiffusion.from_pretrained(tiny_folder)
+    fresh.add_word("<concept>", second.embedding.values)
+    assert torch.equal(tiny.encode_prompt("a <concept>"), fresh.encode_prompt("a <concept>"))
+    with pytest.raises(minti.TrainingError, match="<concept> was removed, begun anew"):
+        optimizer.step()
+    first.detach()
+    assert torch.equal(tiny.encode_prompt("a <concept>"), fresh.encode_prompt("a <concept>"))
+
+
+@pytest.mark.parametrize("gone", ["<a>", "<b>", "<c>"])
+@pytest.mark.parametrize("form", ["new_rows", "restore"])
+def test_a_word_that_is_removed_while_others_learn(tiny, tmp_path, form, gone):
+    """The words before it learn on; the runs of those behind it, whose token ids change, are over."""
+    words = {
+        x: wrapper(tiny, placeholder_token=x, row_update=form, num_vectors=2, steps=3) for x in ("<a>", "<b>", "<c>")
+    }
+    runs = {x: minti.textual_inversion(word, pictures()) for x, word in words.items()}
+    for run in runs.values():
+        next(run)
+    learned = {x: word.embedding.values.detach().clone() for x, word in words.items()}
+    old = matrix(tiny)[: tiny.words["<a>"][0]].detach().clone()
+    remove_word(tiny, gone)
+    for x, word in words.items():
+        minti.save_embeddings(word, tmp_path / "word.safetensors")
+        assert torch.equal(read_embeddings(tmp_path / "word.safetensors")[x], learned[x])
+    for x, run in runs.items():
+        if x < gone:
+            next(run)
+            assert not torch.equal(words[x].embedding.values, learned[x])
+            learned[x] = words[x].embedding.values.detach().clone()
+        else:
+            with pytest.raises(minti.TrainingError, match=f"{x} was removed, .* this run is over"):
+                next(run)
+        assert all(torch.equal(matrix(tiny)[ids], learned[y]) for y, ids in tiny.words.items())
+        assert torch.equal(matrix(tiny)[: len(old)], old)

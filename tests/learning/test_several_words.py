@@ -172,3 +172,21 @@ def test_a_loop_of_the_same_word_that_is_left_alone(tiny, form):
     assert torch.equal(w.embedding.values, newer)
     assert torch.equal(embedding(tiny).weight[ids_of(w)], newer)
     assert_detached(tiny)
+
+
+@pytest.mark.parametrize("forms", [*itertools.product(FORMS, FORMS)])
+def test_words_that_were_prepared_before_any_was_learned(tiny, forms):
+    """And a loop whose last act was a validation loss: neither undoes what another word has learned since."""
+    a, b = (wrapper(tiny, placeholder_token=f"<{x}>", row_update=form, steps=4) for x, form in zip("ab", forms))
+    optimizers = {word: minti.prepare_for_textual_inversion(word) for word in (b, a)}
+    for _ in minti.textual_inversion(b, pictures(), optimizers[b]):
+        pass
+    learned = b.embedding.values.detach().clone()
+    monitor = minti.monitored(minti.textual_inversion(a, pictures(), optimizers[a]))
+    assert torch.equal(embedding(tiny).weight[ids_of(b)], learned)
+    monitor.interval, loop = 2, iter(monitor)
+    assert [next(loop).validation_loss is None for _ in range(2)] == [True, False]
+    write(b, torch.ones_like(learned))
+    loop.close()
+    assert torch.equal(embedding(tiny).weight[ids_of(b)], torch.ones_like(learned))
+    assert_detached(tiny)
