@@ -281,3 +281,13 @@ def test_bad_old_options(tiny, options, message):
 def test_an_unknown_option_is_refused_and_the_nearest_named(tiny, wrong, meant):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{wrong}'; did you mean {meant}\\?"):
         minti.sample(tiny, "a cat", **{wrong: 3})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["cfg", "begin"])
+def test_an_old_option_beside_the_new_one(tiny, name):
+    """Neither is dropped in silence."""
+    new = {"cfg": Conditions(tiny, refresh_every=2), "begin": ImageToImage(torch.zeros(1, 4, 8, 8), 0.5)}
+    old = {"cfg": {"guidance_interval": (0, 500)}, "begin": {"init_latents": torch.zeros(1, 4, 8, 8)}}
+    with pytest.raises(TypeError, match=f"got {name} and also {next(iter(old[name]))}"):
+        minti.sample(tiny, "a cat", num_inference_steps=2, **{name: new[name]}, **old[name])

@@ -18,7 +18,8 @@ NEW |= dict.fromkeys(("init_latents", "strength", "mask"), "begin=ImageToImage(i
 
 
 def translated(model: StableDiffusion, options: dict[str, Any], cfg: Callable, begin: Callable) -> tuple[Any, Any]:
-    """`cfg` and `begin` for `minti.sample`. Raises TypeError: an option that it never had; names the nearest."""
+    """`cfg` and `begin` for `minti.sample`. Raises TypeError: an option that it never had; names the nearest. Or
+    an old option beside the new one."""
     level = 4 if sys._getframe(2).f_code is sample_steps.__code__ else 3  # the line that called one of the two
     for name in options:
         if name not in NEW:
@@ -32,6 +33,8 @@ def translated(model: StableDiffusion, options: dict[str, Any], cfg: Callable, b
     image = {name: value for name, value in options.items() if name not in CONDITIONS}
     if image.get("init_latents") is None and image.get("mask") is not None:
         raise ValueError("a mask says which part of init_latents to sample anew; give both")
-    cfg = Conditions(model, **chosen) if chosen else cfg
     first = ImageToImage(**({"init_latents": None} | image))  # which refuses a strength out of range
-    return cfg, begin if first.init_latents is None else first
+    for name, value, old in (("cfg", cfg, chosen), ("begin", begin, first.init_latents is not None)):
+        if old and value is not signature(sample).parameters[name].default:
+            raise TypeError(f"sample() got {name} and also {', '.join(options)}, which {name} has taken the place of")
+    return Conditions(model, **chosen) if chosen else cfg, begin if first.init_latents is None else first

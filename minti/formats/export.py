@@ -40,8 +40,9 @@ def save_folder(model: StableDiffusion, folder: Path) -> None:
         for name, tensors in (networks | {"text_encoder/model": text}).items():
             # clone: safetensors writes no views, and a mapped file's tensors share its storage
             tensors = {key: tensor.detach().cpu().clone() for key, tensor in tensors.items()}
-            save_file(tensors, begun / f"{name}.safetensors", {"format": "pt"})
-        begun.chmod(0o755)
+            save_file(tensors, path := begun / f"{name}.safetensors", {"format": "pt"})
+            path.chmod((begun / DEFAULTS).stat().st_mode)  # as any new file; safetensors' own nobody else may read
+        begun.chmod(path.parent.stat().st_mode)
         os.replace(begun, folder)
     except (OSError, SafetensorError) as error:
         raise OSError(f"cannot write {folder}: {one_line(error)}") from None

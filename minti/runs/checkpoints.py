@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from minti.model import StableDiffusion
 from minti.runs.files import replacing
 from minti.runs.messages import one_line, short_repr, shortened
 from minti.training import Trainer
+from minti.utils import plugin
 from minti.wrapper import TrainingWrapper
 
 FORMAT = 3
@@ -84,7 +85,9 @@ def pixels_hash(pixels: Tensor) -> str:
 def identity(trainer: Trainer) -> dict[str, Any]:
     """What must be the same for a run to go on; it may be made longer."""
     training = trainer.training
-    facts = {key: value for key, value in asdict(training.config).items() if key not in ("steps", "max_steps")}
+    further = fields(plugin("minti.personalization.config:PersonalizationConfig"))  # without them: with their defaults
+    facts = {field.name: field.default for field in further} | asdict(training.config)
+    facts = {key: value for key, value in facts.items() if key not in ("steps", "max_steps")}
     facts |= {key: getattr(training, key) for key in ("learning_rate", "batch_size", "templates")}
     facts |= {"dtype": str(training.model.dtype), "processes": trainer.group.size}
     if "model" not in training.metadata:  # DreamBooth's was taken before the model learned

@@ -23,12 +23,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         target = Path(os.path.realpath(path))
         new = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
         new.touch(exist_ok=False)  # with the permissions that any new file gets
-        temporary = new
+        temporary, mode = new, (target if target.is_file() else new).stat().st_mode & 0o777
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        if target.is_file():
-            os.chmod(temporary, target.stat().st_mode & 0o777)
+        os.chmod(temporary, mode)  # safetensors writes a file of its own, which nobody else may read
         os.replace(temporary, target)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)

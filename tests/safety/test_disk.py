@@ -233,6 +233,20 @@ def test_a_new_file_has_the_permissions_that_any_has(tmp_path, umask, mode):
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("new.csv", "old.csv")] == [mode, 0o640]
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_words_and_models_have_the_permissions_that_any_file_has(tiny, tmp_path, umask, mode):
+    """Safetensors writes files that nobody else may read."""
+    former = os.umask(umask)
+    try:
+        write_embeddings(tmp_path / "word.safetensors", {"<a>": torch.ones(1, 48)})
+        tiny.save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(former)
+    files = [tmp_path / "word.safetensors", *(path for path in (tmp_path / "model").rglob("*") if path.is_file())]
+    assert {path.stat().st_mode & 0o777 for path in files} == {mode}
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
 def test_a_link_is_followed(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/table.csv").write_text("old")

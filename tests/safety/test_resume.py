@@ -253,3 +253,15 @@ def test_a_word_s_checkpoint_has_its_own_rows_alone(tmp_path):
     found = tensors({key: state[key] for key in ("adapter", "optimizer", "monitor")})
     assert {tuple(tensor.shape) for tensor in found} == {(2, width), ()}
     assert path.stat().st_size < 2**20
+
+
+def test_settings_at_their_defaults_are_no_other_run(tiny_folder, tmp_path):
+    """A config with further settings (`PersonalizationConfig`), all at their defaults, asks for the same run."""
+    for given in ({}, {"horizontal_flip": False, "huber": None}):
+        word = wrapper(tiny_folder, **given)
+        next(minti.textual_inversion(word, pictures()))
+        minti.save_checkpoint(word, tmp_path)
+        other = wrapper(tiny_folder, **({} if given else {"masked": False}))
+        assert type(other.config) is not type(word.config)
+        trainer = minti.textual_inversion(other, pictures(), checkpoint=minti.load_checkpoint(tmp_path))
+        assert next(trainer).step == 2
