@@ -311,7 +311,7 @@ def test_configs_that_are_refused(tiny, saved, config, message):
 
 
 def test_files_that_are_refused(tiny, theirs, saved, tmp_path):
-    tensors = {key: value.clone() for key, value in load_file(saved / WEIGHTS).items()}  # it is mapped, and written over
+    tensors = {key: value.clone() for key, value in load_file(saved / WEIGHTS).items()}  # unmapped
     lacking = {key: value for key, value in tensors.items() if key != "controlnet_mid_block.weight"}
     save_file(lacking, saved / WEIGHTS)
     with pytest.raises(ValueError, match=r"model\.safetensors lacks tensor controlnet_mid_block\.weight"):
