@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import diffusers
 import pytest
 import torch
-from diffusers.pipelines.deprecated.stable_diffusion_sag import StableDiffusionSAGPipeline
+from diffusers import StableDiffusionSAGPipeline  # wherever a version keeps it
 from helpers import PROMPTS, seeded
 
 import minti
