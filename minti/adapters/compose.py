@@ -19,15 +19,18 @@ class Compose(Adapter):
         self.name = " and ".join(adapter.name for adapter in adapters)
 
     def hooks(self, model: Any) -> Iterator[Callable[[], Any]]:
+        """Attaches one after another."""
         for adapter in self.adapters:
             stack = ExitStack()
             stack.enter_context(adapter.attached(model))
             yield stack.close
 
     def before_step(self, model: Any, optimizer: torch.optim.Optimizer) -> None:
+        """Tells each of a step that begins."""
         for adapter in self.adapters:
             adapter.before_step(model, optimizer)
 
     def after_step(self, model: Any) -> None:
+        """Tells each of a step that has ended."""
         for adapter in self.adapters:
             adapter.after_step(model)

@@ -107,6 +107,7 @@ class ControlNet(Adapter):
         self._longest: int | None = None
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
+        """Adds the ControlNet's residuals to the UNet's skips. Raises ValueError: of another architecture."""
         for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
             own, other = getattr(self.network.config, key), getattr(model.unet.config, key)
             if own != other:

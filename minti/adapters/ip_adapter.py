@@ -67,6 +67,7 @@ class IPAdapter(Adapter):
         return torch.cat([context, tokens.to(context.dtype)], dim=1)
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
+        """Gives each cross-attention a second one, to the image's tokens."""
         for own, layer in zip(self.ip_adapter.values(), cross_attentions(model.unet)):
             second = SecondAttention(self, own["to_k_ip"], own["to_v_ip"], model.tokenizer.model_max_length)
             yield layer.register_forward_pre_hook(second.take).remove

@@ -86,6 +86,7 @@ class LoRA(Adapter):
             self.add_module(path.replace(".", "-"), pair.to(model.device))  # torch allows no dots in it
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
+        """Adds each pair's output to that of its layer."""
         for pair, layer in self.beside(model):
             yield layer.register_forward_hook(partial(self._add, pair)).remove
 

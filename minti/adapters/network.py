@@ -24,6 +24,7 @@ class Network(Adapter):
                 raise ValueError(f"the network's weights are {weight.dtype}; load the model in float32 to train them")
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
+        """Lets the weights take gradients, and freezes them again."""
         for weight in self.trainable():
             weight.requires_grad_(True)
         yield self._freeze
@@ -34,6 +35,7 @@ class Network(Adapter):
             weight.grad = None
 
     def trainable(self) -> list[nn.Parameter]:
+        """All weights of the networks."""
         return [weight for network in self._networks[0].values() for weight in network.parameters()]
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:
@@ -42,6 +44,7 @@ class Network(Adapter):
         return {f"{name}.{key}": value for name, network in networks for key, value in network.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], *args: Any, **options: Any) -> None:
+        """Loads what `state_dict` gave."""
         for name, network in self._networks[0].items():
             own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
             network.load_state_dict(own)

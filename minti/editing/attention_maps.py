@@ -39,6 +39,7 @@ class AttentionMaps(Adapter):
         self._size, self._layers = (0, 0), 0
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
+        """Reads the probabilities of every cross-attention."""
         yield model.unet.register_forward_pre_hook(self._begin).remove
         layers = [layer for name, layer in model.unet.named_modules() if name.endswith(".attn2")]
         self._layers = len(layers)

@@ -62,6 +62,7 @@ class PromptToPrompt(Adapter):
         self.as_it_is = torch.equal(self.alignment, same) and bool((self.counts == 1).all())
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
+        """Replaces attention probabilities in the UNet, while it lasts."""
         self.last = model.scheduler.config.num_train_timesteps
         yield model.unet.register_forward_pre_hook(self.begin).remove
         for name, layer in model.unet.named_modules():

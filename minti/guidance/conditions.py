@@ -19,7 +19,7 @@ from minti.sampling import Network, Prompts, Scale, conditional, encoded, expand
 
 @dataclass(frozen=True)
 class Condition:
-    """A prompt's context, (b, n, d); its guidance weight, negative to lead away from it, or a function of the timestep;
+    """A prompt's context, (b, m, d); its guidance weight, negative to lead away from it, or a function of the timestep;
     and its mask, (b or 1, 1, h, w) in [0, 1], or None: everywhere."""
 
     context: Tensor

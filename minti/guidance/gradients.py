@@ -135,6 +135,7 @@ class Recurrent(Sampler):
             raise ValueError(f"{short_repr(self.sampler)} cannot repeat a step; use ddpm or ddim")
 
     def stops(self, scheduler: NoiseScheduler, num_inference_steps: int) -> list[Stop]:
+        """Those of the sampler within."""
         return make_sampler(self.sampler).stops(scheduler, num_inference_steps)
 
     def __call__(self, predict: Predict, run: Run) -> Iterator[SampleStep]:

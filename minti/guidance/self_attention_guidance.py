@@ -36,6 +36,7 @@ class SelfAttentionGuidance(Adapter):
         self._seen: dict[str, Tensor] = {}
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
+        """Reads the self-attention of the UNet's middle block."""
         self._model = model
         layer = model.unet.mid_block.attentions[0].transformer_blocks[0].attn1
         layer.around.append(self._attend)

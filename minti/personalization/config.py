@@ -9,6 +9,9 @@ from torch import Tensor
 from minti.model import StableDiffusion
 from minti.personalization.augmented_images import AugmentedImages
 from minti.personalization.losses import DiffusionLoss, weighted_loss
+from minti.runs.checks import check_range
+from minti.runs.messages import check_choice
+from minti.runs.word_checks import check_text
 from minti.textual_inversion import Batch, Images, TextualInversionConfig, TrainingImages, batch_loss
 
 
@@ -34,8 +37,17 @@ class PersonalizationConfig(TextualInversionConfig):
     min_snr: float | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        self.check_settings()
         self.rate(self.warmup_steps)  # refused now, not after the first step
+
+    def check_settings(self) -> None:
+        """Raises ValueError: a setting of another kind, or out of its range."""
+        super().__post_init__()
+        check_range(self, 0, 2**63 - 1, "warmup_steps")
+        check_range(self, 1e-12, 1e12, "max_row_norm", "huber", "min_snr")
+        check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
+        for caption in self.captions or ():
+            check_text(caption, "caption")
 
     def rate(self, taken: int) -> float:
         """Factor of the learning rate after so many steps: a linear rise, then 1, or a cosine to 0 at the last step.

@@ -26,6 +26,7 @@ from minti.formats.image_files import open_image, save_png
 from minti.model import StableDiffusion
 from minti.personalization.config import PersonalizationConfig
 from minti.runs.checkpoints import Checkpoint, fingerprint, pixels_hash, resumed
+from minti.runs.checks import check_range
 from minti.runs.distributed import add_up, rank, world_size
 from minti.runs.messages import check_choice, short_repr
 from minti.runs.monitor import Monitor, TrainingState, ValidationSet
@@ -34,7 +35,6 @@ from minti.textual_inversion import (
     Batch,
     Images,
     LearnedEmbedding,
-    TextualInversionConfig,
     TrainingImages,
     batch_loss,
 )
@@ -73,7 +73,9 @@ class DreamBoothConfig(PersonalizationConfig):
         return self.class_prompt or f"a photo of a {self.initializer_token}"
 
     def __post_init__(self) -> None:
-        TextualInversionConfig.__post_init__(self)  # a cosine may leave `steps` open: `DreamBooth` says how many
+        self.check_settings()  # but not `rate`: a cosine may leave `steps` open, and `DreamBooth` says how many
+        check_range(self, 0, 2**63 - 1, "class_pictures")
+        check_range(self, 0.0, 1e6, "prior_weight", "word_learning_rate")
         check_choice("learns", self.learns, ("network", "lora"))
         for name in ("num_vectors", "row_update", "max_steps", "max_row_norm"):
             if getattr(self, name) != PersonalizationConfig.__dataclass_fields__[name].default:

@@ -58,9 +58,7 @@ class NumVectorsSearch:
                 f"the word starts with {config.num_vectors} vectors, and {most} are the most; raise `most`"
             )
         self.model, self.config, self.most = model, config, most
-        generator = torch.Generator().manual_seed(
-            config.seed + 2
-        )  # not the draws by which a run chooses its best values
+        generator = torch.Generator().manual_seed(config.seed + 2)  # other draws than those that choose a run's best
         self.validation = ValidationSet((config.training_images or TrainingImages)(model, images), size, generator)
         self.decisions: list[Decision] = []
         self.best: TrainingWrapper | None = None

@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from torch import Tensor
 from minti.model import StableDiffusion
 from minti.runs.files import replacing
 from minti.runs.messages import one_line, short_repr, shortened
+from minti.textual_inversion import TextualInversionConfig
 from minti.training import Trainer
-from minti.utils import plugin
 from minti.wrapper import TrainingWrapper
 
 FORMAT = 3
@@ -85,8 +85,9 @@ def pixels_hash(pixels: Tensor) -> str:
 def identity(trainer: Trainer) -> dict[str, Any]:
     """What must be the same for a run to go on; it may be made longer."""
     training = trainer.training
-    further = fields(plugin("minti.personalization.config:PersonalizationConfig"))  # without them: with their defaults
-    facts = {field.name: field.default for field in further} | asdict(training.config)
+    core = {field.name for field in fields(TextualInversionConfig)}
+    settings = [(field, getattr(training.config, field.name)) for field in fields(training.config)]
+    facts = {one.name: value for one, value in settings if one.name in core or value != one.default}
     facts = {key: value for key, value in facts.items() if key not in ("steps", "max_steps")}
     facts |= {key: getattr(training, key) for key in ("learning_rate", "batch_size", "templates")}
     facts |= {"dtype": str(training.model.dtype), "processes": trainer.group.size}
@@ -193,7 +194,7 @@ def resumed(trainer: Trainer, checkpoint: Checkpoint) -> Trainer:
     was, now, state, adapter = checkpoint.identity, identity(trainer), checkpoint.state, trainer.adapter
     differ = [key for key in sorted(was.keys() | now) if was.get(key) != now.get(key)]
     if differ:
-        both = [[key, *(shortened(str(facts.get(key))) for facts in (was, now))] for key in differ[:20]]
+        both = [[key, *(shortened(str(facts.get(key, "not set"))) for facts in (was, now))] for key in differ[:20]]
         changes = "; ".join(f"{key} was {before} and is {after}" for key, before, after in both)
         raise ValueError(f"the checkpoint is of another run: {changes}. Go on with the same, or begin anew")
     if checkpoint.step > trainer.steps:

@@ -68,6 +68,7 @@ class AttentionProducts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of q, k and v; the weights are computed anew."""
         q, k, v, out = ctx.saved_tensors
         weights = attention_weights(q, k)
         d_scores = torch.addmm(-(d_out * out).sum(dim=-1, keepdim=True), d_out, v.T).mul_(weights)
