@@ -92,7 +92,7 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> Optimizer:
     model, config, word = wrapper.model, wrapper.config, wrapper.config.placeholder_token
     wrapper.detach()
     if word in model.learning:
-        plugin("minti.personalization.vocabulary:begin_anew")(wrapper)
+        plugin("minti.personalization.removal:begin_anew")(wrapper)
     check("runs.word_checks:check_new_word", wrapper)
     vectors = wrapper.initial_vectors()  # k d
     model.freeze(checkpointing=config.gradient_checkpointing)

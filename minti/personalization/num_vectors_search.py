@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minti.model import StableDiffusion
-from minti.personalization.vocabulary import take_out
+from minti.personalization.removal import take_out
 from minti.runs.distributed import add_up
 from minti.runs.monitor import ValidationSet
 from minti.textual_inversion import Images, TextualInversionConfig, TrainingImages, TrainingWrapper, batch_loss

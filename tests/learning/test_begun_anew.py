@@ -6,7 +6,7 @@ from helpers import ids_of, learning, pictures, train, wrapper
 
 import minti
 from minti.embeddings import read_embeddings, write_embeddings
-from minti.personalization.vocabulary import remove_word
+from minti.personalization.removal import remove_word
 
 
 def matrix(model):
