@@ -40,6 +40,7 @@ class StableDiffusion:
 
     def __post_init__(self) -> None:
         self.original_tokenizer: CLIPTokenizer | None = None  # from before the first word was added
+        self.words |= plugin("minti.personalization.vocabulary:words_of", lambda tokenizer: {})(self.tokenizer)
         if self.dtype == torch.bfloat16 and self.device.type == "cpu":
             plugin("minti.speed.bfloat16:accelerate")(self.unet, self.vae)
 
