@@ -16,6 +16,7 @@ import minti
 from minti.adapters.controlnet import ControlNet
 from minti.adapters.image_encoder import load_image_encoder
 from minti.adapters.ip_adapter import IPAdapter, load_ip_adapter
+from minti.editing.images import on_black
 from minti.evaluation.clip_scores import Clip
 from minti.formats.image_files import open_image
 from minti.runs import distributed
@@ -103,7 +104,7 @@ def controlnet(args: argparse.Namespace, model: minti.StableDiffusion) -> tuple[
         raise ValueError(f"--controlnet {path} needs a hint; give --hint IMAGE, too")
     if path is None and not own.is_dir():
         raise ValueError(f"--hint {args.hint} needs a ControlNet, and {args.model} has none; give --controlnet FOLDER")
-    hint = open_image(args.hint)
+    hint = on_black(open_image(args.hint, alpha=True))
     size = tuple(getattr(args, side, None) or model.resolution for side in ("height", "width"))  # not all scripts ask
     if hint.size != size[::-1]:
         was = f"{hint.height} x {hint.width}"

@@ -1,6 +1,7 @@
 """Image to image, inpainting, DDIM inversion and masks, by the files that a command line names."""
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,18 @@ HALVES = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 1, 1), "top": (0, 0, 1, 0.5)
 def where_mask(where: str, height: int, width: int) -> Image.Image:
     """A half of the image by its name, or the mask in a file, as black and white pixels, height x width."""
     if where not in HALVES:
-        return fit_mask(open_image(Path(where)), height, width)
+        return open_mask(Path(where), height, width)
     mask = Image.new("L", (width, height))
     mask.paste(255, tuple(round(part * side) for part, side in zip(HALVES[where], 2 * (width, height))))
+    return mask
+
+
+def open_mask(path: Path, height: int, width: int) -> Image.Image:
+    """The mask in a file, as black and white pixels, height x width; warns where it is all of one colour."""
+    mask = fit_mask(open_image(path, alpha=True), height, width)
+    if (least := mask.getextrema()[0]) == mask.getextrema()[1]:
+        colour, means = ("white", "everything is sampled") if least else ("black", "nothing is sampled")
+        warnings.warn(f"{path}: the mask is all {colour}, so {means}", stacklevel=2)
     return mask
 
 
@@ -44,7 +54,7 @@ class Edit:
         if args.invert:  # from there the source prompt leads back to the image; another one edits it
             self.options["latents"] = inverted_noise(model, init_latents, args.source, args.steps, strength)
         if args.mask:
-            self.mask = fit_mask(open_image(args.mask), height, width)
+            self.mask = open_mask(args.mask, height, width)
             latents = latent_mask(self.mask, model.vae.config.factor)
         self.options["begin"] = ImageToImage(init_latents, strength, latents)
 
