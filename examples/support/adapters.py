@@ -4,6 +4,7 @@ from support.command_line import finite, whole
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from minti.evaluation.clip_scores import Clip
 from minti.formats.image_files import open_image
 from minti.runs import distributed
 from minti.speed.deep_cache import DeepCache
+from minti.text import token_ids
 
 TOYBOX = Path(__file__).resolve().parents[1] / "toybox"
 # Prompts, and whether the image prompt belongs to them, to what `minti.sample` takes.
@@ -53,6 +55,19 @@ def weighted(text: str) -> tuple[Path, float]:
         return Path(text), 1.0
     path, weight = text.rsplit("=", 1)
     return Path(path), finite(weight)
+
+
+def load_words(model: minti.StableDiffusion, files: Sequence[str], prompts: Sequence[str | None]) -> None:
+    """Loads the learned words of FILE or FILE=NAME options; warns of one that none of the prompts says."""
+    for given in files:
+        path, name = (given, None) if Path(given).exists() or "=" not in given else given.rsplit("=", 1)
+        words = minti.load_embeddings(model, path, name)
+        if distributed.rank() == 0:
+            print(f"{path}: {', '.join(words)}")
+        for word in words:
+            said = (token_ids(prompt, model.tokenizer, model.words) for prompt in prompts if prompt)
+            if not any(model.words[word][0] in ids for ids in said):
+                warnings.warn(f"{path}: no prompt says {word}, so it changes nothing", stacklevel=2)
 
 
 @contextmanager
