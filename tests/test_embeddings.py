@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 import minti
 from minti import embeddings
 from minti.embeddings import write_embeddings
+from minti.personalization.removal import remove_word
 
 
 @pytest.mark.parametrize("vectors", [1, 3])
@@ -94,6 +95,24 @@ def test_words_of_other_programs(tiny, pipeline, tmp_path, form, name, vectors):
     expected = pipeline("a <word> photo", generator=torch.Generator().manual_seed(1), **options).images[0]
     got = minti.sample(tiny, "a <word> photo", generator=torch.Generator().manual_seed(1), **options)[0]
     assert got.tobytes() == expected.tobytes()
+
+
+def test_a_folder_is_no_file(tiny, tmp_path):
+    write_embeddings(tmp_path / "learned_embeds.safetensors", {"<a>": torch.ones(2, 48)})
+    for load in (minti.load_embeddings, minti.load_lora):
+        with pytest.raises(
+            OSError, match=r"(is a folder; name the file in it \(learned_embeds|no such file of a LoRA)"
+        ):
+            load(tiny, tmp_path)
+
+
+def test_adding_and_removing_a_word_draws_no_global_random_number(tiny):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    tiny.add_word("<a>", torch.ones(2, 48))
+    remove_word(tiny, "<a>")
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_words_that_do_not_fit(tiny, tmp_path):

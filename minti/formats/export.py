@@ -27,7 +27,7 @@ def save_folder(model: StableDiffusion, folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise OSError(f"{folder} is not empty; remove it, or give another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    begun = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    begun = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:50]}."))
     try:
         for name, content in configs(model).items():
             (path := begun / name).parent.mkdir(exist_ok=True)

@@ -55,11 +55,13 @@ def nothing(*_: Any) -> None:
 
 def take_out(model: StableDiffusion, placeholder: str) -> None:
     """Takes a word out of tokenizer and matrix; what has learned it, or one behind it, is told nothing."""
-    weight = model.text_encoder.get_input_embeddings().weight.detach()
+    layer = model.text_encoder.get_input_embeddings()
+    weight = layer.weight.detach()
     before, first = model.words, len(model.original_tokenizer)
     vectors = {word: weight[ids].clone() for word, ids in before.items() if word != placeholder and ids[0] >= first}
     model.tokenizer, model.words = copy.deepcopy(model.original_tokenizer), words_of(model.original_tokenizer)
-    model.text_encoder.resize_token_embeddings(first, mean_resizing=False)
+    layer.weight.data = weight[:first].clone()
+    layer.num_embeddings = model.text_encoder.config.vocab_size = first
     for word, rows in vectors.items():
         model.add_word(word, rows)
     model.learning = {word: one for word, one in model.learning.items() if model.words.get(word) == before[word]}

@@ -170,7 +170,8 @@ def prompts(prompts: Any, tokenizer: CLIPTokenizer) -> None:
         if syntax := SYNTAX.search(prompt):
             letters = "minti has no such syntax and reads it as letters"
             warnings.warn(f"the prompt holds {short_repr(syntax[0])}: {letters}", stacklevel=4)
-        for word in re.findall(r"<[^\s<>:]+>", prompt):
-            if word.lower() not in {token.lower() for token in tokenizer.get_added_vocab()}:
+        if "<" in prompt:
+            known = "|".join(map(re.escape, tokenizer.get_added_vocab()))
+            for word in re.findall(r"<[^\s<>:]+>", re.sub(known, "", prompt, flags=re.IGNORECASE)):
                 load = "load its file with load_embeddings (--embedding)"
                 warnings.warn(f"the prompt says {short_repr(word)}, no word of this model; {load}", stacklevel=4)

@@ -130,6 +130,26 @@ def test_a_mask_of_one_colour_is_told(draw, tmp_path, colour, means):
     assert said == f"warning: {tmp_path / 'mask.png'}: the mask is all {colour}, so {means}\n"
 
 
+def test_a_mask_of_another_shape_lies_on_its_image(draw, tmp_path):
+    """The left half of a wide mask is the left half of the image, as diffusers' mask processor has it."""
+    image = to_pil(pictures()[:1])[0]
+    image.save(tmp_path / "image.png")
+    mask = Image.new("L", (64, 16))
+    mask.paste(255, (0, 0, 32, 16))
+    mask.save(tmp_path / "mask.png")
+    said, drawn = draw("a cat", "--init-image", tmp_path / "image.png", "--mask", tmp_path / "mask.png")
+    columns = np.abs(np.asarray(drawn, dtype=int) - np.asarray(image, dtype=int)).max((0, 2)) > 0
+    assert said == ""
+    assert columns.tolist() == [True] * 8 + [False] * 8
+
+
+def test_an_image_whose_sides_are_cut_off_is_told(draw, tmp_path):
+    to_pil(pictures()[:1])[0].resize((32, 16)).save(tmp_path / "wide.png")
+    said, _ = draw("a cat", "--init-image", tmp_path / "wide.png")
+    assert said.startswith(f"warning: {tmp_path / 'wide.png'}: of its 32 x 16 pixels the middle is taken")
+    assert draw("a cat", "--init-image", tmp_path / "wide.png", "--width", 32, "--height", 16)[0] == ""
+
+
 @pytest.mark.parametrize("transparent", [(0, 0, 0), (255, 255, 255)])
 def test_a_hint_on_transparency_is_on_black(draw, tiny, tmp_path, transparent):
     """The same image as with the outline on black."""
