@@ -12,10 +12,10 @@ interrupted run.
 
 from support.command_line import arguments, load, make_output, run, whole, whole_or_auto
 from support.curves import plot
-from support.learning import Learning, put_aside, say
+from support.learning import Learning, say
 from support.training_options import training_options
 from support.training_page import sample, sample_page
-from support.tuning import LEARN, Tuning, check_options, tune, tuning_options
+from support.tuning import LEARN, Tuning, check_options, class_images, optimizer_of, tune, tuning_options
 
 import argparse
 import warnings
@@ -37,6 +37,7 @@ from minti.personalization.dreambooth import DreamBooth, DreamBoothConfig
 from minti.personalization.initializer_search import choose_initializer
 from minti.personalization.num_vectors_search import NumVectorsSearch
 from minti.runs import distributed
+from minti.runs.word_checks import check_new_word
 from minti.templates import TEMPLATES
 
 WORD_ONLY = ("num_vectors", "row_update", "max_steps", "max_row_norm")  # of the word, where a LoRA follows
@@ -158,6 +159,7 @@ def learn_word(
         say(str(decision))
     (learning,) = (run for run in runs if run.wrapper is search.best)
     if distributed.rank() == 0:
+        learning.begin_results()
         minti.save_embeddings(search.best, folder / "learned_embeds.safetensors")
     labels = ["1 vector", *(f"{vectors} vectors" for vectors in range(2, len(runs) + 1))]
     return learning, {label: run.states for label, run in zip(labels, runs) if run is not learning and run.states}
@@ -172,18 +174,21 @@ def learn_more(
     captions: list[str] | None,
 ) -> Tuning:
     """A LoRA, alone or together with a word that is learned first, or the network."""
-    word = None
+    learns = "network" if args.learn == "dreambooth" else "lora"
+    config, word = configured(args, DreamBoothConfig, learns=learns, captions=captions), None
+    optimizer_of(args.optimizer)  # what is wrong with the second stage is found before the first
     if args.with_word:
-        if not args.resume and distributed.rank() == 0:  # or the second stage would resume what is there
-            put_aside(folder / "checkpoints")
+        DreamBooth(model, config)
         wrapper = minti.TrainingWrapper(model, word_first(args, captions))
+        check_new_word(wrapper)
+        wrapper.initial_vectors()
+    prior = class_images(args, model, config, folder)
+    if args.with_word:
         learning = Learning(args, wrapper, folder, validate, "-word")
         learning.run(images)
         say(learning.summary())
         word = learning.wrapper
-    learns = "network" if args.learn == "dreambooth" else "lora"
-    config = configured(args, DreamBoothConfig, learns=learns, captions=captions)
-    return tune(Tuning(args, DreamBooth(model, config, word), folder, validate), images)
+    return tune(Tuning(args, DreamBooth(model, config, word), folder, validate), images, prior)
 
 
 def main() -> None:

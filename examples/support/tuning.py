@@ -4,6 +4,7 @@ from support.command_line import finite, whole
 from support.learning import Learning, put_aside, say
 
 import argparse
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,14 @@ from tqdm import tqdm
 import minti
 from minti.adapters.lora import LAYERS
 from minti.formats.image_files import open_folder
-from minti.personalization.dreambooth import DreamBooth, class_pictures, dreambooth
+from minti.personalization.dreambooth import DreamBooth, DreamBoothConfig, class_pictures, dreambooth
 from minti.runs import distributed
 from minti.runs.messages import one_line
 
 LEARN = ("word", "lora", "word+lora", "dreambooth")
 MEANT_FOR = {  # options by the name of their setting -> the ways of learning that they are for
-    **dict.fromkeys(("max_row_norm", "row_update"), ("word", "word+lora")),
+    "row_update": ("word",),  # a word learns along with a LoRA by new_rows only
+    "max_row_norm": ("word", "word+lora"),
     **dict.fromkeys(("rank", "alpha", "layers"), ("lora", "word+lora")),
     "word_learning_rate": ("word+lora",),
     **dict.fromkeys(("class_prompt", "class_pictures", "class_images", "prior_weight"), LEARN[1:]),
@@ -67,26 +69,28 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             parser.error(f"--{option} means nothing for --learn {args.learn}; it goes with --learn {' or '.join(ways)}")
 
 
+def class_images(
+    args: argparse.Namespace, model: minti.StableDiffusion, config: DreamBoothConfig, folder: Path
+) -> list[Image.Image]:
+    """Those that the arguments name, or sampled ones, which the output folder keeps."""
+    if not config.prior_weight:
+        return []
+    if args.class_images:
+        return open_folder(args.class_images)
+    count = config.class_pictures or model.defaults.class_pictures
+    with tqdm(total=count, desc="class images", disable=args.quiet or None) as bar:
+        return class_pictures(model, config, folder / "class-pictures", bar.update)
+
+
 class Tuning(Learning):
-    """A run of DreamBooth, of the network or a LoRA."""
+    """A run of DreamBooth, of the network or a LoRA, with `prior`, the class images."""
 
     wrapper: DreamBooth
+    prior: list[Image.Image]
 
     def steps(self, images: list[Image.Image]) -> Iterator[minti.TrainingState]:
-        """The class images, unless they are there, and then the steps of the run."""
-        optimizer = optimizer_of(self.args.optimizer)
-        return dreambooth(self.wrapper, images, self.class_images(), self.checkpoint, optimizer)
-
-    def class_images(self) -> list[Image.Image]:
-        """Those that the arguments name, or sampled ones, which the output folder keeps."""
-        config = self.wrapper.config
-        if not config.prior_weight:
-            return []
-        if self.args.class_images:
-            return open_folder(self.args.class_images)
-        count = config.class_pictures or self.wrapper.model.defaults.class_pictures
-        with tqdm(total=count, desc="class images", disable=self.args.quiet or None) as bar:
-            return class_pictures(self.wrapper.model, config, self.folder / "class-pictures", bar.update)
+        """The steps of the run."""
+        return dreambooth(self.wrapper, images, self.prior, self.checkpoint, optimizer_of(self.args.optimizer))
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -111,9 +115,14 @@ class Tuning(Learning):
         if distributed.rank() > 0 or not self.improved:
             return
         if self.wrapper.lora is None:
-            put_aside(self.folder / "model", "model", "")
-            self.wrapper.model.save_pretrained(self.folder / "model")
+            self.begin()
+            new = self.folder / "model-new"
+            shutil.rmtree(new, ignore_errors=True)  # of a run that was killed while it wrote this
+            self.wrapper.model.save_pretrained(new)
+            put_aside([self.folder / "model"])
+            new.rename(self.folder / "model")
             return
+        self.begin_results()
         minti.save_lora(self.wrapper.lora, self.folder / "lora.safetensors")
         if self.wrapper.word:
             minti.save_embeddings(self.wrapper.word, self.folder / "learned_embeds.safetensors")
@@ -139,8 +148,9 @@ def optimizer_of(name: str) -> Callable[..., torch.optim.Optimizer]:
     return AdamW8bit
 
 
-def tune(learning: Tuning, images: list[Image.Image]) -> Tuning:
-    """Runs it to its end, and saves the result."""
+def tune(learning: Tuning, images: list[Image.Image], prior: list[Image.Image]) -> Tuning:
+    """Runs it to its end, with class images, and saves the result."""
+    learning.prior = prior
     if learning.wrapper.lora is None:  # a whole network's checkpoint is enough, and large
         learning.keep, learning.saves_early = 1, False
     learning.run(images)
