@@ -10,9 +10,10 @@ model), page.png (sampled images), curves.png and losses.csv; and checkpoints/, 
 interrupted run.
 """
 
-from support.command_line import arguments, load, make_output, run, whole, whole_or_auto
+from support.command_line import arguments, load, make_output, run, whole
 from support.curves import plot
 from support.learning import Learning, say
+from support.option_types import filled, whole_or_auto
 from support.training_options import training_options
 from support.training_page import sample, sample_page
 from support.tuning import LEARN, Tuning, check_options, class_images, optimizer_of, tune, tuning_options
@@ -53,16 +54,16 @@ def parse() -> argparse.Namespace:
     what.add_argument("--images", type=Path, help="a folder with your own images, three to ten, instead")
     learn_help = "a new word, a LoRA, a word first and then both together, or the whole network (DreamBooth)"
     what.add_argument("--learn", choices=LEARN, default="word", help=learn_help)
-    word = {"dest": "placeholder_token", "metavar": "WORD"}
+    word = {"dest": "placeholder_token", "metavar": "WORD", "type": filled}
     word_help = "the new word; for lora and dreambooth a rare one that exists; default: <concept>, or sks"
     what.add_argument("--placeholder", help=word_help, **word)
-    known = {"dest": "initializer_token", "metavar": "WORD"}
+    known = {"dest": "initializer_token", "metavar": "WORD", "type": filled}
     known_help = (
         "initializer token: a known word or phrase ('yellow moon') that says roughly what the images show; 'auto' "
         "searches the vocabulary for it (some 700 forward passes), 'random' starts from random vectors; default: the "
         "model's own, 'toy' for the toybox, else 'object'"
     )
-    what.add_argument("--initializer", default="", help=known_help, **known)
+    what.add_argument("--initializer", help=known_help, **known)
     vectors = {"dest": "num_vectors", "metavar": "N"}
     vectors_help = "embedding vectors of the new word; 'auto' adds one after another while the validation loss falls"
     what.add_argument("--vectors", type=whole_or_auto(1), default=1, help=vectors_help, **vectors)
@@ -99,7 +100,7 @@ def parse() -> argparse.Namespace:
         args.dtype = "float32"  # small steps round to none in half precision
     if args.grow and args.learn != "word":
         parser.error("--vectors auto goes with --learn word alone")
-    args.initializer_token = None if args.initializer_token == "random" else args.initializer_token
+    args.initializer_token = {None: "", "random": None}.get(args.initializer_token, args.initializer_token)
     if wrong := [prompt for prompt in args.prompts or () if "{}" not in prompt]:
         parser.error(f"the prompt {wrong[0]!r} has no {{}} where the word goes")
     return args

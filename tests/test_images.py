@@ -59,7 +59,7 @@ def test_sixteen_bits_are_scaled(tmp_path):
 
 
 def test_bad_files_are_named(tmp_path):
-    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "text.png").write_text("not an image", encoding="utf-8")
     with pytest.raises(ValueError, match=r"text\.png is not an image"):
         open_image(tmp_path / "text.png")
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
@@ -82,7 +82,7 @@ def test_folders(tmp_path):
         Image.new("RGB", (9, 9), "red" if name == "b.png" else "lime").save(
             tmp_path / name, format="PNG" if name.endswith("png") else "JPEG"
         )
-    (tmp_path / "notes.txt").write_text("no image, and none by its name")
+    (tmp_path / "notes.txt").write_text("no image, and none by its name", encoding="utf-8")
     with pytest.warns(UserWarning, match=r"notes\.txt is not an image by its name"):
         opened = open_folder(tmp_path)
     assert [image.getpixel((4, 4))[0] > 128 for image in opened] == [False, True]

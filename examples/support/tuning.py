@@ -2,6 +2,7 @@
 
 from support.command_line import finite, whole
 from support.learning import Learning, put_aside, say
+from support.option_types import filled
 
 import argparse
 import shutil
@@ -34,9 +35,8 @@ MEANT_FOR = {  # options by the name of their setting -> the ways of learning th
 def tuning_options(parser: argparse.ArgumentParser) -> None:
     """Options under the names of `DreamBoothConfig`, None where they are not given."""
     more = parser.add_argument_group("LoRA and DreamBooth")
-    more.add_argument(
-        "--class-prompt", metavar="PROMPT", help="of the class images; default: a photo of a ..., with the initializer"
-    )
+    prompt_help = "of the class images; default: a photo of a ..., with the initializer"
+    more.add_argument("--class-prompt", type=filled, metavar="PROMPT", help=prompt_help)
     more.add_argument(
         "--num-class-images",
         dest="class_pictures",

@@ -70,7 +70,7 @@ class DreamBoothConfig(PersonalizationConfig):
     @property
     def prior_prompt(self) -> str:
         """What the class images show."""
-        return self.class_prompt or f"a photo of a {self.initializer_token}"
+        return f"a photo of a {self.initializer_token}" if self.class_prompt is None else self.class_prompt
 
     def __post_init__(self) -> None:
         self.check_settings()  # but not `rate`: a cosine may leave `steps` open, and `DreamBooth` says how many

@@ -42,6 +42,8 @@ def config(settings: Any) -> None:
     if settings.templates is not None:
         check_templates(settings.templates)
     check_text(settings.placeholder_token, "placeholder token")
+    if not settings.placeholder_token.strip():
+        raise ValueError(f"placeholder token {short_repr(settings.placeholder_token)} is empty; choose one word")
 
 
 def step(trainer: Trainer, loss: float, norm: float, batches: Sequence[Any]) -> None:

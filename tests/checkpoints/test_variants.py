@@ -39,7 +39,7 @@ def test_shards_as_diffusers_writes_them(folder, tiny, tiny_folder):
     (folder / "unet" / f"{NETWORK}.safetensors").unlink()
     unet.save_pretrained(folder / "unet", max_shard_size="500KB")
     index = folder / "unet" / f"{NETWORK}.safetensors.index.json"
-    assert len(set(json.loads(index.read_text())["weight_map"].values())) > 2
+    assert len(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())) > 2
     assert_same(minti.StableDiffusion.from_pretrained(folder), tiny)
 
     shard = sorted((folder / "unet").glob("*-00002-*"))[0]
@@ -50,6 +50,6 @@ def test_shards_as_diffusers_writes_them(folder, tiny, tiny_folder):
     shard.unlink()
     with pytest.raises(FileNotFoundError, match=re.escape(f"{shard} is missing")):
         minti.StableDiffusion.from_pretrained(folder)
-    index.write_text(json.dumps({"weight_map": {"conv_in.weight": "../../elsewhere.safetensors"}}))
+    index.write_text(json.dumps({"weight_map": {"conv_in.weight": "../../elsewhere.safetensors"}}), encoding="utf-8")
     with pytest.raises(ValueError, match="not a file beside it"):
         minti.StableDiffusion.from_pretrained(folder)

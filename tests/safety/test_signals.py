@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the step is finished, the state saved, and it is said how to go on; a second one ends at once."""
+"""Ctrl-C, SIGTERM, SIGHUP: the step is finished, the state saved, and it is said how to go on; twice ends at once."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ LIGHT = {"draw_concepts.py"}  # imports nothing that takes a while
 SCRIPTS = [
     str(path.relative_to(EXAMPLES))
     for path in sorted([*EXAMPLES.glob("*.py"), *EXAMPLES.glob("toybox/*.py")])
-    if "__main__" in path.read_text() and path.name not in LIGHT
+    if "__main__" in path.read_text(encoding="utf-8") and path.name not in LIGHT
 ]
 NOTED = "\nstopping after this step; once more to stop at once\n"
 
@@ -110,7 +110,8 @@ def test_ctrl_c_during_the_imports(tmp_path, script):
         "        if name == 'torch':\n"
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "            time.sleep(60)\n"
-        "sys.meta_path.insert(0, Finder)\n"
+        "sys.meta_path.insert(0, Finder)\n",
+        encoding="utf-8",
     )
     done = subprocess.run(
         [sys.executable, EXAMPLES / script, "--help"], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
