@@ -177,7 +177,7 @@ class Learning:
         return (
             f"nothing was learned, and no word is written: with {initial} the validation loss was {first:.4f}, and in "
             f"{trainer.completed} steps it was never lower (best {min(others):.4f}); try more steps, larger batches or "
-            "a lower learning rate"
+            f"a lower learning rate (it is {self.wrapper.learning_rate:g})"
         )
 
 
