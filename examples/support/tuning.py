@@ -131,9 +131,10 @@ class Tuning(Learning):
         """What was learned, in a sentence."""
         trainer, monitor = self.wrapper.trainer, self.wrapper.trainer.monitor
         numbers = sum(weight.numel() for weight in self.wrapper.adapter.trainable())
-        higher = f"; it is higher now: try a lower learning rate (it is {self.wrapper.learning_rate:g})"
+        rate, learned = self.wrapper.learning_rate, self.wrapper.subject if self.wrapper.named else "from the captions"
+        higher = f"; it is higher now: try a lower learning rate (it is {rate:g})"
         return (
-            f"learned {self.wrapper.subject} in {trainer.completed} steps with {numbers:,} parameters; validation loss "
+            f"learned {learned} in {trainer.completed} steps with {numbers:,} parameters; validation loss "
             f"{monitor.losses[-1]:.4f} (before {monitor.losses[0]:.4f}, empty prompt {monitor.empty_loss:.4f})"
             + (higher if monitor.losses[-1] > monitor.losses[0] else "")
         )

@@ -111,3 +111,15 @@ def test_masks_and_captions_from_the_command_line(tmp_path):
     facts = minti.load_checkpoint(tmp_path / "out/checkpoints").identity
     assert facts["captions"] == ["a {}", "a {}"]
     assert (facts["masked"], facts["min_snr"], facts["huber"]) == (True, 5.0, 0.5)
+
+
+def test_captions_without_the_word(tmp_path):
+    """The run is told of, and claims nothing of the word."""
+    pictures = folder_of_images(tmp_path / "pictures")
+    for path in pictures.glob("*.txt"):
+        path.write_text("a red star", encoding="utf-8")
+    options = ("--learn", "lora", "--captions", "--prior-weight", 0, "--steps", 1, "--batch-size", 1, *LITTLE)
+    done = script_inside("train.py", "--images", pictures, *options, "--output", tmp_path / "out")
+    assert "warning: no caption says sks toy" in done.stderr
+    assert "learned from the captions in 1 steps" in done.stdout
+    assert "learned sks toy" not in done.stdout
