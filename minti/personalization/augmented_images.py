@@ -81,7 +81,7 @@ def open_captions(folder: str | os.PathLike[str]) -> list[str]:
     for path in files:
         path = path.with_suffix(".txt")
         try:
-            captions.append(" ".join(path.read_text(encoding="utf-8").split()))
+            captions.append(" ".join(path.read_text(encoding="utf-8-sig").split()))
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read ({one_line(error)}); every image needs a caption") from None
     return captions

@@ -10,7 +10,7 @@ from running import ROOT, script_inside
 from exercise import make_notebook
 from exercise.grader import progress
 from exercise.grader.part import difference
-from exercise.grader.submission import judged
+from exercise.grader.submission import functions, judged
 
 CHECK = "exercise/check.py"
 LINE = "    return torch.cumprod(1 - betas, dim=0)"
@@ -33,6 +33,12 @@ def test_what_is_wrong_with_a_file_is_said_in_a_line(source, says, tmp_path):
     (tmp_path / "01_schedule.py").write_text(source, encoding="utf-8")
     first, _ = judged(tmp_path, "schedule")
     assert first.state == "error" and says in first.says and "\n" not in first.says
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    """As editors on Windows write it, and as Python runs it."""
+    (tmp_path / "01_schedule.py").write_text("def add_noise(*x):\n    return None\n", encoding="utf-8-sig")
+    assert functions(tmp_path / "01_schedule.py")["add_noise"](1) is None
 
 
 @pytest.mark.slow

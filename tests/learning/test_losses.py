@@ -156,3 +156,10 @@ def test_captions_from_files(tmp_path, recwarn):
     (tmp_path / "c.txt").write_text("a cat", encoding="utf-8")
     with pytest.raises(ValueError, match=r"c\.txt is a caption without its image"):
         open_captions(tmp_path)
+
+
+def test_captions_as_windows_writes_them(tmp_path):
+    """UTF-8 with a byte-order mark, and two characters at the end of a line."""
+    cut_out().save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa caf\xc3\xa9 {}\r\n")
+    assert open_captions(tmp_path) == ["a café {}"]
