@@ -7,7 +7,7 @@
 
 Writes to outputs/NAME/: learned_embeds.safetensors (the word), lora.safetensors or model/ (the LoRA or the fine-tuned
 model), page.png (sampled images), curves.png and losses.csv; and checkpoints/, from which --resume continues an
-interrupted run.
+interrupted run. Without --resume, an earlier run's are put aside: checkpoints-before, losses-before-2.csv, ...
 """
 
 from support.command_line import arguments, load, make_output, run, whole

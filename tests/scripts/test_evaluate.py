@@ -152,6 +152,9 @@ def test_everything_from_images(monkeypatch, tmp_path):
     for picture in (tmp_path / "a/pictures").iterdir():
         assert picture.read_bytes() == (tmp_path / "b/pictures" / picture.name).read_bytes()
     minti.load_embeddings(minti.StableDiffusion.from_pretrained(), tmp_path / "a/word-1/learned_embeds.safetensors")
+    before = (tmp_path / "b/word-1/learned_embeds.safetensors").read_bytes()
+    call(monkeypatch, *options, "--learning-steps", 1, "--sections", "--output", tmp_path / "b")
+    assert (tmp_path / "b/word-1/learned_embeds-before.safetensors").read_bytes() == before
     check_report(tmp_path / "a/report.html", 20)
 
 

@@ -92,6 +92,9 @@ def test_the_scripts(tmp_path):
     script_inside("toybox/train_controlnet.py", *args, "--output", tmp_path / "control")
     (row,) = csv.DictReader((tmp_path / "control/progress.csv").open(encoding="utf-8"))
     assert row["step"] == "2" and 0 <= float(row["overlap"]) <= 1
+    first = (tmp_path / "control/diffusion_pytorch_model.safetensors").read_bytes()
+    script_inside("toybox/train_controlnet.py", *args, "--seed", 1, "--output", tmp_path / "control")
+    assert (tmp_path / "control/diffusion_pytorch_model-before.safetensors").read_bytes() == first
     how = ("--controlnet", tmp_path / "control", "--count", 2, "--steps", 2, "--quiet", "--output", tmp_path / "out")
     done = script_inside("toybox/evaluate_controlnet.py", *how)
     assert done.stdout.count("\n| ") == 5
