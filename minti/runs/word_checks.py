@@ -82,6 +82,7 @@ def check_new_word(wrapper: Any) -> None:
         raise ValueError(f"row_update='restore' trains the embedding matrix itself, which is {dtype}; {mend}")
     placeholder, length = config.placeholder_token, wrapper.model.tokenizer.model_max_length
     tokenizer, ids = tokenizer_with(wrapper.model.tokenizer, placeholder, config.num_vectors)
+    warn_of_broken_words(wrapper, tokenizer)
     for prompt in wrapper.prompts:
         found = token_ids(prompt, tokenizer, wrapper.model.words | {placeholder: ids})
         if not set(ids) <= set(found):
@@ -175,3 +176,17 @@ def prompts(prompts: Any, tokenizer: CLIPTokenizer) -> None:
             for word in re.findall(r"<[^\s<>:]+>", re.sub(known, "", prompt, flags=re.IGNORECASE)):
                 load = "load its file with load_embeddings (--embedding)"
                 warnings.warn(f"the prompt says {short_repr(word)}, no word of this model; {load}", stacklevel=4)
+
+
+def warn_of_broken_words(wrapper: Any, tokenizer: CLIPTokenizer) -> None:
+    """Warns of other words in the training prompts that `tokenizer`, which has the placeholder, cuts to pieces because
+    it stands in them: with "oto", "photo" is p h oto."""
+    placeholder, broken = wrapper.config.placeholder_token, []
+    said = {word for prompt in wrapper.config.captions or wrapper.templates for word in prompt.split()}
+    for word in sorted(said):
+        whole, pieces = (one.tokenize(word) for one in (wrapper.model.tokenizer, tokenizer))
+        if whole != pieces and not re.search(rf"(?<!\w){re.escape(placeholder)}(?!\w)", word, re.IGNORECASE):
+            broken.append(f"{word} (becomes {' '.join(pieces).replace('</w>', '')})")
+    if broken:
+        what = f"the placeholder {placeholder} stands in other words of the training prompts: {', '.join(broken)}"
+        warnings.warn(f"{shortened(what, 300)}; choose one that does not, such as '<{placeholder}>'", stacklevel=2)

@@ -315,8 +315,8 @@ def test_a_controlnet_of_another_model(tiny, saved):
 
 
 def spoiled(folder, **config):
-    content = json.loads((folder / "config.json").read_text()) | config
-    (folder / "config.json").write_text(json.dumps(content))
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8")) | config
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 

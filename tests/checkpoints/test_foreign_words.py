@@ -74,8 +74,10 @@ def test_a_file_is_read_by_what_it_holds(tmp_path, name):
 
 def test_what_was_fetched_in_place_of_the_file_is_named(tiny, tmp_path):
     pointer, page = tmp_path / "cat.safetensors", tmp_path / "dog.pt"
-    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 3840\n")
-    page.write_text("\n<!DOCTYPE html><html><body>Sign in</body></html>")
+    pointer.write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 3840\n", encoding="utf-8"
+    )
+    page.write_text("\n<!DOCTYPE html><html><body>Sign in</body></html>", encoding="utf-8")
     for load in (minti.load_embeddings, minti.load_lora):
         with pytest.raises(ValueError, match=r"cat.safetensors is a git-lfs pointer, not the file itself; fetch"):
             load(tiny, pointer)

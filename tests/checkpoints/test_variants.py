@@ -47,7 +47,9 @@ def test_a_folder_of_pickles(folder, tiny):
     with pytest.warns(UserWarning, match=r"text_encoder: taking pytorch_model\.bin, for there are no other weights"):
         model = minti.StableDiffusion.from_pretrained(folder)
     assert_same(model, tiny)
-    (folder / "vae" / "diffusion_pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (folder / "vae" / "diffusion_pytorch_model.bin").write_text(
+        "version https://git-lfs.github.com/spec/v1\n", encoding="utf-8"
+    )
     with pytest.raises(ValueError, match=r"diffusion_pytorch_model.bin is a git-lfs pointer"):
         minti.StableDiffusion.from_pretrained(folder)
 
@@ -57,7 +59,7 @@ def test_shards_as_diffusers_writes_them(folder, tiny, tiny_folder):
     (folder / "unet" / f"{NETWORK}.safetensors").unlink()
     unet.save_pretrained(folder / "unet", max_shard_size="500KB")
     index = folder / "unet" / f"{NETWORK}.safetensors.index.json"
-    assert len(set(json.loads(index.read_text())["weight_map"].values())) > 2
+    assert len(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())) > 2
     assert_same(minti.StableDiffusion.from_pretrained(folder), tiny)
 
     shard = sorted((folder / "unet").glob("*-00002-*"))[0]
@@ -68,6 +70,6 @@ def test_shards_as_diffusers_writes_them(folder, tiny, tiny_folder):
     shard.unlink()
     with pytest.raises(FileNotFoundError, match=re.escape(f"{shard} is missing")):
         minti.StableDiffusion.from_pretrained(folder)
-    index.write_text(json.dumps({"weight_map": {"conv_in.weight": "../../elsewhere.safetensors"}}))
+    index.write_text(json.dumps({"weight_map": {"conv_in.weight": "../../elsewhere.safetensors"}}), encoding="utf-8")
     with pytest.raises(ValueError, match="not a file beside it"):
         minti.StableDiffusion.from_pretrained(folder)

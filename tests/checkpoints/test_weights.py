@@ -47,9 +47,9 @@ def test_the_release_s_older_names_load(folder, tiny):
 
     edit(folder / "vae" / NETWORK, rename_vae)
     edit(folder / "text_encoder/model.safetensors", rename_text)
-    config = json.loads((folder / "vae/config.json").read_text())
+    config = json.loads((folder / "vae/config.json").read_text(encoding="utf-8"))
     del config["scaling_factor"]
-    (folder / "vae/config.json").write_text(json.dumps(config))
+    (folder / "vae/config.json").write_text(json.dumps(config), encoding="utf-8")
 
     model = minti.StableDiffusion.from_pretrained(folder)
     expected = state(tiny)
@@ -146,7 +146,7 @@ def test_damaged_files_are_named(folder):
         with pytest.raises(ValueError, match="not a whole safetensors file"):
             minti.StableDiffusion.from_pretrained(folder)
     path.write_bytes(whole)
-    (folder / "vae/config.json").write_text("{")
+    (folder / "vae/config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"vae/config\.json is not valid JSON"):
         minti.StableDiffusion.from_pretrained(folder)
 
@@ -169,7 +169,7 @@ def test_no_folder(tmp_path):
 )
 def test_other_architectures_are_refused_by_name(folder, part, change, message):
     path = folder / part / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(ValueError, match=message) as caught:
         minti.StableDiffusion.from_pretrained(folder)
     assert "\n" not in str(caught.value)
