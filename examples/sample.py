@@ -178,6 +178,10 @@ def main() -> None:
     folder = make_output(args.output)
     model = load(args)
     adapters.load_words(model, args.embedding, [*args.prompts, *args.extra_prompt, args.negative_prompt, args.source])
+    first = args.sampler.stops(model.scheduler, args.steps)[0].timestep
+    if not args.init_image and first < model.scheduler.config.num_train_timesteps / 4:
+        what = f"this sampler begins at timestep {first:g}, where hardly any noise is removed"
+        warnings.warn(f"--steps {args.steps}: {what}; take more, or --sampler dpm-solver++", stacklevel=2)
 
     # Every prompt gets the same noises, so that the columns of the grid can be compared.
     jobs = [(prompt, i) for prompt in args.prompts for i in range(args.num_images)]
