@@ -62,6 +62,8 @@ def test_a_placeholder_that_the_model_lacks(draw, word):
     [
         ("a (red:1.4) cat", "(red:1.4)"),
         ("a ((red)) cat", "((red))"),
+        (r"a (cat \(pet\):1.2)", r"(cat \\(pet\\):1.2)"),
+        ("a (cat (red) b:1.2 )", "(cat (red) b:1.2 )"),
         ("a [cat]", "[cat]"),
         ("a [cat:dog:0.5]", "[cat:dog:0.5]"),
         ("a cat <lora:thing_v2:0.8>", "<lora:thing_v2:0.8>"),
@@ -75,7 +77,10 @@ def test_the_syntax_of_other_programs(tiny, prompt, part):
     assert [f"'{part}'" in message for message in messages] == [True]
 
 
-@pytest.mark.parametrize("prompt", ["a cat (red)", "a cat, 3:4, daybreak", "3 < 4", "a 'cat': red", "a cat :)", ""])
+@pytest.mark.parametrize(
+    "prompt",
+    ["a cat (red)", "a cat, 3:4, daybreak", "3 < 4", "a 'cat': red", "a cat :)", "", "a <-> b", "I <3 it", "</br>"],
+)
 def test_plain_text_is_not_taken_for_syntax(tiny, prompt):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
