@@ -7,6 +7,7 @@ import shutil
 import diffusers
 import pytest
 import torch
+from helpers import assert_same
 from safetensors.torch import load_file, save_file
 
 import minti
@@ -74,6 +75,13 @@ def test_the_text_encoder_opens_with_both_kinds_of_names(folder, pipeline, level
     assert all(torch.equal(value, expected[key]) for key, value in ours.state_dict().items())
     ids = torch.arange(16)[None]
     assert torch.equal(ours(ids).last_hidden_state, theirs(ids).last_hidden_state)
+
+
+def test_configs_with_a_byte_order_mark(folder, tiny):
+    """As editors of Windows save them."""
+    for path in [*folder.glob("*/config.json"), folder / "scheduler" / "scheduler_config.json"]:
+        path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert_same(minti.StableDiffusion.from_pretrained(folder), tiny)
 
 
 def test_dtype_and_frozen_and_nothing_left_on_meta(tiny_folder):
