@@ -191,7 +191,7 @@ def test_scripts_write_into_their_folder_and_ask_for_no_network(whole, workshop,
     torch.save({"../../y": torch.ones(1, 48)}, tmp_path / "word.pt")
     words = ("--embedding", whole / "learned_embeds.safetensors", "--embedding", tmp_path / "word.pt")
     out = tmp_path / "a/b"
-    options = ("--model", tiny_folder, "--steps", 1, "--num-images", 1, "--output", out)
+    options = ("--model", tiny_folder, "--steps", 2, "--num-images", 1, "--output", out)
     code, process = workshop.run("sample.py", "a ../../<a/b> ../../y", *words, *options, faults=[("no_network",)])
     assert (code, process.stderr) == (0, "")
     assert {path.name for path in tmp_path.iterdir()} == {"a", "word.pt"}
