@@ -46,24 +46,25 @@ class Frozen(torch.autograd.Function):
 
 
 class Prepared:
-    """A layer's weights as a faster `forward` uses them, made when they are first needed, and again when they have
-    changed."""
+    """A layer's weights as a faster `forward` uses them, made at its first call, and again when they change."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d):
-        self.layer, self.direct, self._made = layer, layer.forward, {}
+        self.layer, self.direct = layer, layer.forward
+        self._made: dict[str, tuple[Tensor, tuple, Any]] = {}
 
     def fits(self, x: Tensor) -> bool:
         """Whether the layer is frozen, and it and x are in float32 on a CPU."""
         frozen = not any(weight.requires_grad for weight in self.layer.parameters())
         return frozen and x.dtype == self.layer.weight.dtype == torch.float32 and x.device.type == "cpu"
 
-    def made(self, key: Any, make: Callable[[Tensor], Any]) -> Any:
-        """make(weight), kept under its key for as long as the weight stays the same."""
+    def made(self, name: str, make: Callable[..., Any], *options: Any) -> Any:
+        """make(weight, *options), kept under its name for as long as weight and options stay the same."""
         weight = self.layer.weight.detach()
-        version = weight.data_ptr(), self.layer.weight._version
-        if key not in self._made or self._made[key][0] != version:
-            self._made[key] = version, make(weight)
-        return self._made[key][1]
+        state = weight.data_ptr(), self.layer.weight._version, *options
+        if name not in self._made or self._made[name][1] != state:
+            # The weight is held, so that no other comes to lie where it lies.
+            self._made[name] = weight, state, make(weight, *options)
+        return self._made[name][2]
 
 
 class LinearForward(Prepared):
@@ -95,13 +96,19 @@ def replaced(layer: nn.Module, forward: Map) -> Callable[[], None]:
 class Packed(Adapter):
     """Packs the weights of linear layers and 1 × 1 convolutions of UNet and VAE; those take their memory once more, and
     twice where a gradient flows through them. Trainable layers, and other numbers than float32 on a CPU, are left as
-    they are."""
+    they are.
+
+    least: the number of a layer's weights below which it is left as it is."""
 
     name = "Packed"
+
+    def __init__(self, least: int = LEAST):
+        super().__init__()
+        self.least = least
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
         """Replaces the layers' `forward`."""
         for layer in (*model.unet.modules(), *model.vae.modules()):
             linear = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
-            if linear and layer.weight.numel() >= LEAST:
+            if linear and layer.weight.numel() >= self.least:
                 yield replaced(layer, LinearForward(layer))
