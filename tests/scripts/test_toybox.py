@@ -37,6 +37,8 @@ TRAINED_LATER = (
     "controlnet/diffusion_pytorch_model.safetensors",
     "evaluation/noisy_judge.safetensors",
     "ip_adapter/ip_adapter.safetensors",
+    "tiny_decoder/config.json",
+    "tiny_decoder/diffusion_pytorch_model.safetensors",
 )
 # Keys that say what diffusers and transformers take for granted.
 UNSAID = {"act_fn", "sample_size", "architectures", "projection_dim", "trained_betas"}
