@@ -53,10 +53,10 @@ def convolve(x: Tensor, weights: list[Tensor], m: int, bias: Tensor | None = Non
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, across * m + 1 - w, 1, down * m + 1 - h))  # b H W c
     out = x.new_empty(b, down * m, across * m, c_out)
     rows = max(1, CHUNK // (n * n * (c + c_out) * b * across * x.element_size()))
-    sb, sh, sw, _ = padded.stride()
+    sb, sh, sw, sc = padded.stride()
     for top in range(0, down, rows):
         k = min(rows, down - top)
-        tiles = padded.as_strided((n, n, b, k, across, c), (sh, sw, sb, m * sh, m * sw, 1), top * m * sh)
+        tiles = padded.as_strided((n, n, b, k, across, c), (sh, sw, sb, m * sh, m * sw, sc), top * m * sh)
         d = tiles.reshape(n, n, -1)
         d = (B @ (B @ d).transpose(0, 1)).view(n * n, -1, c)  # Bᵀ d B, transposed: n² tiles c
         y = torch.stack([product(*pair) for pair in zip(d, weights)]).view(n, n, -1)

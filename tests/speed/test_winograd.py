@@ -1,5 +1,7 @@
 """Winograd's convolutions and packed products: exactness against torch's in float64, gradients, and what they leave."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,8 +21,8 @@ def draw(*shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, generator=seeded(seed), dtype=torch.float64).to(dtype)
 
 
-def both(model):
-    """Both adapters on every layer, whatever its size."""
+def both():
+    """Both adapters, on every layer whatever its size."""
     return [Packed(least=1), Winograd(ALL[4])]
 
 
@@ -42,7 +44,8 @@ def test_it_is_the_convolution(m, batch, size, chunk, monkeypatch):
     monkeypatch.setattr(winograd, "CHUNK", chunk)
     x, weight, bias = draw(batch, 5, *size), draw(6, 5, 3, 3, seed=1), draw(6, seed=2)
     expected = F.conv2d(x, weight, bias, padding=1)
-    torch.testing.assert_close(convolve(x, transformed(weight, m), m, bias), expected, rtol=1e-11, atol=1e-11)
+    for given in (x, x.contiguous(memory_format=torch.channels_last)):
+        torch.testing.assert_close(convolve(given, transformed(weight, m), m, bias), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize(("m", "times"), [(2, 4), (4, 12)])
@@ -105,7 +108,7 @@ def test_the_networks_compute_the_same_and_no_trace_is_left(tiny):
     )
     context = context.expand(3, -1, -1)
     alone = tiny.unet(latents, t, context), tiny.decode(latents), tiny.encode(draw(1, 3, 10, 12)).mean
-    packed, fast = both(tiny)
+    packed, fast = both()
     with packed.attached(tiny), fast.attached(tiny):
         with_it = tiny.unet(latents, t, context), tiny.decode(latents), tiny.encode(draw(1, 3, 10, 12)).mean
     for got, expected in zip(with_it, alone):
@@ -149,15 +152,13 @@ def steps(model, fast):
     run = learning(word)
     if not fast:
         return [state.loss for state in run], word.embedding.values.detach().clone()
-    packed, filtered = both(model)
+    packed, filtered = both()
     with packed.attached(model), filtered.attached(model):
         return [state.loss for state in run], word.embedding.values.detach().clone()
 
 
 def test_a_word_learns_the_same(tiny):
     """Three training steps, with gradient checkpointing: losses and embedding vectors within rounding."""
-    import copy
-
     (losses, values), (expected, vectors) = steps(copy.deepcopy(tiny), True), steps(tiny, False)
     assert losses == pytest.approx(expected, rel=1e-4)
     torch.testing.assert_close(values, vectors, rtol=0, atol=1e-3 * vectors.std().item())
@@ -172,7 +173,7 @@ def test_a_lora_s_gradient(tiny):
         loss = tiny.unet(latents, torch.tensor([400, 600]), context).square().mean()
         return torch.autograd.grad(loss, lora.trainable())
 
-    packed, fast = both(tiny)
+    packed, fast = both()
     with lora.attached(tiny):
         expected = gradients()
         with packed.attached(tiny), fast.attached(tiny):
