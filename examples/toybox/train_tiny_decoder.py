@@ -91,11 +91,11 @@ def look(model: minti.StableDiffusion, tiny: TinyVAE, source: str, count: int, f
 def main() -> None:
     """Encodes the training images, trains, saves and evaluates the decoder."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/tiny_decoder")
-    parser.add_argument("--steps", type=whole(1), default=2500)
+    parser.add_argument("--steps", type=whole(1), default=1500)
     parser.add_argument("--batch-size", type=whole(2), default=16)
     parser.add_argument("--learning-rate", type=finite, default=2e-3)
     parser.add_argument("--channels", type=whole(1), default=32, help="TAESD has 64")
-    parser.add_argument("--pictures", type=whole(1), default=4000, help="number of training images")
+    parser.add_argument("--pictures", type=whole(1), default=2500, help="number of training images")
     parser.add_argument("--look-at", type=whole(1), default=960, help="number of unseen images for the evaluation")
     parser.add_argument("--only-look", action="store_true", help="evaluate the bundled decoder, train none")
     args = parser.parse_args()
