@@ -78,6 +78,8 @@ def cases(args: argparse.Namespace) -> list[Case]:
         Case(f"run of {10 * n} steps from a cold start", "whole_run", **cold, options={"steps": 10 * n}),
         Case("image of 20 steps", "image", LIBRARIES, **once, options={"steps": 20}),
         Case("lean image (DeepCache in minti alone)", "lean_image", ("minti", "openvino"), **once),
+        Case("training step, --fast", "fast", ("minti",), n, options={"case": "train"}),
+        Case("UNet, guided, --fast", "fast", ("minti",), n, options={"case": "unet_step", "guided": True}),
         Case("LoRA training step, batch 1", "train", count=n, options={"lora": True}),
         Case("training step, checkpointing in both", "train", count=n, options={"checkpointing": True}),
         Case("ControlNet training step, no optimizer", "adapter", count=n, options=controlnet),

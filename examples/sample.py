@@ -135,13 +135,17 @@ def sample(
     guidance: Guidance,
 ) -> list[Image.Image]:
     """Images of (prompt, number) pairs, in batches; the number seeds the noise."""
-    edit, images = Edit(args, model), []
+    edit, images, tiny = (
+        Edit(args, model),
+        [],
+        adapters.own_tiny_decoder(args.model, model) if args.trajectory else None,
+    )
     extra = [(encode([prompt]), weight, mask) for prompt, weight, mask in extra_prompts(args, model)]
     options = edit.options | ({"cfg": Conditions(model, extra)} if extra else {})
     with tqdm(total=len(jobs), desc="sampling", disable=True if args.quiet else None) as bar:
         for start in range(0, len(jobs), args.batch_size):
             batch = jobs[start : start + args.batch_size]
-            seen = {at: Trajectory() for at, (_, i) in enumerate(batch) if args.trajectory and i == 0}
+            seen = {at: Trajectory(tiny) for at, (_, i) in enumerate(batch) if args.trajectory and i == 0}
 
             def watch(step: SampleStep, seen: dict[int, Trajectory] = seen) -> None:
                 bar.set_postfix(timestep=step.timestep)

@@ -10,6 +10,7 @@ model), page.png (sampled images), curves.png and losses.csv; and checkpoints/, 
 interrupted run. Without --resume, an earlier run's are put aside: checkpoints-before, losses-before-2.csv, ...
 """
 
+from support import adapters
 from support.command_line import arguments, load, make_output, run, whole
 from support.curves import plot
 from support.learning import Learning, say
@@ -74,6 +75,7 @@ def parse() -> argparse.Namespace:
     what.add_argument("--masked", action="store_true", help="train only where the images are opaque")
     training_options(parser)
     tuning_options(parser)
+    adapters.add_fast(parser)
     safe = parser.add_argument_group("interruption")
     safe.add_argument("--resume", action="store_true", help="continue the output folder's interrupted run")
     every_help = "save a checkpoint every so many steps; default: with every validation loss"
@@ -214,33 +216,34 @@ def main() -> None:
         text = "the toybox knows only the toys of its own little world; images of yours need --model, see the README"
         warnings.warn(text, stacklevel=2)
     model = load(args)
-    model.scheduler.timesteps(args.sample_steps)  # if so many are not possible, then now
-    if args.initializer_token == "":
-        args.initializer_token = model.defaults.initializer_token
-    subject = config.placeholder_token if args.with_word else f"{config.placeholder_token} {args.initializer_token}"
+    with adapters.fast(args, model):
+        model.scheduler.timesteps(args.sample_steps)  # if so many are not possible, then now
+        if args.initializer_token == "":
+            args.initializer_token = model.defaults.initializer_token
+        subject = config.placeholder_token if args.with_word else f"{config.placeholder_token} {args.initializer_token}"
 
-    def validate(path: Path) -> None:
-        save_png(grid(sample(args, model, [subject] * args.columns), args.columns), path)
+        def validate(path: Path) -> None:
+            save_png(grid(sample(args, model, [subject] * args.columns), args.columns), path)
 
-    if args.initializer_token == "auto":
-        args.initializer_token = find_initializer(model, config, images)
-    config = replace(config, initializer_token=args.initializer_token)
-    if only_word:
-        learning, others = learn_word(args, model, config, images, folder, validate)
-    else:
-        learning, others = learn_more(args, model, images, folder, validate, captions), {}
-    if distributed.rank() > 0:
-        return
-    if learning.states:
-        plot(folder / "curves.png", learning.states, learning.wrapper.vocabulary_norm, others)
-    if only_word:
-        print(learning.summary())
-        for row in learned_rows(model, args.placeholder_token):
-            nearest = ", ".join(f"{word} ({similarity:.2f})" for word, similarity in row.nearest)
-            print(f"nearest to {row.token}, by cosine similarity: {nearest}")
-    with learning.attached():
-        save_png(sample_page(args, model, subject, images), folder / "page.png")
-    print(f"wrote {folder}/page.png, curves.png, losses.csv, {', '.join(learning.results)}")
+        if args.initializer_token == "auto":
+            args.initializer_token = find_initializer(model, config, images)
+        config = replace(config, initializer_token=args.initializer_token)
+        if only_word:
+            learning, others = learn_word(args, model, config, images, folder, validate)
+        else:
+            learning, others = learn_more(args, model, images, folder, validate, captions), {}
+        if distributed.rank() > 0:
+            return
+        if learning.states:
+            plot(folder / "curves.png", learning.states, learning.wrapper.vocabulary_norm, others)
+        if only_word:
+            print(learning.summary())
+            for row in learned_rows(model, args.placeholder_token):
+                nearest = ", ".join(f"{word} ({similarity:.2f})" for word, similarity in row.nearest)
+                print(f"nearest to {row.token}, by cosine similarity: {nearest}")
+        with learning.attached():
+            save_png(sample_page(args, model, subject, images), folder / "page.png")
+        print(f"wrote {folder}/page.png, curves.png, losses.csv, {', '.join(learning.results)}")
 
 
 if __name__ == "__main__":

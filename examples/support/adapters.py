@@ -1,4 +1,5 @@
-"""Adapters of the sampling scripts: LoRA, ControlNet, IP-Adapter and DeepCache, their options and how they attach."""
+"""Adapters of the sampling scripts: LoRA, ControlNet, IP-Adapter, DeepCache, tiny decoder and faster products, their
+options and how they attach."""
 
 from support.command_line import finite, whole
 
@@ -17,11 +18,14 @@ import minti
 from minti.adapters.controlnet import ControlNet
 from minti.adapters.image_encoder import load_image_encoder
 from minti.adapters.ip_adapter import IPAdapter, load_ip_adapter
+from minti.adapters.tiny_decoder import TinyVAE
 from minti.editing.images import on_black
 from minti.evaluation.clip_scores import Clip
 from minti.formats.image_files import open_image
 from minti.runs import distributed
 from minti.speed.deep_cache import DeepCache
+from minti.speed.packed import Packed
+from minti.speed.winograd import Winograd
 from minti.text import token_ids
 
 TOYBOX = Path(__file__).resolve().parents[1] / "toybox"
@@ -47,6 +51,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ip-encoder", metavar="SOURCE", help=encoder_help)
     deep_help = "DeepCache: compute the whole UNet in every K-th step only, reuse its deep features between; 1: off"
     group.add_argument("--deep-cache", type=whole(1), default=1, metavar="K", help=deep_help)
+    tiny_help = "decode by a tiny decoder: diffusers' folder of an AutoencoderTiny, or a taesd_decoder file"
+    group.add_argument("--tiny-decoder", type=Path, metavar="FOLDER", help=tiny_help)
+    add_fast(group)
+
+
+def add_fast(parser: argparse._ActionsContainer) -> None:
+    """The option of `fast`."""
+    fast_help = "Winograd's convolutions and packed weights: float32 on a CPU is faster, to other last bits"
+    parser.add_argument("--fast", action="store_true", help=f"{fast_help}; takes more memory")
+
+
+@contextmanager
+def fast(args: argparse.Namespace, model: minti.StableDiffusion) -> Iterator[None]:
+    """A context in which --fast has its effect."""
+    if args.fast and (model.dtype, model.device.type) != (torch.float32, "cpu"):
+        told = f"--fast is for float32 on the cpu, and changes nothing for {model.dtype} on {model.device}"
+        warnings.warn(f"{told}; leave it out, or give --dtype float32 --device cpu", stacklevel=2)
+    with ExitStack() as stack:
+        for adapter in (Packed(), Winograd()) if args.fast else ():
+            stack.enter_context(adapter.attached(model))
+        yield
+
+
+def own_tiny_decoder(folder: str | Path, model: minti.StableDiffusion) -> TinyVAE | None:
+    """The tiny decoder in a model's folder, for previews; None where there is none."""
+    path = Path(folder) / "tiny_decoder"
+    return TinyVAE.from_pretrained(path, model) if path.is_dir() else None
 
 
 def weighted(text: str) -> tuple[Path, float]:
@@ -106,6 +137,9 @@ def attached(args: argparse.Namespace, model: minti.StableDiffusion) -> Iterator
             stack.enter_context(adapter.attached(model))
         if args.deep_cache > 1:
             stack.enter_context(DeepCache(args.deep_cache).attached(model))
+        if args.tiny_decoder is not None:
+            stack.enter_context(TinyVAE.from_pretrained(args.tiny_decoder, model).attached(model))
+        stack.enter_context(fast(args, model))
         yield encode
 
 

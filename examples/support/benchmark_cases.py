@@ -168,6 +168,15 @@ class Minti(Library):
         self.attached.enter_context(self.deep_cache(LEAN_EVERY).attached(self.model))
         return self.image(**LEAN)
 
+    def fast(self, case: str, **options: Any) -> Callable[[], Any]:
+        """A case with Winograd's convolutions and packed weights."""
+        from minti.speed.packed import Packed
+        from minti.speed.winograd import Winograd
+
+        for adapter in (Packed(), Winograd()):
+            self.attached.enter_context(adapter.attached(self.model))
+        return getattr(self, case)(**options)
+
     def short_unet_step(self, guided: bool) -> Callable[[], Tensor]:
         """A step of DeepCache with kept features, which its first step keeps."""
         self.attached.enter_context(self.deep_cache(10**6).attached(self.model))

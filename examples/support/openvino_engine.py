@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import minti
 from minti.adapter import Adapter
 from minti.layers import Attention, timestep_embedding
+from minti.speed.packed import Prepared
 from minti.unet import UNet
 
 
@@ -57,7 +58,7 @@ class OpenVINO(Adapter):
                 f"OpenVINO is for float32 or bfloat16 on the cpu; the model is {model.dtype} on {model.device}"
             )
         if changed(unet):
-            others = "LoRA, ControlNet, IP-Adapter, DeepCache or guidance by attention"
+            others = "LoRA, ControlNet, IP-Adapter, DeepCache, --fast or guidance by attention"
             raise ValueError(f"OpenVINO computes the UNet as the file has it; leave out other adapters: {others}")
 
         def forward(noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
@@ -111,6 +112,7 @@ def changed(unet: UNet) -> bool:
     return "forward" in vars(unet) or any(
         layer._forward_hooks
         or layer._forward_pre_hooks
+        or isinstance(vars(layer).get("forward"), Prepared)
         or (isinstance(layer, Attention) and (layer.around or layer.after or "attend" in vars(layer)))
         for layer in unet.modules()
     )

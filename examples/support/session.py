@@ -26,6 +26,7 @@ from torch import Tensor
 import minti
 from minti.adapter import Adapter
 from minti.adapters.controlnet import ControlNet
+from minti.adapters.tiny_decoder import TinyVAE
 from minti.denoising import SampleStep
 from minti.editing.attention_maps import AttentionMaps
 from minti.images import to_pil
@@ -49,6 +50,8 @@ class Session:
         self.loaded, self.source, self.turn = loaded, source, turn
         own = {name: deepcopy(getattr(loaded, name)) for name in ("text_encoder", "tokenizer", "words")}
         self.model = replace(loaded, **own, learning={})
+        tiny = source / "tiny_decoder"
+        self.tiny = TinyVAE.from_pretrained(tiny, loaded) if tiny.is_dir() else None
         self.lesson: Lesson | None = None
         self._run: object = None
 
@@ -122,15 +125,16 @@ class Session:
         last, total = None, options["num_inference_steps"]
         for i, last in enumerate(self.taking(zip(*runs), adapters)):
             if i % (-(-total // SHOWN)) == 0 and i < total - 1:
-                yield last[0].timestep, [self.shown(step) for step in last], []
+                yield last[0].timestep, [self.shown(step, preview=True) for step in last], []
         if last is not None:
             shown = [self.shown(step) for step in last]
             yield last[0].timestep, shown, overlays(maps, shown[0][1])
 
     @torch.no_grad()
-    def shown(self, step: SampleStep) -> Shown:
-        """Both images of a step, small ones enlarged."""
-        latents, clean = to_pil(self.model.decode(torch.cat([step.latents, step.clean])))
+    def shown(self, step: SampleStep, preview: bool = False) -> Shown:
+        """Both images of a step, small ones enlarged; `preview`: by the tiny decoder, if the model has one."""
+        decode = self.tiny.decode if preview and self.tiny else self.model.decode
+        latents, clean = to_pil(decode(torch.cat([step.latents, step.clean])))
         return enlarged(latents), enlarged(clean)
 
     def learn(

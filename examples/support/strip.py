@@ -9,15 +9,18 @@ from PIL import Image
 from torch import Tensor
 
 import minti
+from minti.adapters.tiny_decoder import TinyVAE
 from minti.denoising import SampleStep
 from minti.evaluation.grids import grid
 from minti.images import to_pil
 
 
 class Trajectory:
-    """Collects the steps of one image of a batch; decodes only those that are shown."""
+    """Collects the steps of one image of a batch; decodes only those that are shown, all but the last by the tiny
+    decoder, if there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, tiny: TinyVAE | None = None) -> None:
+        self.tiny = tiny
         self.steps: list[tuple[int, Tensor, Tensor]] = []  # timestep, latents, clean; (1, c, h, w)
 
     def add(self, step: SampleStep, index: int) -> None:
@@ -29,8 +32,10 @@ class Trajectory:
         """At most `count` steps, evenly spread, the last among them: timestep, the latents, the predicted image."""
         every = -(-len(self.steps) // count)
         chosen = self.steps[::-1][::every][::-1]
+        preview = model.decode if self.tiny is None else self.tiny.decode
+        decoders = [*[preview] * (len(chosen) - 1), model.decode]
         with torch.no_grad():
-            return [(t, *(to_pil(model.decode(x))[0] for x in both)) for t, *both in chosen]
+            return [(t, *(to_pil(decode(x))[0] for x in both)) for decode, (t, *both) in zip(decoders, chosen)]
 
     def strip(self, model: minti.StableDiffusion, count: int = 10, size: int = 128) -> Image.Image:
         """Two rows, from noise to image: the latents after each step, and the clean image predicted before it."""

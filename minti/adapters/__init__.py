@@ -1,1 +1,1 @@
-"""Adapters of a frozen model: LoRA, ControlNet, IP-Adapter."""
+"""Adapters of a frozen model: LoRA, ControlNet, IP-Adapter, a tiny decoder."""

@@ -12,10 +12,12 @@ from running import script, script_inside
 
 import minti
 from minti.speed.deep_cache import DeepCache
+from minti.speed.packed import Packed
 
 PARTS = {
     "a LoRA": lambda model: minti.LoRA(model),
     "DeepCache": lambda model: DeepCache(2),
+    "packed weights": lambda model: Packed(),
 }
 
 

@@ -37,6 +37,8 @@ TRAINED_LATER = (
     "controlnet/diffusion_pytorch_model.safetensors",
     "evaluation/noisy_judge.safetensors",
     "ip_adapter/ip_adapter.safetensors",
+    "tiny_decoder/config.json",
+    "tiny_decoder/diffusion_pytorch_model.safetensors",
 )
 # Keys that say what diffusers and transformers take for granted.
 UNSAID = {"act_fn", "sample_size", "architectures", "projection_dim", "trained_betas"}
@@ -176,9 +178,11 @@ def test_the_bundled_model_is_what_training_would_write(toybox, tmp_path):
 
 
 def test_the_model_is_small():
-    """By itself 20 MB at most; what can be added to it, a ControlNet and an IP-Adapter, takes its 6 MB beside that."""
+    """By itself 20 MB at most; what can be added to it, a ControlNet, an IP-Adapter and a tiny decoder, takes 6 MB."""
     sizes = {path: path.stat().st_size for path in minti.TOYBOX.rglob("*") if path.is_file()}
-    added = sum(size for path, size in sizes.items() if path.parent.name in ("controlnet", "ip_adapter"))
+    added = sum(
+        size for path, size in sizes.items() if path.parent.name in ("controlnet", "ip_adapter", "tiny_decoder")
+    )
     assert 0 < added <= 6_000_000
     assert sum(sizes.values()) - added <= 20_000_000
 
