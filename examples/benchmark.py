@@ -3,7 +3,6 @@
     python examples/benchmark.py                          # SD v1.4's full size: minutes per case, 16 GB of memory
     python examples/benchmark.py --toybox --quick         # two minutes on two cores
     python examples/benchmark.py --only training denoising --dtype bfloat16 --device cuda
-    python examples/benchmark.py --only controlnet ip-adapter --clock processor
     python examples/benchmark.py --only unet image --libraries minti openvino
 
 Needs diffusers and peft (`pip install -e '.[test]'`); with `pip install openvino` it also times minti with the UNet

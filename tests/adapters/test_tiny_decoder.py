@@ -97,8 +97,8 @@ def test_diffusers_reads_what_is_saved(tiny, saved, tmp_path):
 
 
 def spoilt(folder, **config):
-    values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(values | config))
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(values | config), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
