@@ -72,6 +72,6 @@ def configs(model: StableDiffusion) -> dict[str, Any]:
         "tokenizer/merges.txt": "\n".join(["#version: 0.2", *merges, ""]),
         "tokenizer/tokenizer_config.json": {"tokenizer_class": "CLIPTokenizer"} | special | sizes,
         "tokenizer/special_tokens_map.json": special,
-        "tokenizer/added_tokens.json": added,
+        **({"tokenizer/added_tokens.json": added} if added else {}),  # words that the model came with
         DEFAULTS: asdict(model.defaults),
     }

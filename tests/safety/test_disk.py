@@ -207,7 +207,7 @@ def test_folders_that_cannot_be_written(lesson, workshop, tmp_path):
 @pytest.mark.slow
 def test_images_are_whole_or_not_there(workshop, tiny_folder, tmp_path):
     """The second of three images cannot be renamed; what stood there stays."""
-    options = ("a toy", "--model", tiny_folder, "--steps", 1, "--num-images", 3, "--output", tmp_path)
+    options = ("a toy", "--model", tiny_folder, "--steps", 2, "--num-images", 3, "--output", tmp_path)
     assert workshop.run("sample.py", *options)[0] == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     code, process = workshop.run("sample.py", *options, "--seed", 9, faults=[("fail_at", "replace", "00-01.png")])
