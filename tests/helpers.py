@@ -59,6 +59,8 @@ CLASSES = {
     "dpm-solver++": diffusers.DPMSolverMultistepScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
     "heun": diffusers.HeunDiscreteScheduler,
+    "lcm": diffusers.LCMScheduler,
+    "tcd": diffusers.TCDScheduler,
 }
 SKIP = {sampler: {"skip_prk_steps": True} if sampler == "pndm" else {} for sampler in CLASSES}
 THEIR_KEYS = {sampler: set(inspect.signature(kind.__init__).parameters) for sampler, kind in CLASSES.items()}
