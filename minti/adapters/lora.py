@@ -2,7 +2,8 @@
 
     y = W₀ x + w (α / r) B A x        W₀: (d_out, d_in), A: (r, d_in), B: (d_out, r), with r far below both
 
-B is zero at first, so that the model is unchanged."""
+B is zero at first, so that the model is unchanged. Beside a k × k convolution, A is one to r channels with the layer's
+stride and padding, B one of 1 × 1 (LoCon, C3Lier, LCM-LoRA)."""
 
 import math
 import re
@@ -23,12 +24,14 @@ LAYERS = {
     "attention": r"unet\..*\.(to_[qkv]|to_out\.0)",
     "projections": r"unet\..*\.proj_(in|out)",
     "feed_forward": r"unet\..*\.ff\.net\.(0\.proj|2)",
+    "convolutions": r"unet\..*\.(conv1|conv2|conv_shortcut|time_emb_proj|(down|up)samplers\.0\.conv)",
 }
 TEXT_LAYERS = r"text_encoder\..*\.(q|k|v|out)_proj"
 
 
 class Pair(nn.Module):
-    """A LoRA's matrices of one layer, in float32: `down` is A, (r, d_in), and `up` is B, (d_out, r); and α."""
+    """A LoRA's matrices of one layer, in float32: `down` is A, (r, d_in), or (r, d_in, k, k) beside a k × k convolution;
+    `up` is B, (d_out, r); and α."""
 
     def __init__(self, down: Tensor, up: Tensor, alpha: float):
         super().__init__()
@@ -36,12 +39,18 @@ class Pair(nn.Module):
         if not 0 < self.alpha < torch.finfo(torch.float32).max:
             raise ValueError(f"alpha = {short_repr(alpha)}; expected a number above 0")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """B A x: (..., d_in) -> (..., d_out), or, beside a 1 × 1 convolution, (b, d_in, h, w) -> (b, d_out, h, w)."""
+    def forward(self, x: Tensor, layer: nn.Module) -> Tensor:
+        """B A x, of the layer's own shape: (..., d_in) -> (..., d_out), (b, d_in, h, w) -> (b, d_out, h', w')."""
         x = x.to(self.down.dtype)
-        if x.ndim == 4:
-            return F.conv2d(F.conv2d(x, self.down[..., None, None]), self.up[..., None, None])
-        return F.linear(F.linear(x, self.down), self.up)
+        if not isinstance(layer, nn.Conv2d):
+            return F.linear(F.linear(x, self.down), self.up)
+        down = F.conv2d(x, self.down.view(*self.down.shape[:2], *layer.kernel_size), None, layer.stride, layer.padding)
+        return F.conv2d(down, self.up[..., None, None])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the layer's weight; of a 1 × 1 convolution's as if it were linear."""
+        return (len(self.up), *self.down.shape[1:])
 
 
 class LoRA(Adapter):
@@ -67,7 +76,8 @@ class LoRA(Adapter):
         """A new one, with a random A and B = 0; or one of those `pairs`, whatever the rest.
 
         rank: r, the same in all layers. alpha: α, so that one learning rate fits any rank; None is the rank.
-        layers: of the UNet, "attention" (to_q, to_k, to_v, to_out), "projections" (proj_in, proj_out), "feed_forward".
+        layers: of the UNet, "attention" (to_q, to_k, to_v, to_out), "projections" (proj_in, proj_out), "feed_forward",
+            "convolutions" (those of resnets, down- and upsamplers, with time_emb_proj).
         text_encoder: whether its attention is adapted, too. Raises ValueError: names the option."""
         super().__init__()
         self.pairs, self.weight = {} if pairs is None else pairs, weight
@@ -79,8 +89,8 @@ class LoRA(Adapter):
             chosen = "|".join([*(LAYERS[kind] for kind in layers), *([TEXT_LAYERS] if text_encoder else [])])
             for path, layer in layers_of(model).items():
                 if re.fullmatch(chosen, path):
-                    d_out, d_in = layer.weight.shape[:2]
-                    down = nn.init.kaiming_uniform_(torch.empty(rank, d_in), a=math.sqrt(5), generator=generator)
+                    d_out, *d_in = weight_shape(layer)
+                    down = nn.init.kaiming_uniform_(torch.empty(rank, *d_in), a=math.sqrt(5), generator=generator)
                     self.pairs[path] = Pair(down, torch.zeros(d_out, rank), rank if alpha is None else alpha)
         for path, pair in self.pairs.items():
             self.add_module(path.replace(".", "-"), pair.to(model.device))  # torch allows no dots in it
@@ -91,7 +101,7 @@ class LoRA(Adapter):
             yield layer.register_forward_hook(partial(self._add, pair)).remove
 
     def _add(self, pair: Pair, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        return (output + pair(inputs[0]) * self.scale(pair)).to(output.dtype)
+        return (output + pair(inputs[0], layer) * self.scale(pair)).to(output.dtype)
 
     @contextmanager
     def merged(self, model: StableDiffusion) -> Iterator[None]:
@@ -101,7 +111,7 @@ class LoRA(Adapter):
         try:
             for pair, layer in self.beside(model):
                 former.append((layer.weight, old := layer.weight.data))
-                update = (pair.up @ pair.down).detach() * self.scale(pair)  # d_out d_in
+                update = (pair.up @ pair.down.flatten(1)).detach() * self.scale(pair)  # d_out (d_in k k)
                 layer.weight.data = (old + update.view_as(old)).to(old.dtype)
             yield
         finally:
@@ -116,19 +126,26 @@ class LoRA(Adapter):
         """Each pair with its layer. Raises ValueError: the model has no such layer, or one of another size."""
         layers = layers_of(model)
         for path, pair in self.pairs.items():
-            size, layer = (len(pair.up), pair.down.shape[1]), layers.get(path)
-            if layer is None or size != layer.weight.shape[:2]:
-                there = "not there" if layer is None else tuple(layer.weight.shape[:2])
-                raise ValueError(f"{self.name} was learned on another model: {path} is {size}, and in this one {there}")
+            layer = layers.get(path)
+            if layer is None or pair.shape != weight_shape(layer):
+                there = "not there" if layer is None else weight_shape(layer)
+                other = f"{self.name} was learned on another model"
+                raise ValueError(f"{other}: {path} is {pair.shape}, and in this one {there}")
             yield pair, layer
 
 
+def weight_shape(layer: nn.Module) -> tuple[int, ...]:
+    """Of a layer's weight, (d_out, d_in), or of a convolution larger than 1 × 1 (d_out, d_in, k, k)."""
+    shape = tuple(layer.weight.shape)
+    return shape if shape[2:] != (1, 1) else shape[:2]
+
+
 def layers_of(model: StableDiffusion) -> dict[str, nn.Module]:
-    """The layers that a LoRA can adapt, linear ones and 1 × 1 convolutions, by their paths."""
+    """The layers that a LoRA can adapt, linear ones and convolutions, by their paths."""
     networks = {"unet.": model.unet, "text_encoder.text_model.": model.text_encoder}
     return {
         prefix + name.removeprefix("text_model."): layer  # a level that transformers has left out since 5.6
         for prefix, network in networks.items()
         for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear) or getattr(layer, "kernel_size", None) == (1, 1)
+        if isinstance(layer, nn.Linear | nn.Conv2d)
     }

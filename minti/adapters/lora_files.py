@@ -1,12 +1,15 @@
-"""LoRA files of diffusers and of kohya's trainer, with tensors of these names:
+"""LoRA files of diffusers, peft, kohya's trainer, OneTrainer and ComfyUI, with tensors of these names:
 
 - diffusers: `unet.mid_block.attentions.0.proj_in.lora.down.weight`, and `up`; sometimes `lora_A` and `lora_B` instead;
   `text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight`;
+- peft's adapter folders: `base_model.model.mid_block.attentions.0.proj_in.lora_A.weight`;
 - kohya's trainer, so AUTOMATIC1111: `lora_unet_mid_block_attentions_0_proj_in.lora_down.weight`, `lora_up`, `alpha`;
-  `lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight`.
+  `lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight`;
+- ComfyUI, OneTrainer: `diffusion_model.` or `unet.` before the layer's name in the original single file.
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -18,17 +21,33 @@ from safetensors import safe_open
 from torch import Tensor
 
 from minti.adapters.lora import LoRA, Pair, layers_of
-from minti.formats.tensors import read_content, write_tensors
+from minti.formats.single_file import unet_name
+from minti.formats.strict import read_json
+from minti.formats.tensors import content_type, read_content, write_tensors
 from minti.model import StableDiffusion
 from minti.runs.messages import short_repr, shortened
+from minti.unet import UNetConfig
 
-KEY = re.compile(r"(.+?)(?:[._]lora(?:_linear_layer)?[._](down|up|A|B)\.weight|\.(alpha))")
-OTHER_KINDS = re.compile(
-    r"(?P<LoCon>lora_mid)|(?P<DoRA>dora_scale|lora_magnitude_vector)|(?P<LoHa>hada_)|(?P<LoKr>lokr_)|(?P<OFT>oft_)|"
-    r"(?P<IA3>ia3|on_input)|(?P<SDXL>lora_te2_|text_encoder_2)"
-)
+KEY = re.compile(r"(.+?)(?:[._]lora(?:_linear_layer)?[._](down|up|A|B)(?:\.default)?\.weight|\.(alpha))")
+OTHER_KINDS = {  # parts of keys -> whose they are
+    "lora_mid": "LoCon's with a Tucker decomposition",
+    "dora_scale|lora_magnitude_vector": "DoRA's",
+    "hada_": "LoHa's",
+    "lokr_": "LoKr's",
+    "oft_": "OFT's",
+    "ia3|on_input": "IA3's",
+    r"\.[ab][12]\.weight": "GLoRA's",
+    r"\.diff(_b)?$|w_norm": "a whole difference of LyCORIS",
+    "bundle_emb": "a word that OneTrainer has bundled with it",
+    "lora_te2_|text_encoder_2|clip_g": "SDXL's",
+    r"^(unet|text_encoder):\d+:": "of cloneofsimo's trainer, which numbers the layers",
+    r"^(lora_)?transformer[._]": "of a transformer, as FLUX and SD 3 are",
+    "^(string_to_param|emb_params|emp_params|clip_l|<.*>)$": "a learned word's: load it as an embedding (--embedding)",
+}
 CONVOLUTIONS = ("proj_in", "proj_out", "conv_shortcut")  # 1 × 1: their matrices have four dimensions in files
 CONFIG = "lora_adapter_metadata"  # where diffusers has peft's config, as JSON
+SETTINGS = ("lora_alpha", "alpha_pattern", "use_rslora")  # of peft's config, what scales
+FOLDER = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_model.bin")  # of diffusers, of peft
 
 
 def save_lora(lora: LoRA, path: str | os.PathLike[str], format: str = "diffusers") -> None:
@@ -47,7 +66,8 @@ def save_lora(lora: LoRA, path: str | os.PathLike[str], format: str = "diffusers
         else:
             stem = f"{layer}.lora." if network == "unet" else f"{layer}.lora_linear_layer."
         for role, matrix in (("down", pair.down), ("up", pair.up)):
-            tensors[f"{stem}{role}.weight"] = matrix[..., None, None] if name.endswith(CONVOLUTIONS) else matrix
+            convolution = matrix.ndim == 2 and (pair.down.ndim == 4 or name.endswith(CONVOLUTIONS))
+            tensors[f"{stem}{role}.weight"] = matrix[..., None, None] if convolution else matrix
     first = next(iter(lora.pairs.values()))
     of_kohya = {"ss_network_dim": str(first.rank), "ss_network_alpha": str(first.alpha)}
     write_tensors(path, tensors, **(of_kohya if format == "kohya" else {CONFIG: _peft_config(lora)}))
@@ -66,20 +86,22 @@ def _peft_config(lora: LoRA) -> str:
 
 
 def load_lora(model: StableDiffusion, path: str | os.PathLike[str], weight: float = 1.0) -> LoRA:
-    """The LoRA of a file, `.safetensors`, `.bin`, `.pt` or `.ckpt`, for this model; `lora.attached(model)` attaches it.
-    Raises FileNotFoundError, ValueError: names the file and the key."""
+    """The LoRA of a file, `.safetensors`, `.bin`, `.pt` or `.ckpt`, or of diffusers' or peft's folder, for this model;
+    `lora.attached(model)` attaches it. Raises FileNotFoundError, ValueError: names the file and the key."""
     path = Path(path)
+    if path.is_dir():
+        path = next((path / name for name in FOLDER if (path / name).is_file()), path / FOLDER[0])
     content = read_content(path, ": no such file of a LoRA")
     if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
         raise ValueError(f"{path} holds no LoRA; expected a file of diffusers or of kohya's trainer")
     layers = layers_of(model)
-    called = {name: layer for layer in layers for name in _names(layer)}
+    called = {name: layer for layer in layers for name in _names(layer, model.unet.config)}
     found: dict[str, dict[str, Any]] = {}
     for key, tensor in content.items():
-        other, match = OTHER_KINDS.search(key), KEY.fullmatch(key.replace(".processor.", "."))
+        match = KEY.fullmatch(key.replace(".processor.", "."))
+        other = next((whose for kind, whose in OTHER_KINDS.items() if re.search(kind, key)), None)
         if other or not match:
-            kind = f"{other.lastgroup}'s" if other else "unexpected"
-            raise ValueError(f"{path}: {shortened(key)} is {kind}; minti reads plain LoRAs only")
+            raise ValueError(f"{path}: {shortened(key)} is {other or 'unexpected'}; minti reads plain LoRAs only")
         if match[1] not in called:
             raise ValueError(f"{path}: {shortened(key)} is for a layer that this model does not have")
         pair, role = found.setdefault(called[match[1]], {}), match[3] or match[2]
@@ -87,7 +109,7 @@ def load_lora(model: StableDiffusion, path: str | os.PathLike[str], weight: floa
         if role in pair:
             raise ValueError(f"{path}: {shortened(key)} says a second time what {called[match[1]]} has")
         pair[role] = tensor
-    alphas = _alphas(path, found) if path.suffix == ".safetensors" else {}
+    alphas = _alphas(path, found)
     pairs = {layer: _pair(found[layer], alphas.get(layer), f"{path}: {layer}") for layer in layers if layer in found}
     lora = LoRA(model, pairs=pairs, weight=weight)
     lora.name = str(path)
@@ -95,14 +117,20 @@ def load_lora(model: StableDiffusion, path: str | os.PathLike[str], weight: floa
     return lora
 
 
-def _names(layer: str) -> set[str]:
+def _names(layer: str, config: UNetConfig) -> set[str]:
     """The names of a layer in files."""
     network, name = layer.split(".", 1)
-    names = {name, name.removeprefix("text_model.")}
-    prefixes = ("lora_unet_",) if network == "unet" else ("lora_te_", "lora_te1_")
-    kohya = {prefix + name.replace(".", "_") for prefix in prefixes for name in names}
+    names, begins = {name, name.removeprefix("text_model.")}, ["", f"{network}.", "base_model.model."]
+    if network == "unet":
+        original = unet_name(f"{name}.weight", config).removesuffix(".weight").removeprefix("model.diffusion_model.")
+        kohya, dotted = ("lora_unet_",), {begin + original for begin in ("diffusion_model.", "unet.")}
+        flat = {name, original}
+    else:
+        kohya, dotted, flat = ("lora_te_", "lora_te1_"), set(), names
+        begins += ["clip_l.", "text_encoders.clip_l.transformer."]
+    flat = {begin + each.replace(".", "_") for begin in kohya for each in flat}
     old = re.sub(r"self_attn\.(\w+)_proj$", r"self_attn.to_\1", name.removesuffix(".0"))  # diffusers' before 0.17
-    return kohya | {prefix + name for prefix in ("", f"{network}.") for name in (*names, old)}
+    return flat | dotted | {begin + each for begin in begins for each in (*names, old)}
 
 
 def _pair(tensors: Mapping[str, Any], alpha: Any, what: str) -> Pair:
@@ -112,10 +140,11 @@ def _pair(tensors: Mapping[str, Any], alpha: Any, what: str) -> Pair:
         tensor = tensors.get(role)
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
             raise ValueError(f"{what} has half a pair, without numbers for its {role}; fetch or write the file again")
-        if not tensor.is_floating_point() or tensor.ndim not in (2, 4) or tensor.shape[2:].numel() != 1:
+        kernel = tensor.shape[2:]
+        if not tensor.is_floating_point() or tensor.ndim not in (2, 4) or (role == "up" and kernel.numel() != 1):
             size = f"{tuple(tensor.shape)}, {tensor.dtype}"
-            raise ValueError(f"{what}: {role} is {size}; expected a matrix, for minti reads no convolutions' (LoCon)")
-        matrices.append(tensor.detach().float().flatten(1).clone())
+            raise ValueError(f"{what}: {role} is {size}; expected a matrix, or a convolution's, of which up is 1 × 1")
+        matrices.append(tensor.detach().float().clone() if kernel.numel() > 1 else tensor.detach().float().flatten(1))
     down, up = matrices
     if len(down) != up.shape[1] or len(down) == 0:
         raise ValueError(f"{what}: down is of rank {len(down)}, up of {up.shape[1]}; expected the same, from 1")
@@ -128,19 +157,29 @@ def _pair(tensors: Mapping[str, Any], alpha: Any, what: str) -> Pair:
         raise ValueError(f"{what}: alpha is {short_repr(alpha)}; expected a number above 0") from None
 
 
-def _alphas(path: Path, layers: Iterable[str]) -> dict[str, Any]:
-    """The layers' alphas in peft's config, which is in diffusers' metadata."""
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(CONFIG, "{}")
+def _alphas(path: Path, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The layers' alphas in peft's config: in diffusers' metadata, of one network or of several, or in the folder. Of
+    rsLoRA, whose scale is α / √r (arXiv 2312.03732), it is α √r, so that our α / r is the same."""
+    text = "{}"
+    if path.name.startswith("adapter_model.") and (config := path.with_name("adapter_config.json")).is_file():
+        text = json.dumps(read_json(config))
+    elif content_type(path) == "safetensors":
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(CONFIG, "{}")
     try:
         config, alphas = json.loads(text), {}
-        for layer in layers:
+        networks = any(key.startswith(("unet.", "text_encoder.")) for key in config)
+        for layer, tensors in found.items():
             network, name = layer.split(".", 1)
-            special = config.get(f"{network}.alpha_pattern", {}).items()  # by the ends of names
-            usual = config.get(f"{network}.lora_alpha")
-            alphas[layer] = next((alpha for end, alpha in special if f".{name}".endswith(f".{end}")), usual)
-            if config.get(f"{network}.use_rslora"):
-                raise ValueError
+            alpha, special, rooted = (config.get(f"{network}.{key}" if networks else key) for key in SETTINGS)
+            alpha = next((other for key, other in (special or {}).items() if _matches(key, name)), alpha)
+            rank = len(tensors["down"]) if isinstance(tensors.get("down"), Tensor) else 1
+            alphas[layer] = alpha * math.sqrt(rank) if rooted and alpha is not None else alpha
         return alphas
-    except (ValueError, AttributeError, RecursionError):
-        raise ValueError(f"{path}: its {CONFIG} cannot be read, or asks for rsLoRA") from None
+    except (ValueError, AttributeError, TypeError, RecursionError, OverflowError):
+        raise ValueError(f"{path}: its config of peft ({CONFIG}) cannot be read") from None
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a key of peft's alpha_pattern is a layer's: the end of its name, or after ^ the whole."""
+    return name == pattern[1:] if pattern.startswith("^") else f".{name}".endswith(f".{pattern}")

@@ -24,17 +24,39 @@ class ModelCheckpoint:
     __module__ = "pytorch_lightning.callbacks.model_checkpoint"  # the name by which the file asks for it
 
 
+class ParameterDict:
+    """Stands for torch's, in which the original repository keeps learned words; its state becomes plain attributes."""
+
+    __module__ = "torch.nn.modules.container"
+
+
 def read_content(path: Path, missing: str = ": no such file") -> Any:
-    """What a file holds, a safetensors file by its suffix or a pickle. `missing`: says that there is no such file."""
+    """What a file of tensors holds, safetensors or a pickle, whatever its name. `missing`: says that there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}{missing}")
-    return read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    return read_tensors(path) if content_type(path) == "safetensors" else read_pickle(path)
+
+
+def content_type(path: Path) -> str:
+    """ "safetensors", "pickle" or "image", by a file's first bytes; by its name where it is cut short.
+    Raises ValueError: a git-lfs pointer, or a web page, in place of a file that was to be fetched."""
+    with path.open("rb") as file:
+        begin = file.read(64)
+    if begin.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is a git-lfs pointer, not the file itself; fetch that with `git lfs pull`")
+    if begin.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise ValueError(f"{path} is a web page, not the file that it should be; fetch the file itself")
+    if begin.startswith(b"\x89PNG") or begin[8:12] == b"WEBP":
+        return "image"
+    named = path.suffix.lower() == ".safetensors" and not begin.startswith((b"PK\x03\x04", b"\x80\x02"))
+    return "safetensors" if begin[4:9] == b"\0\0\0\0{" or named else "pickle"  # behind the header's length, 8 bytes
 
 
 def read_tensors(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU: mapped from the disk, or converted to `dtype` if they differ."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; minti reads weights in the safetensors format only")
+    content_type(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -51,7 +73,7 @@ def read_tensors(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tens
 def read_pickle(path: Path) -> Any:
     """The tensors and plain containers of a pickle; one with anything else is refused."""
     try:
-        with torch.serialization.safe_globals([ModelCheckpoint]):
+        with torch.serialization.safe_globals([ModelCheckpoint, ParameterDict]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         what = re.search(r"(?:GLOBAL|global) (\S+)", str(error))

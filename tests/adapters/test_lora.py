@@ -17,11 +17,12 @@ from minti.textual_inversion import TrainingImages, batch_loss
 from minti.training import Trainer
 from minti.unet import UNet, UNetConfig
 
-EVERYWHERE = ("attention", "projections", "feed_forward")
+EVERYWHERE = ("attention", "projections", "feed_forward", "convolutions")
 TARGETS = {
     "attention": ["to_q", "to_k", "to_v", "to_out.0"],
     "projections": ["proj_in", "proj_out"],
     "feed_forward": ["ff.net.0.proj", "ff.net.2"],
+    "convolutions": ["conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv"],
 }
 IN_TEXT = ["q_proj", "k_proj", "v_proj", "out_proj"]
 OPTIONS = [{}, {"alpha": 1.7}, {"rank": 3, "alpha": 2, "layers": EVERYWHERE}, {"rank": 70, "layers": ("projections",)}]
@@ -173,7 +174,9 @@ def test_its_size_in_the_toybox_and_in_sd_v1_4(tiny):
     lora = minti.LoRA(release)
     assert count(lora) == 797_184
     assert len(lora.pairs) == 16 * 2 * 4  # transformers, each with two attentions of four matrices
-    assert len(minti.LoRA(release, layers=EVERYWHERE).pairs) == 16 * (8 + 2 + 2)
+    resnets, shortcuts, samplers = 22, 14, 6  # of SD v1.4
+    convolutions = 3 * resnets + shortcuts + samplers
+    assert len(minti.LoRA(release, layers=EVERYWHERE).pairs) == 16 * (8 + 2 + 2) + convolutions
 
 
 def test_a_is_drawn_from_the_generator_as_linear_layers_begin(tiny):
@@ -207,7 +210,7 @@ def test_its_state_comes_back_under_the_layers_names(tiny):
         ({"alpha": 0}, "alpha = 0; expected a number above 0"),
         ({"alpha": math.nan}, "alpha = nan; expected a number above 0"),
         ({"alpha": math.inf}, "alpha = inf; expected a number above 0"),
-        ({"layers": ("convolutions",)}, r"layers = \('convolutions',\); expected a list of some of attention, proj"),
+        ({"layers": ("resnets",)}, r"layers = \('resnets',\); expected a list of some of attention, proj"),
         ({"layers": "attention"}, "layers = 'attention'; expected a list"),
         ({"layers": ()}, r"layers = \(\); expected a list"),
     ],
@@ -306,7 +309,9 @@ def beside_theirs(tiny, pipeline, options, steps):
     optimizer.register_step_pre_hook(lambda *_: gradients.append([g.clone() for g in lora.gradients()]))
     draw = lambda g: data.batch(2, PROMPTS, g)  # noqa: E731
     first = [p.detach().clone() for p in lora.trainable()]
-    far = lambda ours, theirs: max((a - b).abs().max() for a, b in zip(ours, theirs, strict=True)).item()  # noqa: E731
+    far = lambda ours, theirs: max(  # noqa: E731
+        (a.flatten(1) - b.flatten(1)).abs().max() for a, b in zip(ours, theirs, strict=True)
+    ).item()
     trainer = Trainer(tiny, lora, draw, batch_loss, optimizer, steps, seeded(0))
     for (gradient, matrices), _ in zip(reference, trainer):  # theirs begins first, with the same matrices
         yield far(gradients[-1], gradient), far(lora.trainable(), matrices)

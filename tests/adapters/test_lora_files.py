@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import minti
 from minti.adapters.lora import LAYERS, Pair
+from minti.formats.single_file import unet_name
 
 EVERYWHERE = {"layers": tuple(LAYERS), "text_encoder": True}
 OPTIONS = [{}, {"alpha": 1.7}, {"rank": 3, "alpha": 2} | EVERYWHERE]
@@ -108,15 +109,17 @@ def test_a_file_comes_back_as_it_was(tiny, tmp_path, format, make):
 
 
 def named_by_kohya(pipe):
-    """Every linear layer and 1 x 1 convolution below certain classes, its whole path with _ for each point."""
-    classes = {"Transformer2DModel": ("lora_unet", pipe.unet)}
+    """Every linear layer and convolution below certain classes, its whole path with _ for each point (conv_dim given:
+    C3Lier, LoCon, and by the same rule LCM-LoRA)."""
+    targets = ("Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D")
+    classes = {name: ("lora_unet", pipe.unet) for name in targets}
     classes |= {name: ("lora_te.text_model", pipe.text_encoder) for name in ("CLIPAttention", "CLIPMLP")}
     names = {}
     for kind, (prefix, network) in classes.items():
         for path, module in network.named_modules():
             if type(module).__name__ == kind:
                 for name, layer in module.named_modules():
-                    if type(layer).__name__ == "Linear" or getattr(layer, "kernel_size", 0) == (1, 1):
+                    if type(layer).__name__ in ("Linear", "Conv2d"):
                         path = path.removeprefix("text_model.")  # which transformers has had before 5.6
                         names[f"{prefix}.{path}.{name}".replace(".", "_")] = layer
     return names
@@ -132,7 +135,7 @@ def test_the_names_are_kohya_s(tiny, pipeline, tmp_path):
     for name in written:
         d_out, d_in, *kernel = layers[name].weight.shape
         assert tensors[f"{name}.lora_down.weight"].shape == (4, d_in, *kernel)
-        assert tensors[f"{name}.lora_up.weight"].shape == (d_out, 4, *kernel)
+        assert tensors[f"{name}.lora_up.weight"].shape == (d_out, 4, *[1 for _ in kernel])
         assert tensors[f"{name}.alpha"].shape == ()
         assert tensors[f"{name}.alpha"] == 2
     with safe_open(tmp_path / "lora.safetensors", "pt") as file:
@@ -147,7 +150,7 @@ def test_a_file_of_kohya_s_trainer_draws_the_same_as_in_diffusers(tiny, pipeline
     for name, layer in named_by_kohya(pipeline).items():
         d_out, d_in, *kernel = layer.weight.shape
         tensors[f"{name}.lora_down.weight"] = 0.2 * torch.randn(4, d_in, *kernel, generator=g).half()
-        tensors[f"{name}.lora_up.weight"] = 0.2 * torch.randn(d_out, 4, *kernel, generator=g).half()
+        tensors[f"{name}.lora_up.weight"] = 0.2 * torch.randn(d_out, 4, *[1 for _ in kernel], generator=g).half()
         if alpha is not None:
             tensors[f"{name}.alpha"] = torch.tensor(alpha).half()
     save_file(tensors, tmp_path / "lora.safetensors", {"ss_network_dim": "4"})
@@ -244,6 +247,98 @@ def test_alpha_in_the_metadata_of_diffusers(tiny, pipeline, tmp_path):
     assert_the_same_pictures(drawn(tiny, lora), drawn_by(pipeline), before)
 
 
+@torch.no_grad()
+def layers_that_learned(unet, **options):
+    """A LoRA of peft in a UNet of diffusers, attention and convolutions, random in both matrices."""
+    targets = ["to_q", "to_out.0", "conv1", "conv_shortcut", "downsamplers.0.conv", "time_emb_proj"]
+    unet.add_adapter(peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False, **options))
+
+
+SCALES = [
+    {"lora_alpha": 16},
+    {"lora_alpha": 7, "alpha_pattern": {"to_q": 3, "mid_block.resnets.0.conv1": 1}},
+    {"lora_alpha": 16, "use_rslora": True},
+    {"lora_alpha": 16, "use_rslora": True, "rank_pattern": {"conv1": 2}},
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", SCALES)
+@pytest.mark.parametrize("form", ["save_lora_adapter", "save_lora_weights", "peft"])
+def test_the_scale_is_in_the_metadata_of_every_writer(tiny, pipeline, tmp_path, form, options):
+    """`unet.save_lora_adapter` writes keys and metadata without `unet.`, peft a folder with its config beside."""
+    unet = pipeline.unet
+    layers_that_learned(unet, **options)
+    match form:
+        case "save_lora_adapter":
+            unet.save_lora_adapter(tmp_path)
+        case "save_lora_weights":
+            metadata = _collate_lora_metadata({"unet": unet})
+            pipeline.save_lora_weights(tmp_path, get_peft_model_state_dict(unet, adapter_name="default"), **metadata)
+        case "peft":
+            tensors = get_peft_model_state_dict(unet, adapter_name="default")
+            save_file({f"base_model.model.{k}": v for k, v in tensors.items()}, tmp_path / "adapter_model.safetensors")
+            unet.peft_config["default"].save_pretrained(tmp_path)
+    theirs = unet(*inputs()).sample
+    unet.disable_adapters()
+    assert (unet(*inputs()).sample - theirs).abs().max() > 0.01
+    with minti.load_lora(tiny, tmp_path).attached(tiny):
+        ours = tiny.unet(*inputs())
+    exact = 0 if not options.get("use_rslora") else 1e-5  # α √r / r and α / √r differ in the last bit
+    torch.testing.assert_close(ours, theirs, rtol=exact, atol=exact)
+
+
+def inputs():
+    """Latents, timesteps and contexts for a UNet."""
+    return (
+        torch.randn(2, 4, 8, 8, generator=seeded(3)),
+        torch.tensor([3, 700]),
+        torch.randn(2, 16, 48, generator=seeded(4)),
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("begin", ["diffusion_model.", "unet.", "lora_unet_"])
+def test_layers_under_their_names_in_the_original_single_file(tiny, tmp_path, begin):
+    """As ComfyUI and OneTrainer write them; diffusers' own converter of the original UNet says which are which."""
+    lora = random_lora(tiny, **EVERYWHERE | {"text_encoder": False})
+    minti.save_lora(lora, tmp_path / "lora.safetensors", "kohya")
+    names = {name: original for original, name in original_names(tiny).items()}
+    tensors = {}
+    for path, pair in lora.pairs.items():
+        original = names[path.removeprefix("unet.")]
+        stem = begin + (original.replace(".", "_") if begin.endswith("_") else original)
+        convolution = tiny.unet.get_submodule(path.removeprefix("unet.")).weight.ndim == 4
+        for role, matrix in (("down", pair.down), ("up", pair.up)):
+            grown = matrix[..., None, None] if convolution and matrix.ndim == 2 else matrix
+            tensors[f"{stem}.lora_{role}.weight"] = grown.detach().clone()
+    save_file(tensors, tmp_path / "other.safetensors")
+    ours, theirs = (minti.load_lora(tiny, tmp_path / name) for name in ("lora.safetensors", "other.safetensors"))
+    assert [*ours.pairs] == [*theirs.pairs]
+    assert all(
+        torch.equal(a.up, b.up) and torch.equal(a.down, b.down)
+        for a, b in zip(ours.pairs.values(), theirs.pairs.values())
+    )
+
+
+def original_names(model):
+    """{name in the original file: name in diffusers' UNet} of the layers, by diffusers' converter."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    config = {"layers_per_block": model.unet.config.layers_per_block, "class_embed_type": None}
+    config["addition_embed_type"] = None
+    numbers = {key: torch.tensor(i) for i, key in enumerate(model.unet.state_dict())}
+    originals = {unet_name(key, model.unet.config): number for key, number in numbers.items()}
+    converted = convert_ldm_unet_checkpoint(dict(originals), config)
+    back = {int(number): key for key, number in converted.items()}
+    begin = "model.diffusion_model."
+    return {
+        name.removeprefix(begin).removesuffix(".weight"): back[int(number)].removesuffix(".weight")
+        for name, number in originals.items()
+        if name.endswith(".weight")
+    }
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -271,10 +366,17 @@ def test_the_file_that_the_refusals_change_is_good(tiny, tmp_path):
         ({f"{FLAT}.lokr_w1": UP}, "is LoKr's"),
         ({f"{FLAT}.oft_blocks": UP}, "is OFT's"),
         ({f"{FLAT}.on_input": UP}, "is IA3's"),
-        ({f"{FLAT}.lora_mid.weight": torch.ones(2, 2, 3, 3)}, "lora_mid.weight is LoCon's"),
+        ({f"{FLAT}.a1.weight": UP}, "a1.weight is GLoRA's"),
+        ({f"{FLAT}.diff": UP}, "is a whole difference of LyCORIS"),
+        ({"bundle_emb.cat.string_to_param.*": UP}, "is a word that OneTrainer has bundled with it"),
+        ({"unet:0:up": UP}, "is of cloneofsimo's trainer, which numbers the layers"),
+        ({"lora_transformer_single_transformer_blocks_0_attn_to_k.lora_up.weight": UP}, "is of a transformer, as FLUX"),
+        ({"<s1>": UP}, r"<s1> is a learned word's: load it as an embedding \(--embedding\)"),
+        ({"emb_params": UP}, "emb_params is a learned word's"),
+        ({f"{FLAT}.lora_mid.weight": torch.ones(2, 2, 3, 3)}, "lora_mid.weight is LoCon's with a Tucker"),
         (
             {f"{Q}.lora.down.weight": torch.ones(2, 64, 3, 3)},
-            r"down is \(2, 64, 3, 3\), .*; expected a matrix, for minti reads no convolutions' \(LoCon\)",
+            r"another model: \S+to_q is \(64, 64, 3, 3\), and in this one \(64, 64\)",
         ),
         ({"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": UP}, "is SDXL's"),
         ({f"{Q}.lora.up.bias": UP}, "bias is unexpected; minti reads plain LoRAs only"),
@@ -282,7 +384,7 @@ def test_the_file_that_the_refusals_change_is_good(tiny, tmp_path):
         ({f"{Q}.lora.down.weight": None}, f"{Q} has half a pair, without numbers for its down"),
         ({f"{Q}.lora.up.weight": None}, f"{Q} has half a pair, without numbers for its up"),
         ({"unet.mid_block.proj_in.lora.up.weight": UP}, "is for a layer that this model does not have"),
-        ({"unet.conv_in.lora.up.weight": UP}, "is for a layer that this model does not have"),
+        ({"unet.conv_norm_out.lora.up.weight": UP}, "is for a layer that this model does not have"),
         ({"lora_te_text_model_encoder_layers_7_mlp_fc1.lora_up.weight": UP}, "is for a layer that this model does not"),
         (
             {f"{Q}.lora.down.weight": torch.ones(2, 32)},
@@ -324,14 +426,12 @@ def test_files_that_are_refused(tiny, tmp_path, changed, message):
         '{"unet.lora_alpha": -1}',
         '{"unet.lora_alpha": 1%s}' % ("0" * 400),
         '{"unet.alpha_pattern": [1]}',
-        '{"unet.use_rslora": true, "unet.lora_alpha": 2}',
+        '{"unet.use_rslora": true, "unet.lora_alpha": "4"}',
     ],
 )
 def test_metadata_that_is_refused(tiny, tmp_path, config):
     save_file(one({}), tmp_path / "lora.safetensors", {LORA_ADAPTER_METADATA_KEY: config})
-    with pytest.raises(
-        ValueError, match=r"lora\.safetensors: .*(cannot be read, or asks for rsLoRA|expected a number above 0)"
-    ) as error:
+    with pytest.raises(ValueError, match=r"lora\.safetensors: .*(cannot be read|expected a number above 0)") as error:
         minti.load_lora(tiny, tmp_path / "lora.safetensors")
     assert "\n" not in str(error.value)
 
