@@ -29,15 +29,19 @@ def one_step_target(scheduler: NoiseScheduler, latents: Tensor, end: Tensor, t: 
     return (end - ratio * latents) / (below.signal_rate - ratio * at.signal_rate)
 
 
-def step_loss(model: StableDiffusion, latents: Tensor, end: Tensor, t: Tensor, u: Tensor, context: Tensor) -> Tensor:
-    """The loss of a student whose one step from z_t should end at z_u, wherever the pair is from, () float32."""
+def step_loss(
+    model: StableDiffusion, latents: Tensor, end: Tensor, t: Tensor, u: Tensor, context: Tensor, huber: float = 0.0
+) -> Tensor:
+    """The loss of a student whose one step from z_t should end at z_u, wherever the pair is from, () float32.
+    `huber`: c of the pseudo-Huber distance sqrt(d^2 + c^2) - c in place of d^2, for sharper images of one step."""
     scheduler = model.scheduler
     target = one_step_target(scheduler, latents, end, t, u)
     clean, _ = scheduler.clean_and_noise(model.unet(latents, t, context), latents, t)
     level = scheduler.level(t, latents)
     # The truncated SNR weight: near pure noise, where the SNR is 0, clean latents count as such.
     weight = (level.signal_rate / level.noise_rate).square().clamp(min=1)
-    return (weight * (clean - target).square()).float().mean()
+    squares = (weight * (clean - target).square()).float()
+    return ((squares + huber**2).sqrt() - huber if huber else squares).mean()
 
 
 def progressive_loss(model: StableDiffusion, batch: Batch, teacher: Network) -> Tensor:
