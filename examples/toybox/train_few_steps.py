@@ -3,10 +3,10 @@
     python examples/toybox/train_few_steps.py --output outputs/few-steps
 
 The teacher, guided, samples trajectories from noise to images. A student learns to take four DDIM steps along them
-(progressive distillation, arXiv 2202.00512, over more than one halving at once). It then samples trajectories of its own,
+(progressive distillation, arXiv 2202.00512, over more than one halving at once). It then samples trajectories itself,
 many more in the same time, from which the students of two steps and of one learn. What a student has changed is written
-as a LoRA: the singular vectors of each layer's difference. This needs prompts only, no images. An interrupted run
-continues from the checkpoints in --output.
+as a LoRA: the singular vectors of each layer's difference. This needs prompts only, no images. An interrupted run goes
+on from the checkpoints in --output.
 """
 
 import examples_on_path
@@ -133,7 +133,7 @@ def trainer_of(
 
 
 def difference(model: minti.StableDiffusion, before: dict[str, Tensor], rank: int) -> LoRA:
-    """The LoRA of that rank nearest to what has changed in the weights since: W - W_0 = U S V^T, cut off at the rank."""
+    """The LoRA of that rank nearest to what has changed in the weights since: W - W_0 = U S V^T, cut at the rank."""
     pairs = {}
     for path, layer in layers_of(model).items():
         network, name = path.split(".", 1)
