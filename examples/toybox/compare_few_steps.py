@@ -4,7 +4,7 @@
     python examples/toybox/compare_few_steps.py --ways student        # only the bundled LoRAs, in a few minutes
 
 A toy is right if the judge sees its shape, its pattern and both colours; prompts name all four. Every row has the same
-prompts and noise, with which no choice was made (--seed). Evaluations are those of one image: a guided step takes two; a
+prompts and noise, with which no choice was made (--seed). Evaluations are of one image: a guided step takes two, and a
 shallow step of DeepCache counts as the share of a whole one that its time is. Prints each row as it comes, and writes
 few_steps.csv, few_steps.png and images.png, the first images of the rows.
 """

@@ -13,8 +13,8 @@ import examples_on_path
 from support.command_line import arguments, finite, load, make_output, run, whole
 
 import argparse
+import copy
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,9 @@ import minti
 import world
 from minti.adapters.lora import LoRA, Pair, layers_of, weight_shape
 from minti.adapters.network import Network
+from minti.distillation.consistency import consistency
 from minti.distillation.progressive import step_loss
+from minti.distillation.teacher import Batch, guided
 from minti.runs.files import replacing
 from minti.samplers.few_step import TCD
 from minti.training import Trainer
@@ -37,7 +39,7 @@ TEACHER_STEPS, STOPS = 8, 4  # the teacher's steps; every second of their ends i
 # Of each student: its steps, and optimizer steps; c of its loss.
 ROUNDS = {4: (1200, 0.0), 2: (900, 0.0), 1: (1500, 0.1)}
 SETTINGS = ("trajectories", "batch_size", "learning_rate", "seed", "scale")
-RANK = 32
+CONSISTENCY, RANK = 1000, 32  # optimizer steps of a consistency model; rank of the LoRAs
 
 
 class Matrices(Network):
@@ -146,24 +148,52 @@ def difference(model: minti.StableDiffusion, before: dict[str, Tensor], rank: in
     return LoRA(model, pairs=pairs)
 
 
-def train(model: minti.StableDiffusion, folder: Path, rounds: Sequence[int], args: argparse.Namespace) -> None:
-    """All rounds, each from the student before it."""
+def consistency_trainer(model: minti.StableDiffusion, data: Trajectories, args: argparse.Namespace) -> Trainer:
+    """Latent consistency distillation, from the guided model, on the images in which the trajectories end."""
+    teacher = guided(copy.deepcopy(model.unet).requires_grad_(False), model.encode_prompt("").detach(), args.scale)
+    if (path := args.output / f"student-{STOPS}.pt").exists():  # begins as the student of four steps
+        adapter = Matrices(model)
+        adapter.load_state_dict(torch.load(path, weights_only=True)["state"]["adapter"])
+
+    def images(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(data.latents), (args.batch_size,), generator=generator)
+        return data.latents[chosen, -1], data.context[chosen]
+
+    length, generator = max(1, int(CONSISTENCY * args.length)), torch.Generator().manual_seed(args.seed)
+    how = {"steps": length, "learning_rate": args.learning_rate, "solver_steps": args.solver_steps}
+    trainer = consistency(model, teacher, Matrices(model), images, generator=generator, **how)
+    trainer.rate = lambda taken: 1 - taken / length
+    loss = trainer.loss
+
+    def cast(model: minti.StableDiffusion, batch: Batch) -> Tensor:
+        with autocast(model), sdpa_kernel(SDPBackend.MATH):
+            return loss(model, batch)
+
+    trainer.loss = cast
+    return trainer
+
+
+def train(model: minti.StableDiffusion, folder: Path, args: argparse.Namespace) -> None:
+    """All rounds, each from the student before it; or the consistency model."""
     before = {name: weight.clone() for name, weight in model.unet.state_dict().items()}
     data, settings = Trajectories(model), {name: getattr(args, name) for name in SETTINGS}
     data.extend(
         *sampled(model, folder / "teacher.pt", args.trajectories, TEACHER_STEPS, args.scale, args.seed, args.quiet)
     )
-    for steps in rounds:
-        length, huber = ROUNDS[steps]
-        trainer = trainer_of(model, data, steps, max(1, int(length * args.length)), huber, args)
+    for name in ROUNDS if args.method == "progressive" else ["consistency"]:
+        if name == "consistency":
+            trainer = consistency_trainer(model, data, args)
+        else:
+            length, huber = ROUNDS[name]
+            trainer = trainer_of(model, data, name, max(1, int(length * args.length)), huber, args)
         for smooth in resumable(
-            trainer, folder / f"student-{steps}.pt", settings, f"{steps} steps", args.quiet or None
+            trainer, folder / f"student-{name}.pt", settings, f"student {name}", args.quiet or None
         ):
             if trainer.number % 100 == 0:
-                print(f"{steps} steps: {trainer.number} of {trainer.steps}, loss {smooth:.4f}", flush=True)
-        minti.save_lora(difference(model, before, args.rank).half(), folder / f"lora-{steps}.safetensors")
-        print(f"wrote {folder}/lora-{steps}.safetensors", flush=True)
-        if steps == STOPS:
+                print(f"student {name}: step {trainer.number} of {trainer.steps}, loss {smooth:.4f}", flush=True)
+        minti.save_lora(difference(model, before, args.rank).half(), folder / f"lora-{name}.safetensors")
+        print(f"wrote {folder}/lora-{name}.safetensors", flush=True)
+        if name == STOPS:
             count = 2 * args.trajectories
             data.extend(*sampled(model, folder / "student.pt", count, STOPS, 1.0, args.seed + 1, args.quiet))
 
@@ -171,9 +201,11 @@ def train(model: minti.StableDiffusion, folder: Path, rounds: Sequence[int], arg
 def main() -> None:
     """Trains the students of four steps, two and one."""
     parser = arguments(__doc__.split("\n\n")[0], output="outputs/few-steps")
-    parser.add_argument(
-        "--trajectories", type=whole(1), default=4000, help="of the teacher; twice as many of a student"
-    )
+    method_help = "consistency: a model for any number of LCM's steps, from the student of four if it is in --output"
+    parser.add_argument("--method", choices=("progressive", "consistency"), default="progressive", help=method_help)
+    parser.add_argument("--solver-steps", type=whole(1), default=50, help="of the consistency model's teacher")
+    count_help = "trajectories of the teacher; twice as many of the student"
+    parser.add_argument("--trajectories", type=whole(1), default=4000, help=count_help)
     parser.add_argument("--batch-size", type=whole(1), default=32)
     parser.add_argument("--learning-rate", type=finite, default=3e-4)
     parser.add_argument("--rank", type=whole(1), default=RANK, help="of the LoRAs that are written")
@@ -181,7 +213,7 @@ def main() -> None:
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
     args.scale = args.guidance_scale
-    train(model, folder, list(ROUNDS), args)
+    train(model, folder, args)
 
 
 if __name__ == "__main__":
