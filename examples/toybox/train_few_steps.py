@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import minti
 import world
+from minti.adapter import Adapter
 from minti.adapters.lora import LoRA, Pair, layers_of, weight_shape
 from minti.adapters.network import Network
 from minti.distillation.consistency import consistency
@@ -39,7 +40,7 @@ TEACHER_STEPS, STOPS = 8, 4  # the teacher's steps; every second of their ends i
 # Of each student: its steps, and optimizer steps; c of its loss.
 ROUNDS = {4: (1200, 0.0), 2: (900, 0.0), 1: (1500, 0.1)}
 SETTINGS = ("trajectories", "batch_size", "learning_rate", "seed", "scale")
-CONSISTENCY, RANK = 1000, 32  # optimizer steps of a consistency model; rank of the LoRAs
+HEALING, CONSISTENCY, RANK = 400, 1000, 16  # optimizer steps of a LoRA, of a consistency model; rank of the LoRAs
 
 
 class Matrices(Network):
@@ -114,9 +115,11 @@ def sampled(
 
 
 def trainer_of(
-    model: minti.StableDiffusion, data: Trajectories, steps: int, length: int, huber: float, args: argparse.Namespace
+    model: minti.StableDiffusion, adapter: Adapter, data: Trajectories, steps: int, args: argparse.Namespace
 ) -> Trainer:
-    """A round: a student of so many steps."""
+    """A round: a student of so many steps, as the network's weights or as a LoRA."""
+    whole, (length, huber) = isinstance(adapter, Matrices), ROUNDS[steps]
+    length = max(1, int(args.length * (length if whole else HEALING)))
 
     def loss(model: minti.StableDiffusion, batch: tuple[Tensor, ...]) -> Tensor:
         z, end, t, u, context = batch
@@ -128,8 +131,8 @@ def trainer_of(
         return min(1, (taken + 1) / 40) * (1 - taken / length)
 
     model.freeze()
-    adapter, generator = Matrices(model), torch.Generator().manual_seed(args.seed + steps)
-    optimizer = torch.optim.AdamW(adapter.trainable(), args.learning_rate, (0.9, 0.99), weight_decay=0.0, fused=True)
+    generator, speed = torch.Generator().manual_seed(args.seed + steps), args.learning_rate * (1 if whole else 2)
+    optimizer = torch.optim.AdamW(adapter.trainable(), speed, (0.9, 0.99), weight_decay=0.0, fused=True)
     draw = lambda generator: data.batch(args.batch_size, steps, generator)  # noqa: E731
     return Trainer(model, adapter, draw, loss, optimizer, length, generator, rate, max_norm=1.0)
 
@@ -173,26 +176,32 @@ def consistency_trainer(model: minti.StableDiffusion, data: Trajectories, args: 
     return trainer
 
 
+def run_through(trainer: Trainer, path: Path, args: argparse.Namespace) -> None:
+    """Takes the steps that are left."""
+    settings = {name: getattr(args, name) for name in SETTINGS}
+    for smooth in resumable(trainer, path, settings, path.stem, args.quiet or None):
+        if trainer.number % 100 == 0:
+            print(f"{path.stem}: step {trainer.number} of {trainer.steps}, loss {smooth:.4f}", flush=True)
+
+
 def train(model: minti.StableDiffusion, folder: Path, args: argparse.Namespace) -> None:
     """All rounds, each from the student before it; or the consistency model."""
-    before = {name: weight.clone() for name, weight in model.unet.state_dict().items()}
-    data, settings = Trajectories(model), {name: getattr(args, name) for name in SETTINGS}
+    weights = lambda: {name: weight.clone() for name, weight in model.unet.state_dict().items()}  # noqa: E731
+    before, data = weights(), Trajectories(model)
     data.extend(
         *sampled(model, folder / "teacher.pt", args.trajectories, TEACHER_STEPS, args.scale, args.seed, args.quiet)
     )
     for name in ROUNDS if args.method == "progressive" else ["consistency"]:
-        if name == "consistency":
-            trainer = consistency_trainer(model, data, args)
-        else:
-            length, huber = ROUNDS[name]
-            trainer = trainer_of(model, data, name, max(1, int(length * args.length)), huber, args)
-        for smooth in resumable(
-            trainer, folder / f"student-{name}.pt", settings, f"student {name}", args.quiet or None
-        ):
-            if trainer.number % 100 == 0:
-                print(f"student {name}: step {trainer.number} of {trainer.steps}, loss {smooth:.4f}", flush=True)
-        minti.save_lora(difference(model, before, args.rank).half(), folder / f"lora-{name}.safetensors")
+        whole = Matrices(model)
+        trainer = consistency_trainer(model, data, args) if name == "consistency" else None
+        run_through(trainer or trainer_of(model, whole, data, name, args), folder / f"student-{name}.pt", args)
+        student, lora = weights(), difference(model, before, args.rank)
+        if trainer is None:  # the LoRA learns a little more, to make up for what was cut off
+            model.unet.load_state_dict(before)
+            run_through(trainer_of(model, lora, data, name, args), folder / f"lora-{name}.pt", args)
+        minti.save_lora(lora.half(), folder / f"lora-{name}.safetensors")
         print(f"wrote {folder}/lora-{name}.safetensors", flush=True)
+        model.unet.load_state_dict(student)
         if name == STOPS:
             count = 2 * args.trajectories
             data.extend(*sampled(model, folder / "student.pt", count, STOPS, 1.0, args.seed + 1, args.quiet))
