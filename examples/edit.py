@@ -5,6 +5,7 @@ python examples/edit.py SOURCE EDIT --cross-attention 0.8 --self-attention 0.8 -
 python examples/edit.py SOURCE EDIT --invert IMAGE
 """
 
+from support.adapters import load_words
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.pages import page
 
@@ -55,8 +56,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weight", type=weighted, action="append", default=[], metavar="WORD=WEIGHT", help=weight_help)
     invert_help = "edit this image, by DDIM inversion with SOURCE"
     parser.add_argument("--invert", type=Path, metavar="IMAGE", help=invert_help)
-    word_help = "a file of learned embeddings; may be repeated"
-    parser.add_argument("--embedding", type=Path, metavar="FILE", action="append", default=[], help=word_help)
+    word_help = "a file of learned words, optionally under a new name; may be repeated"
+    parser.add_argument("--embedding", metavar="FILE[=NAME]", action="append", default=[], help=word_help)
     parser.add_argument(
         "--num-images", type=whole(1), default=4, help="pairs of images, in one batch; with --invert one"
     )
@@ -69,8 +70,7 @@ def main() -> None:
     """Samples pairs of images from two prompts, and writes them beside each other."""
     args = parse()
     folder, model = make_output(args.output), load(args)
-    for path in args.embedding:
-        minti.load_embeddings(model, path)
+    load_words(model, args.embedding, [args.source, args.edit])
     n = 1 if args.invert else args.num_images
     sources, edits, rows = [args.source] * n, [args.edit] * n, {}
     shares = (args.cross_attention, args.self_attention)

@@ -22,6 +22,7 @@ from support.openvino_engine import engine
 from support.strip import Trajectory
 
 import argparse
+import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def parse() -> argparse.Namespace:
 
 def checked(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
     """Checks what goes together; makes the sampler with its options."""
+    args.prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would give the same images again
     if args.invert and (args.sampler not in (None, "ddim") or args.eta or args.init_image):
         parser.error("--invert inverts DDIM; leave out --init-image, --eta and any other --sampler")
     if bool(args.invert) != bool(args.source):
@@ -181,23 +183,23 @@ def main() -> None:
     args = parse()
     folder = make_output(args.output)
     model = load(args)
-    for given in args.embedding:
-        path, name = (given, None) if Path(given).exists() or "=" not in given else given.rsplit("=", 1)
-        words = minti.load_embeddings(model, path, name)
-        if distributed.rank() == 0:
-            print(f"{path}: {', '.join(words)}")
+    adapters.load_words(model, args.embedding, [*args.prompts, *args.extra_prompt, args.negative_prompt, args.source])
 
     # Every prompt gets the same noises, so that the columns of the grid can be compared.
-    prompts = list(dict.fromkeys(args.prompts))  # one that is given twice would give the same images again
-    jobs = [(prompt, i) for prompt in prompts for i in range(args.num_images)]
+    jobs = [(prompt, i) for prompt in args.prompts for i in range(args.num_images)]
     share = -(-len(jobs) // distributed.world_size())
     mine = jobs[distributed.rank() * share :][:share]
     with adapters.attached(args, model) as encode, guidance.attached(args, model) as guided, engine(args, model):
         images = distributed.gather(sample(args, model, encode, mine, guided))
     if distributed.rank() > 0:
         return
-    for (prompt, i), image in zip(jobs, images):
-        save_png(image, folder / f"{prompts.index(prompt):02}-{i:02}.png")
+    names = {f"{args.prompts.index(prompt):02}-{i:02}.png": image for (prompt, i), image in zip(jobs, images)}
+    for name, image in names.items():
+        save_png(image, folder / name)
+    if old := sorted(path.name for path in folder.glob("[0-9][0-9]*-[0-9][0-9]*.png") if path.name not in names):
+        listed = f"{old[0]}, ..., {old[-1]}" if len(old) > 2 else ", ".join(old)
+        text = f"{folder} also holds images of an earlier run, which are not in grid.png: {listed}"
+        warnings.warn(text, stacklevel=2)
     save_png(grid(images, columns=args.num_images), folder / "grid.png")
     print(f"wrote {len(images)} images and {folder}/grid.png")
 

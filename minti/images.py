@@ -14,6 +14,7 @@ def to_pixels(image: Image.Image, size: int | tuple[int, int], flip: bool = Fals
     """The transform of exercise E4: resize the shorter side, crop the centre, optionally mirror, scale.
     `size`: (height, width), or one number for both. -> (3, height, width) float32 in [-1, 1]."""
     height, width = (size, size) if isinstance(size, int) else size
+    image = ImageOps.exif_transpose(image)  # upright by its EXIF tag, which `open_image` has applied already
     rgb = image if image.mode == "RGB" else plugin("minti.formats.image_files:to_rgb")(image)
     fitted = ImageOps.fit(rgb, (width, height), Image.Resampling.BICUBIC)
     values = np.array(ImageOps.mirror(fitted) if flip else fitted)

@@ -40,6 +40,7 @@ class StableDiffusion:
 
     def __post_init__(self) -> None:
         self.original_tokenizer: CLIPTokenizer | None = None  # from before the first word was added
+        self.words |= plugin("minti.personalization.vocabulary:words_of", lambda tokenizer: {})(self.tokenizer)
         if self.dtype == torch.bfloat16 and self.device.type == "cpu":
             plugin("minti.speed.bfloat16:accelerate")(self.unet, self.vae)
 
@@ -87,11 +88,9 @@ class StableDiffusion:
         """Adds a word with its embedding vectors (k, d) to the vocabulary; the ids of its tokens."""
         self.original_tokenizer = self.original_tokenizer or copy.deepcopy(self.tokenizer)
         ids = self.words[placeholder] = add_tokens(self.tokenizer, placeholder, len(vectors))
-        trainable = self.text_encoder.get_input_embeddings().weight.requires_grad
-        # mean_resizing would draw the new rows from the covariance of all the old ones: slow, and overwritten at once.
-        self.text_encoder.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
-        weight = self.text_encoder.get_input_embeddings().weight.requires_grad_(trainable)
-        weight[ids] = vectors.to(weight)
+        layer = self.text_encoder.get_input_embeddings()  # not resize_token_embeddings, which draws random numbers
+        layer.weight.data = torch.cat([layer.weight[: ids[0]], vectors.to(layer.weight)])
+        layer.num_embeddings = self.text_encoder.config.vocab_size = len(layer.weight)
         return ids
 
     def freeze(self, checkpointing: bool | None = None) -> None:

@@ -34,7 +34,7 @@ def token_ids(prompt: str, tokenizer: CLIPTokenizer, words: Words) -> list[int]:
 
 def tokenize(prompts: Sequence[str], tokenizer: CLIPTokenizer, words: Words) -> Tensor:
     """Prompts to token ids, (b, m) int64, padded to the context's length. Warns of a prompt that is longer, and cut."""
-    check("runs.word_checks:prompts", prompts)
+    check("runs.word_checks:prompts", prompts, tokenizer)
     room, rows = tokenizer.model_max_length - 2, []
     for ids in (token_ids(prompt, tokenizer, words) for prompt in prompts):
         if len(ids) > room:
@@ -53,8 +53,7 @@ def placeholder_tokens(placeholder: str, num_vectors: int) -> list[str]:
 def add_tokens(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> list[int]:
     """Adds a word's tokens to the tokenizer; their ids, consecutive. Raises ValueError: it cannot be a new word."""
     tokens = placeholder_tokens(placeholder, num_vectors)
-    for token in tokens:
-        check("runs.word_checks:check_new_placeholder", tokenizer, token)
+    check("runs.word_checks:check_new_placeholders", tokenizer, tokens)
     tokenizer.add_tokens(tokens)
     return tokenizer.convert_tokens_to_ids(tokens)
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 import minti
 from minti import embeddings
 from minti.embeddings import write_embeddings
+from minti.personalization.removal import remove_word
 
 
 @pytest.mark.parametrize("vectors", [1, 3])
@@ -79,7 +80,7 @@ def write_word(path: Path, rows: torch.Tensor, form: str) -> None:
     ("form", "name"),
     [
         ("diffusers bin", "learned_embeds.bin"),
-        ("a1111 pt", "word.pt"),
+        ("a1111 pt", "<word>.pt"),
         ("a1111 safetensors", "<word>.safetensors"),
     ],
 )
@@ -96,13 +97,32 @@ def test_words_of_other_programs(tiny, pipeline, tmp_path, form, name, vectors):
     assert got.tobytes() == expected.tobytes()
 
 
+def test_a_folder_is_no_file(tiny, tmp_path):
+    write_embeddings(tmp_path / "learned_embeds.safetensors", {"<a>": torch.ones(2, 48)})
+    for load in (minti.load_embeddings, minti.load_lora):
+        with pytest.raises(
+            OSError, match=r"(is a folder; name the file in it \(learned_embeds|no such file of a LoRA)"
+        ):
+            load(tiny, tmp_path)
+
+
+def test_adding_and_removing_a_word_draws_no_global_random_number(tiny):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    tiny.add_word("<a>", torch.ones(2, 48))
+    remove_word(tiny, "<a>")
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_words_that_do_not_fit(tiny, tmp_path):
-    for width, form, name in ((1024, "a1111 pt", "sd2.pt"), (1280, "a1111 safetensors", "<xl>.safetensors")):
+    named = ((1024, "SD 2", "a1111 pt", "<two>.pt"), (1280, "SDXL", "a1111 safetensors", "<xl>.safetensors"))
+    for width, model, form, name in named:
         write_word(tmp_path / name, torch.zeros(1, width), form)
-        with pytest.raises(ValueError, match=rf"{width}\).*48 numbers wide; it was learned on another model"):
+        with pytest.raises(ValueError, match=rf"{width}\).*48 numbers wide; .* on another model, {model} by its width"):
             minti.load_embeddings(tiny, tmp_path / name)
     save_file({"clip_l": torch.zeros(1, 48), "clip_g": torch.zeros(1, 1280)}, tmp_path / "xl.safetensors")
-    with pytest.raises(ValueError, match="clip_g has shape"):
+    with pytest.raises(ValueError, match=r"xl.safetensors: clip_l and clip_g are of SDXL"):
         minti.load_embeddings(tiny, tmp_path / "xl.safetensors")
     torch.save({"step": 3}, tmp_path / "none.pt")
     with pytest.raises(ValueError, match="holds no learned words"):

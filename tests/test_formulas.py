@@ -53,7 +53,10 @@ def test_the_functions_of_the_table_exist(name):
     assert callable(resolve(name))
 
 
-@pytest.mark.parametrize("name", [*named(2, "examples/"), *named(3, "tests/")])
+FILES = sorted({name for name in NAMES.findall((ROOT / "examples/files.md").read_text()) if name.startswith("tests/")})
+
+
+@pytest.mark.parametrize("name", [*named(2, "examples/"), *named(3, "tests/"), *FILES])
 def test_the_tests_and_scripts_of_the_table_exist(name):
     path, _, function = name.partition("::")
     assert (ROOT / path).is_file()

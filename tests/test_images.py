@@ -30,6 +30,16 @@ def test_exif_rotation_is_applied(tmp_path):
     assert corners(opened) == [(255, 0, 0), (255, 0, 0), (0, 0, 255), (0, 0, 255)]
 
 
+def test_an_image_that_the_caller_has_opened_is_turned_upright_too(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    expected = images.to_pixels(image.transpose(Image.Transpose.ROTATE_270), 16)
+    for opened in (Image.open(tmp_path / "turned.png"), open_image(tmp_path / "turned.png")):
+        assert torch.equal(images.to_pixels(opened, 16), expected)
+
+
 def test_transparency_is_laid_on_white(tmp_path):
     image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     image.putpixel((0, 0), (10, 20, 30, 255))

@@ -4,6 +4,7 @@ from support.command_line import finite, whole
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,10 +17,12 @@ import minti
 from minti.adapters.controlnet import ControlNet
 from minti.adapters.image_encoder import load_image_encoder
 from minti.adapters.ip_adapter import IPAdapter, load_ip_adapter
+from minti.editing.images import on_black
 from minti.evaluation.clip_scores import Clip
 from minti.formats.image_files import open_image
 from minti.runs import distributed
 from minti.speed.deep_cache import DeepCache
+from minti.text import token_ids
 
 TOYBOX = Path(__file__).resolve().parents[1] / "toybox"
 # Prompts, and whether the image prompt belongs to them, to what `minti.sample` takes.
@@ -52,6 +55,19 @@ def weighted(text: str) -> tuple[Path, float]:
         return Path(text), 1.0
     path, weight = text.rsplit("=", 1)
     return Path(path), finite(weight)
+
+
+def load_words(model: minti.StableDiffusion, files: Sequence[str], prompts: Sequence[str | None]) -> None:
+    """Loads the learned words of FILE or FILE=NAME options; warns of one that none of the prompts says."""
+    for given in files:
+        path, name = (given, None) if Path(given).exists() or "=" not in given else given.rsplit("=", 1)
+        words = minti.load_embeddings(model, path, name)
+        if distributed.rank() == 0:
+            print(f"{path}: {', '.join(words)}")
+        for word in words:
+            said = (token_ids(prompt, model.tokenizer, model.words) for prompt in prompts if prompt)
+            if not any(model.words[word][0] in ids for ids in said):
+                warnings.warn(f"{path}: no prompt says {word}, so it changes nothing", stacklevel=2)
 
 
 @contextmanager
@@ -103,7 +119,7 @@ def controlnet(args: argparse.Namespace, model: minti.StableDiffusion) -> tuple[
         raise ValueError(f"--controlnet {path} needs a hint; give --hint IMAGE, too")
     if path is None and not own.is_dir():
         raise ValueError(f"--hint {args.hint} needs a ControlNet, and {args.model} has none; give --controlnet FOLDER")
-    hint = open_image(args.hint)
+    hint = on_black(open_image(args.hint, alpha=True))
     size = tuple(getattr(args, side, None) or model.resolution for side in ("height", "width"))  # not all scripts ask
     if hint.size != size[::-1]:
         was = f"{hint.height} x {hint.width}"

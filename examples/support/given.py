@@ -1,6 +1,7 @@
 """Image to image, inpainting, DDIM inversion and masks, by the files that a command line names."""
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,20 @@ HALVES = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 1, 1), "top": (0, 0, 1, 0.5)
 def where_mask(where: str, height: int, width: int) -> Image.Image:
     """A half of the image by its name, or the mask in a file, as black and white pixels, height x width."""
     if where not in HALVES:
-        return fit_mask(open_image(Path(where)), height, width)
+        return open_mask(Path(where), height, width)
     mask = Image.new("L", (width, height))
     mask.paste(255, tuple(round(part * side) for part, side in zip(HALVES[where], 2 * (width, height))))
+    return mask
+
+
+def open_mask(path: Path, height: int, width: int, image: Image.Image | None = None) -> Image.Image:
+    """The mask in a file, as black and white pixels, height x width, scaled first to the size of the image that it is
+    of; warns where it is all of one colour."""
+    mask = open_image(path, alpha=True)
+    mask = fit_mask(mask if image is None else mask.resize(image.size), height, width)
+    if (least := mask.getextrema()[0]) == mask.getextrema()[1]:
+        colour, means = ("white", "everything is sampled") if least else ("black", "nothing is sampled")
+        warnings.warn(f"{path}: the mask is all {colour}, so {means}", stacklevel=2)
     return mask
 
 
@@ -38,13 +50,17 @@ class Edit:
         if not path:
             return
         height, width = args.height or model.resolution, args.width or model.resolution
-        self.image = ImageOps.fit(open_image(path), (width, height), Image.Resampling.BICUBIC)
+        whole = open_image(path)
+        if abs(whole.width / whole.height * height / width - 1) > 0.02:
+            cropped = f"of its {whole.width} x {whole.height} pixels the middle is taken, in the shape of the sample"
+            warnings.warn(f"{path}: {cropped}, {width} x {height}; --width and --height change that", stacklevel=2)
+        self.image = ImageOps.fit(whole, (width, height), Image.Resampling.BICUBIC)
         init_latents = image_latents(model, self.image, height, width)
         strength = (1.0 if args.mask or args.invert else 0.8) if args.strength is None else args.strength
         if args.invert:  # from there the source prompt leads back to the image; another one edits it
             self.options["latents"] = inverted_noise(model, init_latents, args.source, args.steps, strength)
         if args.mask:
-            self.mask = fit_mask(open_image(args.mask), height, width)
+            self.mask = open_mask(args.mask, height, width, whole)
             latents = latent_mask(self.mask, model.vae.config.factor)
         self.options["begin"] = ImageToImage(init_latents, strength, latents)
 

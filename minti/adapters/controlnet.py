@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from minti.adapter import Adapter
 from minti.configs import read_config
+from minti.formats.shards import read_part
 from minti.formats.single_file import picked, read_file, unet_name
 from minti.formats.tensors import check_finite, write_tensors
 from minti.loading import NETWORK, load_network
@@ -149,8 +150,11 @@ class ControlNet(Adapter):
         """A frozen one, in the model's dtype and on its device, from diffusers' folder, the file in it, or an original
         file. `sizes`: of an original file, which has no config; SD v1's when absent.
         Raises OSError, ValueError: missing, damaged, not finite, or of another architecture; names file and key."""
-        path = Path(source) / f"{NETWORK}.safetensors" if Path(source).is_dir() else Path(source)
-        tensors = read_file(path, " is missing; a ControlNet is diffusers' folder, or the original's file")
+        if Path(source).is_dir():
+            path, tensors = read_part(Path(source), NETWORK, None, None)
+        else:
+            path = Path(source)
+            tensors = read_file(path, " is missing; a ControlNet is diffusers' folder, or the original's file")
         called, rename = str, lambda tensors, network: tensors
         if any(key.startswith("controlnet_") for key in tensors):
             config = read_config(ControlNetConfig, path.with_name("config.json"), **ONLY)
@@ -159,6 +163,10 @@ class ControlNet(Adapter):
             prefix = "control_model." if any(key.startswith("control_model.") for key in tensors) else ""
             called = lambda key: prefix + controlnet_name(key, config)  # noqa: E731
             rename = partial(picked, called)  # the file may hold more, such as a whole SD v1
+            if "difference" in tensors:  # to the UNet's own weights
+                own = {called(key): tensor for key, tensor in model.unet.state_dict().items()}
+                added = {key: x.float() + own[key].to(x.device).float() for key, x in tensors.items() if key in own}
+                tensors |= added
         options = {"tensors": tensors, "name_in_file": called}
         network = load_network(lambda: ControlNetwork(config), path, model.device, model.dtype, rename, **options)
         check_finite(path, network.state_dict(), called)

@@ -30,7 +30,7 @@ TEXT_LAYERS = r"text_encoder\..*\.(q|k|v|out)_proj"
 
 
 class Pair(nn.Module):
-    """A LoRA's matrices of one layer, in float32: `down` is A, (r, d_in), or (r, d_in, k, k) beside a k × k convolution;
+    """A LoRA's matrices of one layer, in float32: `down` is A, (r, d_in), beside a k × k convolution (r, d_in, k, k);
     `up` is B, (d_out, r); and α."""
 
     def __init__(self, down: Tensor, up: Tensor, alpha: float):

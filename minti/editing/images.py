@@ -25,5 +25,12 @@ def latent_mask(mask: Image.Image, factor: int) -> Tensor:
 
 
 def fit_mask(mask: Image.Image, height: int, width: int) -> Image.Image:
-    """A mask of any kind and size as black and white pixels, height x width."""
-    return ImageOps.fit(mask.convert("L"), (width, height)).point(lambda value: 255 * (value > 127))
+    """A mask of any kind and size as black and white pixels, height x width; what is transparent is black."""
+    return ImageOps.fit(on_black(mask).convert("L"), (width, height)).point(lambda value: 255 * (value > 127))
+
+
+def on_black(image: Image.Image) -> Image.Image:
+    """A mask or a hint with its transparency laid on black, which means "not here" in both."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA")).convert("RGB")

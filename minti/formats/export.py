@@ -27,13 +27,13 @@ def save_folder(model: StableDiffusion, folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise OSError(f"{folder} is not empty; remove it, or give another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    begun = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    begun = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:50]}."))
     try:
         for name, content in configs(model).items():
             (path := begun / name).parent.mkdir(exist_ok=True)
             text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False)
             path.write_text(text, encoding="utf-8")
-        rows, text = model.tokenizer.vocab_size, model.text_encoder.state_dict()
+        rows, text = len(model.original_tokenizer or model.tokenizer), model.text_encoder.state_dict()
         text = {f"text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in text.items()}
         text = {key: tensor[:rows] if "token_embedding" in key else tensor for key, tensor in text.items()}
         networks = {f"unet/{NETWORK}": model.unet.state_dict(), f"vae/{NETWORK}": model.vae.state_dict()}
@@ -58,17 +58,20 @@ def configs(model: StableDiffusion) -> dict[str, Any]:
     schedule = {key: value for key, value in asdict(model.scheduler.config).items() if value is not None}
     pndm = {"_class_name": DIFFUSERS["scheduler"], "skip_prk_steps": True, "clip_sample": False}
     merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"])
+    own = model.original_tokenizer or tokenizer
+    added = {token: i for token, i in own.get_added_vocab().items() if i >= own.vocab_size}
     special = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
     sizes = {"model_max_length": tokenizer.model_max_length, "do_lower_case": True}
     return {
         "model_index.json": {"_class_name": "StableDiffusionPipeline"} | CLASSES,
         "unet/config.json": {"_class_name": DIFFUSERS["unet"]} | asdict(model.unet.config),
         "vae/config.json": {"_class_name": DIFFUSERS["vae"]} | asdict(vae) | blocks,
-        "text_encoder/config.json": text | {"vocab_size": tokenizer.vocab_size},
+        "text_encoder/config.json": text | {"vocab_size": len(own)},
         "scheduler/scheduler_config.json": pndm | schedule,
         "tokenizer/vocab.json": bpe["vocab"],
         "tokenizer/merges.txt": "\n".join(["#version: 0.2", *merges, ""]),
         "tokenizer/tokenizer_config.json": {"tokenizer_class": "CLIPTokenizer"} | special | sizes,
         "tokenizer/special_tokens_map.json": special,
+        "tokenizer/added_tokens.json": added,
         DEFAULTS: asdict(model.defaults),
     }

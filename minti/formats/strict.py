@@ -173,9 +173,12 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         tokenizer("a", padding="max_length", max_length=3, truncation=True)
-        return tokenizer
     except Exception as error:  # of the tokenizers library some are no more than Exception
         raise ValueError(f"{folder} holds no whole CLIP tokenizer ({one_line(error)}); fetch it again") from None
+    if tokenizer.model_max_length > 2**31:  # transformers' word for "not known"
+        path = folder / "tokenizer_config.json"
+        raise FileNotFoundError(f"{path} with a model_max_length is missing; in SD v1 that is 77")
+    return tokenizer
 
 
 def has_parts(folder: Path) -> None:

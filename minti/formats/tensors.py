@@ -32,6 +32,9 @@ class ParameterDict:
 
 def read_content(path: Path, missing: str = ": no such file") -> Any:
     """What a file of tensors holds, safetensors or a pickle, whatever its name. `missing`: says that there is none."""
+    if path.is_dir():
+        files = sorted(file.name for file in path.iterdir() if file.suffix in (".safetensors", ".bin", ".pt"))
+        raise IsADirectoryError(f"{path} is a folder; name the file in it ({', '.join(files) or 'there is none'})")
     if not path.is_file():
         raise FileNotFoundError(f"{path}{missing}")
     return read_tensors(path) if content_type(path) == "safetensors" else read_pickle(path)

@@ -94,7 +94,7 @@ def opacity(images: Sequence[Image.Image], size: int, flip: bool = False) -> Ten
     for i, image in enumerate(images):
         if not isinstance(image, Image.Image) or "A" not in image.getbands():
             raise ValueError(f"image {i} has no alpha channel to mask it by; give each image one, or mask none")
-        fitted = ImageOps.fit(image.getchannel("A"), (size, size), Image.Resampling.BICUBIC)
+        fitted = ImageOps.fit(ImageOps.exif_transpose(image).getchannel("A"), (size, size), Image.Resampling.BICUBIC)
         masks.append(torch.from_numpy(np.array(fitted, dtype=np.float32))[None] / 255)
         if not masks[-1].any():
             raise ValueError(f"image {i} is transparent everywhere: its mask leaves nothing to learn from")

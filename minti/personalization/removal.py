@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from minti.model import StableDiffusion
-from minti.personalization.vocabulary import known_ids
+from minti.personalization.vocabulary import known_ids, words_of
 from minti.runs.messages import short_repr
 from minti.runs.word_checks import check_new_word
 from minti.textual_inversion import LearnedEmbedding
@@ -18,7 +18,7 @@ from minti.wrapper import TrainingWrapper
 def remove_word(model: StableDiffusion, placeholder: str) -> None:
     """Removes an added word. The words behind it get new token ids: they stay as they are, and a run that was training
     one, or this word, is over. Raises ValueError: there is no such added word."""
-    if placeholder not in model.words:
+    if model.words.get(placeholder, [0])[0] < len(model.original_tokenizer or model.tokenizer):
         raise ValueError(f"{short_repr(placeholder)} is no word that was added to this model")
     learning = dict(model.learning)
     attached = [adapter for adapter in learning.values() if adapter._attached]
@@ -55,12 +55,13 @@ def nothing(*_: Any) -> None:
 
 def take_out(model: StableDiffusion, placeholder: str) -> None:
     """Takes a word out of tokenizer and matrix; what has learned it, or one behind it, is told nothing."""
-    weight = model.text_encoder.get_input_embeddings().weight.detach()
-    before = model.words
-    vectors = {word: weight[ids].clone() for word, ids in before.items() if word != placeholder}
-    first = min(i for ids in before.values() for i in ids)
-    model.tokenizer, model.words = copy.deepcopy(model.original_tokenizer), {}
-    model.text_encoder.resize_token_embeddings(first, mean_resizing=False)
+    layer = model.text_encoder.get_input_embeddings()
+    weight = layer.weight.detach()
+    before, first = model.words, len(model.original_tokenizer)
+    vectors = {word: weight[ids].clone() for word, ids in before.items() if word != placeholder and ids[0] >= first}
+    model.tokenizer, model.words = copy.deepcopy(model.original_tokenizer), words_of(model.original_tokenizer)
+    layer.weight.data = weight[:first].clone()
+    layer.num_embeddings = model.text_encoder.config.vocab_size = first
     for word, rows in vectors.items():
         model.add_word(word, rows)
     model.learning = {word: one for word, one in model.learning.items() if model.words.get(word) == before[word]}

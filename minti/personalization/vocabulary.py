@@ -1,6 +1,9 @@
 """The vocabulary that a model came with: its whole words, and the tokens of a phrase."""
 
 import warnings
+from itertools import chain, count, takewhile
+
+from transformers import CLIPTokenizer
 
 from minti.model import StableDiffusion
 from minti.runs.messages import short_repr, shortened
@@ -15,6 +18,17 @@ def known_words(model: StableDiffusion) -> dict[str, int]:
     vocabulary = sorted(model.tokenizer.get_vocab().items(), key=lambda item: item[1])
     words = {token.removesuffix("</w>"): i for token, i in vocabulary if token.endswith("</w>") and token not in added}
     return {word: i for word, i in words.items() if len(word) > 1 or (word.isascii() and word.isalnum())}
+
+
+def words_of(tokenizer: CLIPTokenizer) -> dict[str, list[int]]:
+    """Words of several vectors that a saved pipeline's tokenizer has, {placeholder: token ids}: where a prompt says
+    `<cat>`, diffusers' `maybe_convert_prompt` makes it `<cat> <cat>_1`, for as many as there are."""
+    added, words = tokenizer.get_added_vocab(), {}
+    for token in added:
+        parts = list(takewhile(added.__contains__, chain([token], (f"{token}_{i}" for i in count(1)))))
+        if len(parts) > 1:
+            words[token] = [added[part] for part in parts]
+    return words
 
 
 def is_phrase(text: str | None) -> bool:

@@ -100,9 +100,12 @@ def heads(channels: int, heads: int) -> None:
 
 
 def images(images: Any) -> None:
-    """Raises ValueError: there are none."""
+    """Raises ValueError: there are none, or as a tensor they are no pixels in [-1, 1]."""
     if len(images) == 0:
         raise ValueError("there are no images to learn from")
+    if isinstance(images, Tensor) and (not images.is_floating_point() or images.abs().max() > 2):
+        found = f"these are {str(images.dtype).removeprefix('torch.')} from {images.min():g} to {images.max():g}"
+        raise ValueError(f"images as a tensor are numbers in [-1, 1], and {found}; see minti.images.from_bytes")
 
 
 def contexts(context: Tensor, width: int, like: Tensor | None, name: str) -> None:

@@ -21,7 +21,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         target = Path(os.path.realpath(path))
-        new = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+        name = os.fsdecode(os.fsencode(target.name)[:200])  # file systems count bytes
+        new = target.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
         new.touch(exist_ok=False)  # with the permissions that any new file gets
         temporary, mode = new, (target if target.is_file() else new).stat().st_mode & 0o777
         yield temporary

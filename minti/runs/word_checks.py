@@ -6,6 +6,7 @@ The core calls them by name (`utils.check`) and runs without them.
 import copy
 import re
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from transformers import CLIPTokenizer
 from minti.runs.messages import check_choice, short_repr, shortened
 from minti.templates import TEMPLATES
 from minti.text import add_tokens, placeholder_tokens, token_ids
+
+WIDTHS = {768: ", SD 1 by its width", 1024: ", SD 2 by its width", 1280: ", SDXL by its width"}
 
 
 def check_templates(templates: str | Sequence[str]) -> None:
@@ -43,22 +46,20 @@ def check_text(text: str, what: str) -> None:
         raise ValueError(f"{what} {short_repr(text)} holds {half}; expected UTF-8") from None
 
 
-def check_new_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
-    """Raises ValueError: the placeholder is empty, contains white space or what cannot be printed, changes when the
+def check_new_placeholders(tokenizer: CLIPTokenizer, placeholders: Sequence[str]) -> None:
+    """Raises ValueError: a placeholder is empty, contains white space or what cannot be printed, changes when the
     tokenizer tidies it, or is a word already (it lower-cases, so `<Cat>` and `<cat>` are the same word)."""
-    tidied = unicodedata.normalize("NFC", placeholder)
-    if not placeholder or not placeholder.isprintable() or re.search(r"\s", placeholder) or tidied != placeholder:
-        raise ValueError(
-            f"placeholder token {short_repr(placeholder)}: expected one word without spaces, as '<concept>'"
-        )
-    lower = placeholder.lower()
-    for token in tokenizer.get_vocab():
-        if token.lower() in (lower, lower + "</w>"):
+    vocabulary = {token.lower().removesuffix("</w>"): token for token in tokenizer.get_vocab()}
+    for placeholder in placeholders:
+        tidied = unicodedata.normalize("NFC", placeholder)
+        if not placeholder or not placeholder.isprintable() or re.search(r"\s", placeholder) or tidied != placeholder:
+            wanted = "expected one word without spaces, as '<concept>'"
+            raise ValueError(f"placeholder token {short_repr(placeholder)}: {wanted}")
+        if (token := vocabulary.get(placeholder.lower().removesuffix("</w>"))) is not None:
             same = "" if token in (placeholder, placeholder + "</w>") else f" as {token.removesuffix('</w>')!r}"
-            known = (
-                f"placeholder token {short_repr(placeholder)} is in the vocabulary already{same} (case does not count)"
-            )
-            raise ValueError(f"{known}; choose a word that does not exist, such as '<my-concept>'")
+            known = f"{short_repr(placeholder)} is in the vocabulary already{same} (case does not count)"
+            choose = "choose a word that does not exist, such as '<my-concept>'"
+            raise ValueError(f"placeholder token {known}; {choose}")
 
 
 def tokenizer_with(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> tuple[CLIPTokenizer, list[int]]:
@@ -132,7 +133,8 @@ def loaded_words(model: Any, path: Any, words: dict[str, Tensor]) -> None:
     for token, vectors in words.items():
         what = f"{path}: {shortened(token)}"
         if vectors.shape[1] != weight.shape[1]:
-            own = f"the words of this model are {weight.shape[1]} numbers wide; it was learned on another model"
+            other = WIDTHS.get(vectors.shape[1], "")
+            own = f"the words of this model are {weight.shape[1]} numbers wide; it was learned on another model{other}"
             raise ValueError(f"{what} has shape {tuple(vectors.shape)}, but {own}")
         if len(vectors) > model.tokenizer.model_max_length - 2:
             raise ValueError(f"{what} has {len(vectors)} vectors, more than a prompt can hold")
@@ -155,7 +157,21 @@ def single_token(tokenizer: CLIPTokenizer, word: str, ids: list[int]) -> None:
         raise ValueError(f"{found}; choose a plain word, or several, that say roughly what the images show")
 
 
-def prompts(prompts: Any) -> None:
-    """Raises ValueError: there are none."""
+# Emphasis, alternation, LoRAs and breaks as AUTOMATIC1111 writes them.
+SYNTAX = re.compile(r"\([^()]*:\s*[-+]?\d*\.?\d+\)|\(\([^()]*\)\)|\[[^\[\]]*\]|<\w+:[^<>]*>|\bBREAK\b")
+
+
+def prompts(prompts: Any, tokenizer: CLIPTokenizer) -> None:
+    """Raises ValueError: there are none. Warns of what a prompt does not mean as it is written: the syntax of another
+    program, a placeholder in brackets that this model has not learned."""
     if not len(prompts):
         raise ValueError("no prompt given")
+    for prompt in (prompt for prompt in prompts if isinstance(prompt, str)):
+        if syntax := SYNTAX.search(prompt):
+            letters = "minti has no such syntax and reads it as letters"
+            warnings.warn(f"the prompt holds {short_repr(syntax[0])}: {letters}", stacklevel=4)
+        if "<" in prompt:
+            known = "|".join(map(re.escape, tokenizer.get_added_vocab()))
+            for word in re.findall(r"<[^\s<>:]+>", re.sub(known, "", prompt, flags=re.IGNORECASE)):
+                load = "load its file with load_embeddings (--embedding)"
+                warnings.warn(f"the prompt says {short_repr(word)}, no word of this model; {load}", stacklevel=4)

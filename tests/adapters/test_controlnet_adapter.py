@@ -259,6 +259,40 @@ def test_the_original_file(tiny, theirs, tmp_path, prefix, suffix):
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in theirs.state_dict().items())
 
 
+def test_a_file_of_differences_is_added_to_the_unet(tiny, pipeline, theirs, tmp_path):
+    """diff_control_*: what is also in the UNet is the difference to it; the zero convolutions and the hint's encoder
+    are whole. "difference" says so."""
+    renamed, config = original(theirs)
+    own = {controlnet_name(key, config): value for key, value in pipeline.unet.state_dict().items()}
+    shared = own.keys() & renamed.keys()
+    assert len(shared) == len(renamed) - sum(
+        key.startswith(("zero", "input_hint", "middle_block_out")) for key in renamed
+    )
+    halved = {key: value / 2 + 0.01 for key, value in renamed.items()}
+    file = {f"control_model.{k}": v - own[k] if k in shared else v for k, v in halved.items()}
+    save_file(
+        {k: v.contiguous() for k, v in file.items()} | {"difference": torch.zeros(1)}, tmp_path / "diff.safetensors"
+    )
+    network = ControlNet.from_pretrained(tmp_path / "diff.safetensors", tiny, config).network
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(value, halved[controlnet_name(key, config)], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["bin", "fp16.safetensors"])
+def test_a_folder_with_one_kind_of_weights(tiny, theirs, saved, suffix):
+    tensors = {key: value.clone() for key, value in load_file(saved / WEIGHTS).items()}
+    (saved / WEIGHTS).unlink()
+    path = saved / f"{WEIGHTS.removesuffix('.safetensors')}.{suffix}"
+    torch.save(tensors, path) if suffix == "bin" else save_file({k: v.half() for k, v in tensors.items()}, path)
+    with pytest.warns(
+        UserWarning, match=r"taking (diffusion_pytorch_model.bin|the weights of variant fp16), for there"
+    ):
+        network = ControlNet.from_pretrained(saved, tiny).network
+    rounding = 0 if suffix == "bin" else 2**-10
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[key], value, rtol=rounding, atol=rounding * 1e-3)
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -324,7 +358,7 @@ def test_files_that_are_refused(tiny, theirs, saved, tmp_path):
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         ControlNet.from_pretrained(saved, tiny)
     (saved / WEIGHTS).unlink()
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing; a ControlNet is"):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):
         ControlNet.from_pretrained(saved, tiny)
     renamed, config = original(theirs)
     torch.save({f"control_model.{k}": v for k, v in renamed.items() if "zero_convs.2.0" not in k}, tmp_path / "a.pth")

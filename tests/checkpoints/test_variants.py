@@ -26,12 +26,30 @@ def test_fp16_variant(folder, tiny):
     assert torch.equal(model.unet.conv_in.weight, expected.half())
     widened = minti.StableDiffusion.from_pretrained(folder, variant="fp16")
     assert torch.equal(widened.unet.conv_in.weight, expected.half().float())
-    with pytest.raises(
-        FileNotFoundError, match=r"is missing; the folder has diffusion_pytorch_model\.fp16\.safetensors"
-    ):
+    with pytest.warns(UserWarning, match=r"unet: taking the weights of variant fp16, for there are no others"):
+        only = minti.StableDiffusion.from_pretrained(folder)
+    assert torch.equal(only.unet.conv_in.weight, expected.half().float())
+    other = folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors"
+    other.write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"is missing; the folder has \S+fp16\.safetensors, \S+non_ema\.saf"):
         minti.StableDiffusion.from_pretrained(folder)
+    other.unlink()
     with pytest.raises(FileNotFoundError, match=r"bf16\.safetensors is missing; the folder has"):
         minti.StableDiffusion.from_pretrained(folder, variant="bf16")
+
+
+def test_a_folder_of_pickles(folder, tiny):
+    """As folders of 2022 have them; diffusers calls the text encoder's pytorch_model.bin."""
+    for part, stem in PARTS.items():
+        path = folder / part / f"{stem}.safetensors"
+        torch.save(load_file(path), folder / part / f"{'pytorch_' * (stem == 'model')}{stem}.bin")
+        path.unlink()
+    with pytest.warns(UserWarning, match=r"text_encoder: taking pytorch_model\.bin, for there are no other weights"):
+        model = minti.StableDiffusion.from_pretrained(folder)
+    assert_same(model, tiny)
+    (folder / "vae" / "diffusion_pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model.bin is a git-lfs pointer"):
+        minti.StableDiffusion.from_pretrained(folder)
 
 
 def test_shards_as_diffusers_writes_them(folder, tiny, tiny_folder):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import minti
+from minti.formats.strict import load_tokenizer
 
 NETWORK = "diffusion_pytorch_model.safetensors"
 
@@ -127,6 +128,14 @@ def test_a_missing_file_is_named(folder, file):
     (folder / file).unlink()
     with pytest.raises(FileNotFoundError, match="is missing"):
         minti.StableDiffusion.from_pretrained(folder)
+
+
+def test_a_tokenizer_without_a_length_is_named(tmp_path):
+    """Of vocab.json and merges.txt alone transformers makes a tokenizer of 10^30 tokens."""
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(minti.TOYBOX / "tokenizer" / name, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"tokenizer_config\.json with a model_max_length is missing"):
+        load_tokenizer(tmp_path)
 
 
 def test_damaged_files_are_named(folder):

@@ -248,7 +248,7 @@ def test_an_optimizer_in_8_bits_goes_on_too(tiny, tmp_path):
         ({"class_pictures": 0}, "set class_pictures, or prior_weight = 0"),
         ({"prior_weight": -1.0}, "prior_weight = -1.0; expected a number from 0"),
         ({"rank": 0, "learns": "lora"}, "rank = 0"),
-        ({"layers": ("convolutions",), "learns": "lora"}, "layers = "),
+        ({"layers": ("resnets",), "learns": "lora"}, "layers = "),
         ({"huber": 0.0}, "huber = 0.0"),
     ],
 )

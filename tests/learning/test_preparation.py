@@ -80,6 +80,16 @@ def test_flipping_adds_mirror_images(tiny):
     assert not torch.equal(draws[0], draws[2])
 
 
+@pytest.mark.parametrize("pixels", [lambda x: (x * 127.5 + 127.5).byte(), lambda x: x * 127.5 + 127.5])
+def test_bytes_are_no_pixels(tiny, pixels):
+    given = pixels(pictures())
+    kind = str(given.dtype).removeprefix("torch.")
+    wrapper = minti.TrainingWrapper(tiny, minti.TextualInversionConfig(steps=1))
+    with pytest.raises(ValueError, match=rf"numbers in \[-1, 1\], and these are {kind} from \d.* to 25\d.*from_bytes"):
+        minti.textual_inversion(wrapper, given)
+    assert "<concept>" not in tiny.words
+
+
 def test_a_prompt_that_just_holds_the_word(tiny):
     """Of the small model's 16 places the first and the last are the beginning and the end."""
     minti.prepare_for_textual_inversion(wrapper(tiny, templates=("a " * 12 + "{}",), num_vectors=2))

@@ -247,6 +247,14 @@ def test_words_and_models_have_the_permissions_that_any_file_has(tiny, tmp_path,
     assert (tmp_path / "model").stat().st_mode & 0o777 == 0o777 & ~umask
 
 
+def test_a_name_that_is_long_in_bytes(tmp_path):
+    """File systems take 255 bytes, and of these characters each is three."""
+    path = tmp_path / ("猫" * 80 + ".safetensors")
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"whole")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(path.name, b"whole")]
+
+
 def test_a_link_is_followed(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/table.csv").write_text("old")

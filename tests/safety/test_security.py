@@ -186,7 +186,7 @@ def test_scripts_write_into_their_folder_and_ask_for_no_network(whole, workshop,
     assert {path.name for path in whole.parent.iterdir()} == {"outputs"}
     names = {"checkpoints", "curves.png", "learned_embeds.safetensors", "losses.csv", "page.png"}
     assert {path.name for path in whole.iterdir()} == names
-    torch.save({"string_to_param": {"*": torch.ones(1, 48)}, "name": "../../y"}, tmp_path / "word.pt")
+    torch.save({"../../y": torch.ones(1, 48)}, tmp_path / "word.pt")
     words = ("--embedding", whole / "learned_embeds.safetensors", "--embedding", tmp_path / "word.pt")
     out = tmp_path / "a/b"
     options = ("--model", tiny_folder, "--steps", 1, "--num-images", 1, "--output", out)
