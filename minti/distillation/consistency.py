@@ -6,18 +6,18 @@ points of the teacher's trajectory should have one consistency function's value,
 
 Without the boundary condition and the stop-gradient, as `003`, 32, writes the loss, any constant f has loss 0."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from minti.adapter import Adapter
-from minti.distillation.progressive import Data
-from minti.distillation.teacher import Batch, check_timesteps, ddim_steps
+from minti.distillation.teacher import Batch, Data, check_timesteps, ddim_steps, trainer
 from minti.model import StableDiffusion
 from minti.samplers.few_step import boundary_scalings, solver_timesteps
 from minti.sampling import Network
 from minti.scheduler import NoiseScheduler
 from minti.training import Trainer
-from minti.utils import randn
 
 
 def consistency_function(scheduler: NoiseScheduler, output: Tensor, latents: Tensor, t: Tensor) -> Tensor:
@@ -59,17 +59,8 @@ def consistency(
     same model without it (`teacher.without`). data: draws images. solver_steps: of the teacher's DDIM, which
     `LCM(original_inference_steps)` should be told. Raises ValueError: they do not suit the model."""
     rising = solver_timesteps(model.scheduler, solver_steps)
-    stride = rising[0] + 1
     check_timesteps(model.scheduler, [*reversed(rising), -1])
-
-    def draw(generator: torch.Generator) -> Batch:
-        clean, context = data(generator)
-        t = torch.tensor(rising)[torch.randint(len(rising), (len(clean),), generator=generator)].to(clean.device)
-        noise = randn(clean.shape, generator, clean.device, clean.dtype)
-        pair = torch.stack([t, (t - stride).clamp(min=0)], 1)  # b 2
-        return Batch(model.scheduler.add_noise(clean, noise, t), context, pair)
-
-    model.freeze()
+    rows = torch.tensor([(t, max(t - rising[0] - 1, 0)) for t in rising])  # n 2
     optimizer = torch.optim.AdamW(adapter.trainable(), learning_rate)
-    loss = lambda model, batch: consistency_loss(model, batch, teacher, huber, target)  # noqa: E731
-    return Trainer(model, adapter, draw, loss, optimizer, steps, generator, max_norm=1.0)
+    loss = partial(consistency_loss, teacher=teacher, huber=huber, target=target)
+    return trainer(model, adapter, data, rows, loss, optimizer, steps, generator)

@@ -6,20 +6,18 @@ signal and noise rates; the student's clean latents x should be those with which
     L = max(alpha_t^2 / sigma_t^2, 1) |x - x~|^2
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from minti.adapter import Adapter
-from minti.distillation.teacher import Batch, check_timesteps, ddim_steps
+from minti.distillation.teacher import Batch, Data, check_timesteps, ddim_steps, trainer
 from minti.model import StableDiffusion
 from minti.sampling import Network
 from minti.scheduler import NoiseScheduler
 from minti.training import Trainer
-from minti.utils import randn
-
-Data = Callable[[torch.Generator], tuple[Tensor, Tensor]]  # clean scaled latents (b, c, h, w), contexts (b, m, d)
 
 
 def one_step_target(scheduler: NoiseScheduler, latents: Tensor, end: Tensor, t: Tensor, u: Tensor) -> Tensor:
@@ -70,17 +68,8 @@ def progressive(
     check_timesteps(model.scheduler, stops := list(timesteps))
     if len(stops) % 2 == 0:
         raise ValueError(f"{len(stops) - 1} steps of the teacher cannot be halved; give an even number of them")
-    triples = torch.tensor(stops).unfold(0, 3, 2)  # n 3
-
-    def draw(generator: torch.Generator) -> Batch:
-        clean, context = data(generator)
-        chosen = triples[torch.randint(len(triples), (len(clean),), generator=generator)].to(clean.device)  # b 3
-        noise = randn(clean.shape, generator, clean.device, clean.dtype)
-        return Batch(model.scheduler.add_noise(clean, noise, chosen[:, 0]), context, chosen)
-
-    model.freeze()
+    rows = torch.tensor(stops).unfold(0, 3, 2)  # n 3
     optimizer = torch.optim.Adam(adapter.trainable(), learning_rate)
-    loss = lambda model, batch: progressive_loss(model, batch, teacher)  # noqa: E731
-    return Trainer(
-        model, adapter, draw, loss, optimizer, steps, generator, lambda taken: 1 - taken / steps, max_norm=1.0
-    )
+    loss = partial(progressive_loss, teacher=teacher)
+    rate = lambda taken: 1 - taken / steps  # noqa: E731
+    return trainer(model, adapter, data, rows, loss, optimizer, steps, generator, rate)

@@ -1,8 +1,8 @@
 """Samplers of few-step models: LCM and TCD, for consistency models, LCM-LoRA and Hyper-SD (questions `003`, 31 and 32).
 
-A consistency function f(x_t, t), written c_skip x_t + c_out x_0(x_t, t), predicts the end of the trajectory from any
-point of it. Their timesteps are some of those that the model was distilled at: `original_inference_steps` multiples of
-T // `original_inference_steps`, minus 1. Guidance is part of such a model: sample with guidance_scale = 1."""
+A consistency function f(x_t, t) = c_skip x_t + c_out x_0(x_t, t) predicts from any point of a trajectory where it ends.
+The timesteps are some of those of the solver that the model was distilled with. Guidance is part of such a model, so
+guidance_scale is 1."""
 
 import warnings
 from collections.abc import Iterator
@@ -17,22 +17,19 @@ from minti.denoising import Predict, Run, Sampler, SampleStep, Stop
 from minti.scheduler import NoiseScheduler
 from minti.utils import randn
 
-MOST_GUIDANCE = 2.0
 
+def boundary_scalings(t: float | Tensor, s: float = 0.5) -> tuple[Tensor, Tensor]:
+    """c_skip and c_out, 1 and 0 at t = 0 (arXiv 2303.01469, eq. 5; LCM scales t by 10).
 
-def boundary_scalings(t: float | Tensor, sigma_data: float = 0.5, scaling: float = 10.0) -> tuple[Tensor, Tensor]:
-    """c_skip and c_out of a consistency function, 1 and 0 at t = 0 (arXiv 2303.01469, eq. 5, as LCM scales t).
-
-    c_skip = s^2 / ((10 t)^2 + s^2),   c_out = 10 t / sqrt((10 t)^2 + s^2),   s = 0.5
+    c_skip = s^2 / ((10 t)^2 + s^2),   c_out = 10 t / sqrt((10 t)^2 + s^2)
     """
-    scaled = torch.as_tensor(t) * scaling
-    square = scaled**2 + sigma_data**2
-    return sigma_data**2 / square, scaled / square**0.5
+    scaled = torch.as_tensor(t) * 10.0
+    square = scaled**2 + s**2
+    return s**2 / square, scaled / square**0.5
 
 
 def solver_timesteps(scheduler: NoiseScheduler, solver_steps: int) -> list[int]:
-    """The timesteps of a distillation's solver, rising: k - 1, 2 k - 1, ... with k = T // solver_steps. Raises
-    ValueError: the schedule has fewer."""
+    """Those of a distillation's solver, rising: k - 1, 2 k - 1, ... with k = T // solver_steps. Raises ValueError."""
     total = scheduler.config.num_train_timesteps
     if not 1 <= solver_steps <= total:
         raise ValueError(f"{solver_steps} solver steps; expected 1 to the schedule's {total} (usually 50)")
@@ -41,10 +38,8 @@ def solver_timesteps(scheduler: NoiseScheduler, solver_steps: int) -> list[int]:
 
 @dataclass(frozen=True)
 class LCM(Sampler):
-    """Multistep consistency sampling of latent consistency models (arXiv 2310.04378, Algorithm 3): the consistency
-    function's clean latents get fresh noise for the next timestep.
-
-    original_inference_steps: those of the solver that the model was distilled with."""
+    """Multistep consistency sampling of latent consistency models (arXiv 2310.04378, Algorithm 3): f gets fresh noise
+    for the next timestep. `original_inference_steps`: those of the solver that the model was distilled with."""
 
     original_inference_steps: int = 50
 
@@ -58,10 +53,9 @@ class LCM(Sampler):
         return [Stop(t, scheduler.level(t)) for t in [*chosen, -1]]
 
     def __call__(self, predict: Predict, run: Run) -> Iterator[SampleStep]:
-        latents, scheduler = run.latents, run.scheduler
+        latents = run.latents
         for (t, level), (s, next_level) in run.intervals:
-            clean, _ = scheduler.clean_and_noise(predict(latents, t), latents, level)
-            # f = c_skip x_t + c_out x_0
+            clean, _ = run.scheduler.clean_and_noise(predict(latents, t), latents, level)
             skip, out = boundary_scalings(t)
             latents = clean = out * clean + skip * latents
             if s != -1:
@@ -102,11 +96,7 @@ class TCD(LCM):
 
 
 def check_guidance(sampler: Sampler, scale: Any) -> None:
-    """Warns: a few-step model has guidance in it, and more of it on top saturates the image."""
-    if isinstance(sampler, LCM) and not callable(scale) and scale > MOST_GUIDANCE:
-        name, most = type(sampler).__name__.lower(), f"{MOST_GUIDANCE:g}"
-        warnings.warn(
-            f"guidance_scale = {scale:g} with the sampler {name}: few-step models have guidance in them; set it to 1, "
-            f"at most {most}",
-            stacklevel=4,
-        )
+    """Warns: more guidance on top of a few-step model's own saturates the image."""
+    if isinstance(sampler, LCM) and not callable(scale) and scale > 2:
+        found = f"guidance_scale = {scale:g} with the sampler {type(sampler).__name__.lower()}"
+        warnings.warn(f"{found}: few-step models have guidance in them; set it to 1, at most 2", stacklevel=4)
