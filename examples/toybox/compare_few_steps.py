@@ -54,6 +54,7 @@ def ways(study: Study) -> dict[str, list[dict[str, Any]]]:
         for n in (4, 2, 1)
         if (path := LORAS / f"{n}.safetensors").exists()
     ]
+    found["entry"] = [one | {"sampler": TCD(gamma=0), "steps": steps, "lora": path} for steps, path in study.args.entry]
     if (path := study.args.consistency) is not None:
         found["consistency"] = [one | {"sampler": LCM(), "steps": n, "lora": path} for n in (1, 2, 4, 8)]
     return found
@@ -108,7 +109,7 @@ def plot(folder: Path, found: list[Row]) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.2))
     for way in dict.fromkeys(row["way"] for row in found):
         own = sorted((row for row in found if row["way"] == way), key=lambda row: row["evaluations"])
-        style = {"student": "o-", "consistency": "s-"}.get(way, "x:" if "," in way else ".--")
+        style = {"student": "o-", "entry": "D-", "consistency": "s-"}.get(way, "x:" if "," in way else ".--")
         values, errors = ([100 * row[key] for row in own] for key in ("right", "error"))
         axes.errorbar([row["evaluations"] for row in own], values, errors, fmt=style, label=way, capsize=2)
     axes.set(xscale="log", xlabel="evaluations of the UNet for an image", ylabel="toys right in all four, per cent")
@@ -120,12 +121,20 @@ def plot(folder: Path, found: list[Row]) -> None:
     figure.savefig(folder / "few_steps.png", dpi=90, bbox_inches="tight")
 
 
+def entry(text: str) -> tuple[int, Path]:
+    """The type of an option that takes a number of steps and a LoRA."""
+    steps, _, path = text.partition("=")
+    return whole(1, 50)(steps), Path(path)
+
+
 def main() -> None:
     """The table and the plot."""
     parser = options(__doc__, "outputs/compare-few-steps", count=(960, 1, "toys for a distilled model"), batch_size=32)
     parser.add_argument("--count-others", type=whole(1), default=192, help="toys for every other way")
     parser.add_argument("--ways", nargs="+", metavar="WAY", help="of the table's; default: all")
     parser.add_argument("--consistency", type=Path, metavar="FILE", help="a LoRA of consistency distillation, too")
+    entry_help = "your own LoRA for so many unguided steps of DDIM; may be repeated (examples/challenge.md)"
+    parser.add_argument("--entry", type=entry, action="append", default=[], metavar="STEPS=FILE", help=entry_help)
     parser.set_defaults(seed=900_000)
     study = Study(parser)
     study.args.steps = 1

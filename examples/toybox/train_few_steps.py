@@ -5,8 +5,8 @@
 The teacher, guided, samples trajectories from noise to images. A student learns to take four DDIM steps along them
 (progressive distillation, arXiv 2202.00512, over more than one halving at once). It then samples trajectories itself,
 many more in the same time, from which the students of two steps and of one learn. What a student has changed is written
-as a LoRA: the singular vectors of each layer's difference. This needs prompts only, no images. An interrupted run goes
-on from the checkpoints in --output.
+as a LoRA, the singular vectors of each layer's difference, which learns a little more to make up for what was cut off.
+This needs prompts only, no images. An interrupted run goes on from the checkpoints in --output.
 """
 
 import examples_on_path

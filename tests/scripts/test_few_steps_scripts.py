@@ -2,7 +2,9 @@
 
 import copy
 import csv
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -13,9 +15,10 @@ from safetensors.torch import load_file
 
 import minti
 import world
-from compare_few_steps import shallow_cost  # noqa: F401  (the module imports)
 from minti.samplers.few_step import TCD
 from train_few_steps import Matrices, Trajectories, difference, training_prompts
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_a_lora_of_full_rank_is_all_that_training_has_changed(tiny):
@@ -101,3 +104,22 @@ def test_the_bundled_loras_are_opened_by_diffusers_and_sample_the_same(toybox, s
     with minti.load_lora(toybox, file).attached(toybox):
         found = minti.sample(toybox, prompt, "", steps, 1, sampler=TCD(gamma=0), generator=seeded())[0]
     assert found.tobytes() == expected.tobytes()
+
+
+def test_the_page_s_loop_runs(tmp_path):
+    """On the toybox, with two steps in place of a thousand; diffusers opens what it writes."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "examples/few_steps.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    captions, lora = tmp_path / "captions.txt", tmp_path / "few-steps.safetensors"
+    captions.write_text("a photo of a toy\n" * 5, encoding="utf-8")
+    for old, new in (
+        ('"CompVis/stable-diffusion-v1-4", "cuda"', ""),
+        ('"images"', repr(str(ROOT / "examples/concepts/red-diamond-pink-belt"))),
+        ('"captions.txt"', repr(str(captions))),
+        ('"few-steps.safetensors"', repr(str(lora))),
+        ("steps=1000", "steps=2"),
+        ("rank=64", "rank=2"),
+    ):
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    exec(code, {})
+    diffusers.StableDiffusionPipeline.from_pretrained(minti.TOYBOX, safety_checker=None).load_lora_weights(str(lora))
