@@ -38,7 +38,7 @@ from resumable import resumable
 
 TEACHER_STEPS, STOPS = 8, 4  # the teacher's steps; every second of their ends is kept
 # Of each student: its steps, and optimizer steps; c of its loss.
-ROUNDS = {4: (1200, 0.0), 2: (900, 0.0), 1: (1500, 0.1)}
+ROUNDS = {4: (1200, 0.0), 2: (900, 0.0), 1: (1000, 0.1)}
 SETTINGS = ("trajectories", "batch_size", "learning_rate", "seed", "scale")
 HEALING, CONSISTENCY, RANK = 400, 1000, 16  # optimizer steps of a LoRA, of a consistency model; rank of the LoRAs
 
