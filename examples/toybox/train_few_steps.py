@@ -16,6 +16,7 @@ import argparse
 import copy
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,10 +38,20 @@ from minti.training import Trainer
 from resumable import resumable
 
 TEACHER_STEPS, STOPS = 8, 4  # the teacher's steps; every second of their ends is kept
-# Of each student: its steps, and optimizer steps; c of its loss.
-ROUNDS = {4: (1200, 0.0), 2: (900, 0.0), 1: (1000, 0.1)}
+
+
+class Round(NamedTuple):
+    """A student: its optimizer steps, c of its loss, the rank of its LoRA, and what optimizer steps that takes."""
+
+    length: int
+    huber: float
+    rank: int
+    healing: int
+
+
+ROUNDS = {4: Round(1200, 0.0, 32, 0), 2: Round(900, 0.0, 16, 250), 1: Round(1000, 0.1, 16, 250)}  # by their steps
 SETTINGS = ("trajectories", "batch_size", "learning_rate", "seed", "scale")
-HEALING, CONSISTENCY, RANK = 400, 1000, 16  # optimizer steps of a LoRA, of a consistency model; rank of the LoRAs
+CONSISTENCY = Round(1000, 1e-3, 32, 0)
 
 
 class Matrices(Network):
@@ -118,8 +129,8 @@ def trainer_of(
     model: minti.StableDiffusion, adapter: Adapter, data: Trajectories, steps: int, args: argparse.Namespace
 ) -> Trainer:
     """A round: a student of so many steps, as the network's weights or as a LoRA."""
-    whole, (length, huber) = isinstance(adapter, Matrices), ROUNDS[steps]
-    length = max(1, int(args.length * (length if whole else HEALING)))
+    whole, (length, huber, _, healing) = isinstance(adapter, Matrices), ROUNDS[steps]
+    length = max(1, int(args.length * (length if whole else healing)))
 
     def loss(model: minti.StableDiffusion, batch: tuple[Tensor, ...]) -> Tensor:
         z, end, t, u, context = batch
@@ -162,8 +173,13 @@ def consistency_trainer(model: minti.StableDiffusion, data: Trajectories, args: 
         chosen = torch.randint(len(data.latents), (args.batch_size,), generator=generator)
         return data.latents[chosen, -1], data.context[chosen]
 
-    length, generator = max(1, int(CONSISTENCY * args.length)), torch.Generator().manual_seed(args.seed)
-    how = {"steps": length, "learning_rate": args.learning_rate, "solver_steps": args.solver_steps}
+    length, generator = max(1, int(CONSISTENCY.length * args.length)), torch.Generator().manual_seed(args.seed)
+    how = {
+        "steps": length,
+        "learning_rate": args.learning_rate,
+        "solver_steps": args.solver_steps,
+        "huber": CONSISTENCY.huber,
+    }
     trainer = consistency(model, teacher, Matrices(model), images, generator=generator, **how)
     trainer.rate = lambda taken: 1 - taken / length
     loss = trainer.loss
@@ -195,8 +211,9 @@ def train(model: minti.StableDiffusion, folder: Path, args: argparse.Namespace) 
         whole = Matrices(model)
         trainer = consistency_trainer(model, data, args) if name == "consistency" else None
         run_through(trainer or trainer_of(model, whole, data, name, args), folder / f"student-{name}.pt", args)
-        student, lora = weights(), difference(model, before, args.rank)
-        if trainer is None:  # the LoRA learns a little more, to make up for what was cut off
+        chosen = ROUNDS.get(name, CONSISTENCY)
+        student, lora = weights(), difference(model, before, args.rank or chosen.rank)
+        if chosen.healing:  # the LoRA learns a little more, to make up for what was cut off
             model.unet.load_state_dict(before)
             run_through(trainer_of(model, lora, data, name, args), folder / f"lora-{name}.pt", args)
         minti.save_lora(lora.half(), folder / f"lora-{name}.safetensors")
@@ -217,7 +234,7 @@ def main() -> None:
     parser.add_argument("--trajectories", type=whole(1), default=4000, help=count_help)
     parser.add_argument("--batch-size", type=whole(1), default=32)
     parser.add_argument("--learning-rate", type=finite, default=3e-4)
-    parser.add_argument("--rank", type=whole(1), default=RANK, help="of the LoRAs that are written")
+    parser.add_argument("--rank", type=whole(1), help="of the LoRAs; default: 32 for four steps, 16 for fewer")
     parser.add_argument("--length", type=finite, default=1.0, help="fraction of the training steps, for a trial run")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
