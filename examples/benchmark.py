@@ -11,6 +11,7 @@ computed by OpenVINO. Prints a table of medians, their range, and each time rela
 """
 
 from support.command_line import check_device, make_output, run, whole
+from support.option_types import filled
 
 import argparse
 import importlib.util
@@ -170,7 +171,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--toybox", action="store_true", help="the bundled model instead of SD v1.4's size")
-    parser.add_argument("--model", help="a model folder to time instead of random weights")
+    parser.add_argument("--model", type=filled, help="a model folder to time instead of random weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--size", type=whole(8), help="of the images, in pixels; default: the model's")

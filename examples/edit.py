@@ -7,6 +7,7 @@ python examples/edit.py SOURCE EDIT --invert IMAGE
 
 from support.adapters import load_words
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
+from support.option_types import filled
 from support.pages import page
 
 import argparse
@@ -51,7 +52,7 @@ def parse() -> argparse.Namespace:
     self_help = "fraction of the steps with SOURCE's self-attention maps, which keep the layout"
     parser.add_argument("--self-attention", type=share, default=0.4, metavar="SHARE", help=self_help)
     blend_help = "local blend: keep the source image outside this word's region; OLD=NEW if the prompts differ in it"
-    parser.add_argument("--blend", metavar="WORD", help=blend_help)
+    parser.add_argument("--blend", type=filled, metavar="WORD", help=blend_help)
     weight_help = "a word of EDIT and the factor of its attention, in the steps of --cross-attention; may be repeated"
     parser.add_argument("--weight", type=weighted, action="append", default=[], metavar="WORD=WEIGHT", help=weight_help)
     invert_help = "edit this image, by DDIM inversion with SOURCE"

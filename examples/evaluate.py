@@ -10,6 +10,7 @@ Writes to outputs/report/: report.html, page.png, pictures/ (the 32 images), and
 from support import adapters, html, rows, studies
 from support.command_line import arguments, load, make_output, run, whole
 from support.drawing import Artist
+from support.option_types import filled
 from support.subjects import learn, open_subjects
 
 import argparse
@@ -48,11 +49,11 @@ def parse() -> argparse.Namespace:
     embedding_help = "a learned word, instead of learning; twice, each with its --images"
     what.add_argument("--embedding", action="append", default=[], metavar="FILE=<name>", help=embedding_help)
     known_help = "a phrase that already means the thing, such as 'sks toy' after DreamBooth; with its --images"
-    what.add_argument("--known", action="append", default=[], metavar="PHRASE", help=known_help)
+    what.add_argument("--known", type=filled, action="append", default=[], metavar="PHRASE", help=known_help)
     images_help = "training images, to learn from or of --embedding; twice"
     what.add_argument("--images", action="append", default=[], metavar="FOLDER", help=images_help)
     known = "initializer token: a known word or phrase that roughly says what the images show; one for both, or two"
-    what.add_argument("--initializer", nargs="+", default=["toy"], metavar="WORD", help=known)
+    what.add_argument("--initializer", type=filled, nargs="+", default=["toy"], metavar="WORD", help=known)
     what.add_argument("--vectors", type=whole(1), default=1, help="embedding vectors of each word that is learned here")
     what.add_argument(
         "--learning-steps",
@@ -67,7 +68,8 @@ def parse() -> argparse.Namespace:
     how.add_argument("--steps", type=whole(1), default=50, help="denoising steps")
     how.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
     how.add_argument("--batch-size", type=whole(1), default=16, help="images sampled at a time")
-    how.add_argument("--clip", help=f"CLIP for image and text alignment; default: the toybox's own, or {CLIP_SOURCE}")
+    clip_help = f"CLIP for image and text alignment; default: the toybox's own, or {CLIP_SOURCE}"
+    how.add_argument("--clip", type=filled, help=clip_help)
     sections_help = f"of the report, after the 32 images: {', '.join(SECTIONS)}; default: all"
     how.add_argument(
         "--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS), metavar="NAME", help=sections_help

@@ -22,6 +22,7 @@ from support.openvino_engine import engine
 from support.strip import Trajectory
 
 import argparse
+import re
 import warnings
 from dataclasses import fields, replace
 from pathlib import Path
@@ -184,6 +185,10 @@ def main() -> None:
     folder = make_output(args.output)
     model = load(args)
     adapters.load_words(model, args.embedding, [*args.prompts, *args.extra_prompt, args.negative_prompt, args.source])
+    first = args.sampler.stops(model.scheduler, args.steps)[0].timestep
+    if not args.init_image and first < model.scheduler.config.num_train_timesteps / 4:
+        what = f"this sampler begins at timestep {first:g}, where hardly any noise is removed"
+        warnings.warn(f"--steps {args.steps}: {what}; take more, or --sampler dpm-solver++", stacklevel=2)
 
     # Every prompt gets the same noises, so that the columns of the grid can be compared.
     jobs = [(prompt, i) for prompt in args.prompts for i in range(args.num_images)]
@@ -196,7 +201,8 @@ def main() -> None:
     names = {f"{args.prompts.index(prompt):02}-{i:02}.png": image for (prompt, i), image in zip(jobs, images)}
     for name, image in names.items():
         save_png(image, folder / name)
-    if old := sorted(path.name for path in folder.glob("[0-9][0-9]*-[0-9][0-9]*.png") if path.name not in names):
+    found = (path.name for path in folder.iterdir() if re.fullmatch(r"\d{2,}-\d{2,}\.png", path.name))
+    if old := sorted(name for name in found if name not in names):
         listed = f"{old[0]}, ..., {old[-1]}" if len(old) > 2 else ", ".join(old)
         text = f"{folder} also holds images of an earlier run, which are not in grid.png: {listed}"
         warnings.warn(text, stacklevel=2)

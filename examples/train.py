@@ -7,15 +7,16 @@
 
 Writes to outputs/NAME/: learned_embeds.safetensors (the word), lora.safetensors or model/ (the LoRA or the fine-tuned
 model), page.png (sampled images), curves.png and losses.csv; and checkpoints/, from which --resume continues an
-interrupted run.
+interrupted run. Without --resume, an earlier run's are put aside: checkpoints-before, losses-before-2.csv, ...
 """
 
-from support.command_line import arguments, load, make_output, run, whole, whole_or_auto
+from support.command_line import arguments, load, make_output, run, whole
 from support.curves import plot
-from support.learning import Learning, put_aside, say
+from support.learning import Learning, say
+from support.option_types import filled, whole_or_auto
 from support.training_options import training_options
 from support.training_page import sample, sample_page
-from support.tuning import LEARN, Tuning, check_options, tune, tuning_options
+from support.tuning import LEARN, Tuning, check_options, class_images, optimizer_of, tune, tuning_options
 
 import argparse
 import warnings
@@ -37,6 +38,7 @@ from minti.personalization.dreambooth import DreamBooth, DreamBoothConfig
 from minti.personalization.initializer_search import choose_initializer
 from minti.personalization.num_vectors_search import NumVectorsSearch
 from minti.runs import distributed
+from minti.runs.word_checks import check_new_word
 from minti.templates import TEMPLATES
 
 WORD_ONLY = ("num_vectors", "row_update", "max_steps", "max_row_norm")  # of the word, where a LoRA follows
@@ -52,16 +54,16 @@ def parse() -> argparse.Namespace:
     what.add_argument("--images", type=Path, help="a folder with your own images, three to ten, instead")
     learn_help = "a new word, a LoRA, a word first and then both together, or the whole network (DreamBooth)"
     what.add_argument("--learn", choices=LEARN, default="word", help=learn_help)
-    word = {"dest": "placeholder_token", "metavar": "WORD"}
+    word = {"dest": "placeholder_token", "metavar": "WORD", "type": filled}
     word_help = "the new word; for lora and dreambooth a rare one that exists; default: <concept>, or sks"
     what.add_argument("--placeholder", help=word_help, **word)
-    known = {"dest": "initializer_token", "metavar": "WORD"}
+    known = {"dest": "initializer_token", "metavar": "WORD", "type": filled}
     known_help = (
         "initializer token: a known word or phrase ('yellow moon') that says roughly what the images show; 'auto' "
         "searches the vocabulary for it (some 700 forward passes), 'random' starts from random vectors; default: the "
         "model's own, 'toy' for the toybox, else 'object'"
     )
-    what.add_argument("--initializer", default="", help=known_help, **known)
+    what.add_argument("--initializer", help=known_help, **known)
     vectors = {"dest": "num_vectors", "metavar": "N"}
     vectors_help = "embedding vectors of the new word; 'auto' adds one after another while the validation loss falls"
     what.add_argument("--vectors", type=whole_or_auto(1), default=1, help=vectors_help, **vectors)
@@ -98,7 +100,7 @@ def parse() -> argparse.Namespace:
         args.dtype = "float32"  # small steps round to none in half precision
     if args.grow and args.learn != "word":
         parser.error("--vectors auto goes with --learn word alone")
-    args.initializer_token = None if args.initializer_token == "random" else args.initializer_token
+    args.initializer_token = {None: "", "random": None}.get(args.initializer_token, args.initializer_token)
     if wrong := [prompt for prompt in args.prompts or () if "{}" not in prompt]:
         parser.error(f"the prompt {wrong[0]!r} has no {{}} where the word goes")
     return args
@@ -158,6 +160,7 @@ def learn_word(
         say(str(decision))
     (learning,) = (run for run in runs if run.wrapper is search.best)
     if distributed.rank() == 0:
+        learning.begin_results()
         minti.save_embeddings(search.best, folder / "learned_embeds.safetensors")
     labels = ["1 vector", *(f"{vectors} vectors" for vectors in range(2, len(runs) + 1))]
     return learning, {label: run.states for label, run in zip(labels, runs) if run is not learning and run.states}
@@ -172,18 +175,21 @@ def learn_more(
     captions: list[str] | None,
 ) -> Tuning:
     """A LoRA, alone or together with a word that is learned first, or the network."""
-    word = None
+    learns = "network" if args.learn == "dreambooth" else "lora"
+    config, word = configured(args, DreamBoothConfig, learns=learns, captions=captions), None
+    optimizer_of(args.optimizer)  # what is wrong with the second stage is found before the first
     if args.with_word:
-        if not args.resume and distributed.rank() == 0:  # or the second stage would resume what is there
-            put_aside(folder / "checkpoints")
+        DreamBooth(model, config)
         wrapper = minti.TrainingWrapper(model, word_first(args, captions))
+        check_new_word(wrapper)
+        wrapper.initial_vectors()
+    prior = class_images(args, model, config, folder)
+    if args.with_word:
         learning = Learning(args, wrapper, folder, validate, "-word")
         learning.run(images)
         say(learning.summary())
         word = learning.wrapper
-    learns = "network" if args.learn == "dreambooth" else "lora"
-    config = configured(args, DreamBoothConfig, learns=learns, captions=captions)
-    return tune(Tuning(args, DreamBooth(model, config, word), folder, validate), images)
+    return tune(Tuning(args, DreamBooth(model, config, word), folder, validate), images, prior)
 
 
 def main() -> None:

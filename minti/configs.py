@@ -49,7 +49,7 @@ class ModelDefaults:
 
 def read_config(kind: type, path: Path, **only: tuple[Any, ...]) -> Any:
     """A config file as the dataclass of its kind; `only`: further keys, and the values that they may have."""
-    values = plugin("minti.formats.strict:read_json", lambda path: json.loads(path.read_text(encoding="utf-8")))(path)
+    values = plugin("minti.formats.strict:read_json", lambda path: json.loads(path.read_bytes()))(path)
     known = [field.name for field in fields(kind)]
     check("formats.strict:check_config", kind, values, str(path), only)
     config = kind(**{key: tuple(x) if isinstance(x, list) else x for key, x in values.items() if key in known})

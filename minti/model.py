@@ -87,9 +87,10 @@ class StableDiffusion:
     def add_word(self, placeholder: str, vectors: Tensor) -> list[int]:
         """Adds a word with its embedding vectors (k, d) to the vocabulary; the ids of its tokens."""
         self.original_tokenizer = self.original_tokenizer or copy.deepcopy(self.tokenizer)
+        layer = self.text_encoder.get_input_embeddings()
+        rows = torch.cat([layer.weight[: len(self.tokenizer)], vectors.to(layer.weight)])
         ids = self.words[placeholder] = add_tokens(self.tokenizer, placeholder, len(vectors))
-        layer = self.text_encoder.get_input_embeddings()  # not resize_token_embeddings, which draws random numbers
-        layer.weight.data = torch.cat([layer.weight[: ids[0]], vectors.to(layer.weight)])
+        layer.weight.data = rows  # not by resize_token_embeddings, which draws random numbers
         layer.num_embeddings = self.text_encoder.config.vocab_size = len(layer.weight)
         return ids
 

@@ -106,6 +106,15 @@ def test_a_folder_is_no_file(tiny, tmp_path):
             load(tiny, tmp_path)
 
 
+def test_vectors_of_another_width_leave_no_word(tiny):
+    before = len(tiny.tokenizer)
+    with pytest.raises(RuntimeError):
+        tiny.add_word("<bad>", torch.ones(1, 47))
+    ids = tiny.add_word("<good>", torch.full((1, 48), 3.0))
+    assert ids == [before]
+    assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[ids], torch.full((1, 48), 3.0))
+
+
 def test_adding_and_removing_a_word_draws_no_global_random_number(tiny):
     torch.manual_seed(0)
     expected = torch.rand(3)

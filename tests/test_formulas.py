@@ -16,7 +16,7 @@ from minti.sampling import classifier_free_guidance
 from minti.scheduler import NoiseScheduler
 
 ROOT = Path(__file__).parent.parent
-TABLE = (ROOT / "examples/formulas.md").read_text()
+TABLE = (ROOT / "examples/formulas.md").read_text(encoding="utf-8")
 ROWS = [cells for line in TABLE.splitlines() if len(cells := line.split(" | ")) == 4 and "`" in line]
 NAMES = re.compile(r"`([^`]+)`")
 
@@ -34,7 +34,11 @@ def resolve(name: str) -> object:
 
 
 def defined(path: Path) -> set[str]:
-    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return {
+        node.name
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
 
 
 def named(column: int, beginning: str) -> list[str]:
@@ -53,7 +57,13 @@ def test_the_functions_of_the_table_exist(name):
     assert callable(resolve(name))
 
 
-FILES = sorted({name for name in NAMES.findall((ROOT / "examples/files.md").read_text()) if name.startswith("tests/")})
+FILES = sorted(
+    {
+        name
+        for name in NAMES.findall((ROOT / "examples/files.md").read_text(encoding="utf-8"))
+        if name.startswith("tests/")
+    }
+)
 
 
 @pytest.mark.parametrize("name", [*named(2, "examples/"), *named(3, "tests/"), *FILES])

@@ -6,11 +6,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from minti import images
 from minti.evaluation.grids import grid
 from minti.formats.image_files import open_folder, open_image
+from minti.personalization.augmented_images import open_captions
 
 
 def corners(image):
@@ -38,6 +39,28 @@ def test_an_image_that_the_caller_has_opened_is_turned_upright_too(tmp_path):
     expected = images.to_pixels(image.transpose(Image.Transpose.ROTATE_270), 16)
     for opened in (Image.open(tmp_path / "turned.png"), open_image(tmp_path / "turned.png")):
         assert torch.equal(images.to_pixels(opened, 16), expected)
+
+
+def test_a_png_with_much_beside_its_pixels_is_not_called_damaged(tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "x" * 3_000_000, zip=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=text)
+    with pytest.raises(ValueError, match=r"a\.png has text or a colour profile of over 1 MB beside its pixels; save"):
+        open_image(tmp_path / "a.png")
+
+
+def test_hidden_files_are_passed_over_and_folders_told(tmp_path):
+    """macOS leaves ._NAME beside every file on other systems' disks; kohya's trainer has its images in folders."""
+    for name in ("cat.png", "._cat.png", ".hidden/cat.png", "10_cat/cat.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name, "png")
+    for name in ("cat.txt", "._cat.txt", "._dog.txt"):
+        (tmp_path / name).write_text("a {}", encoding="utf-8")
+    with pytest.warns(UserWarning) as told:
+        assert len(open_folder(tmp_path)) == 1
+    assert [str(one.message) for one in told] == [f"{tmp_path / '10_cat'} is a folder; passed over"]
+    with pytest.warns(UserWarning):
+        assert open_captions(tmp_path) == ["a {}"]
 
 
 def test_transparency_is_laid_on_white(tmp_path):
@@ -69,7 +92,7 @@ def test_sixteen_bits_are_scaled(tmp_path):
 
 
 def test_bad_files_are_named(tmp_path):
-    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "text.png").write_text("not an image", encoding="utf-8")
     with pytest.raises(ValueError, match=r"text\.png is not an image"):
         open_image(tmp_path / "text.png")
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
@@ -92,7 +115,7 @@ def test_folders(tmp_path):
         Image.new("RGB", (9, 9), "red" if name == "b.png" else "lime").save(
             tmp_path / name, format="PNG" if name.endswith("png") else "JPEG"
         )
-    (tmp_path / "notes.txt").write_text("no image, and none by its name")
+    (tmp_path / "notes.txt").write_text("no image, and none by its name", encoding="utf-8")
     with pytest.warns(UserWarning, match=r"notes\.txt is not an image by its name"):
         opened = open_folder(tmp_path)
     assert [image.getpixel((4, 4))[0] > 128 for image in opened] == [False, True]

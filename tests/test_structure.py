@@ -109,7 +109,10 @@ def test_names_of_plugins_exist():
     found = set()
     for path in MODULES.values():
         found |= set(
-            re.findall(r'"(?:minti\.)?((?:runs|formats|' + "|".join(FAMILIES) + r')\.\w+):(\w+)"', path.read_text())
+            re.findall(
+                r'"(?:minti\.)?((?:runs|formats|' + "|".join(FAMILIES) + r')\.\w+):(\w+)"',
+                path.read_text(encoding="utf-8"),
+            )
         )
     assert len(found) > 20
     for module, name in found:
@@ -131,15 +134,45 @@ def test_functions_stay_short():
     assert long == {}
 
 
+def opens_text(call: ast.Call) -> bool:
+    """Whether a call opens a file as text: `open`, `path.open`, `path.read_text`, `path.write_text`."""
+    method = isinstance(call.func, ast.Attribute)
+    if not method and not isinstance(call.func, ast.Name):
+        return False
+    if method and ast.unparse(call.func.value) in ("Image", "os", "tarfile"):  # whose `open` is another
+        return False
+    name = call.func.attr if method else call.func.id
+    modes = [*call.args[0 if method else 1 :][:1], *(word.value for word in call.keywords if word.arg == "mode")]
+    binary = any(isinstance(mode, ast.Constant) and "b" in str(mode.value) for mode in modes)
+    return name in ("read_text", "write_text") or (name == "open" and not binary)
+
+
 def test_text_files_name_their_encoding():
     """Under another locale, "café" in a template or a prompt would end a run after hours."""
-    for path in [*MODULES.values(), *SCRIPTS]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
-                name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
-                if name in ("read_text", "write_text"):
-                    named = {keyword.arg for keyword in node.keywords}
-                    assert "encoding" in named, f"{path}:{node.lineno}: {name} without encoding"
+    unnamed = [
+        f"{path}:{node.lineno}"
+        for path in [*MODULES.values(), *SCRIPTS, *sorted((ROOT / "tests").rglob("*.py"))]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and opens_text(node) and "encoding" not in {word.arg for word in node.keywords}
+    ]
+    assert unnamed == []
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("open(path)", True),
+        ("open(path, 'a')", True),
+        ("path.open('w')", True),
+        ("path.open()", True),
+        ("path.read_text()", True),
+        ("open(path, 'rb')", False),
+        ("path.open(mode='wb')", False),
+        ("Image.open(path)", False),
+    ],
+)
+def test_what_opens_a_text_file(code, text):
+    assert opens_text(ast.parse(code).body[0].value) == text
 
 
 # --- the core and its families ----------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """What every script does: common options, one-line errors, loading the model, an output folder that can be written."""
 
 from support.memory import keep_freed_memory
+from support.option_types import filled, finite, utf8, whole
 
 import argparse
 import io
-import math
 import os
 import signal
 import sys
@@ -28,7 +28,7 @@ import minti
 from minti.configs import ModelDefaults, read_config
 from minti.loading import DEFAULTS
 from minti.runs import distributed
-from minti.runs.messages import one_line, short_repr, shortened
+from minti.runs.messages import one_line, shortened
 
 LONGEST = 1000  # characters of a message
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,6 +56,10 @@ OLD_OPTIONS = {
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, like every other error, and accepts old names of options."""
 
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.register("type", None, utf8)  # of options without a type of their own
+
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """As its parent, after renaming."""
         return super().parse_known_args(
@@ -79,7 +83,7 @@ def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
     """A parser with the options that all scripts have; `output` None leaves the folder to the script."""
     parser = _Parser(description=description, formatter_class=_Help)
     model_help = "the bundled toybox; or SD v1.4: a folder, the original single file, or an id on the Hugging Face hub"
-    parser.add_argument("--model", default=str(minti.TOYBOX), help=model_help)
+    parser.add_argument("--model", type=filled, default=str(minti.TOYBOX), help=model_help)
     where = "folder for the results" + ("; default: outputs/NAME of the images' folder" if output is None else "")
     parser.add_argument("--output", type=Path, default=output and Path(output), help=where)
     seed = {"type": whole(0, 2**62), "default": 0}
@@ -98,37 +102,6 @@ def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
 
 
 locked: list[int] = []  # descriptors of the folders that are this script's own
-
-
-def whole(least: int, most: int = 2**31) -> Callable[[str], int]:
-    """The type of an option that takes a whole number from `least` to `most`."""
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{short_repr(text)} is not a whole number") from None
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{shortened(text)} is not from {least} to {most}")
-        return number
-
-    return parse
-
-
-def whole_or_auto(least: int) -> Callable[[str], int | str]:
-    """The type of an option that takes a whole number from `least`, or "auto"."""
-    return lambda text: text if text == "auto" else whole(least)(text)
-
-
-def finite(text: str) -> float:
-    """The type of an option that takes a number, but neither infinity nor NaN."""
-    try:
-        number = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{short_repr(text)} is not a number") from None
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{shortened(text)} is not a finite number")
-    return number
 
 
 def run(main: Callable[[], None]) -> None:

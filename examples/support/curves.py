@@ -32,7 +32,7 @@ def read_losses(path: Path, checkpoint: Checkpoint) -> list[minti.TrainingState]
     states = []
     try:
         monitor = checkpoint.state["monitor"]
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             for row in csv.DictReader(file):
                 values = {name: float(row[name]) if row[name] else None for name in COLUMNS[1:]}
                 lines = {"initializer_loss": monitor["losses"][0], "empty_loss": monitor["empty_loss"]}

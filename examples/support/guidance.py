@@ -2,6 +2,7 @@
 
 from support.adapters import own_clip
 from support.command_line import finite
+from support.option_types import filled
 
 import argparse
 from collections.abc import Iterator
@@ -25,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sag", type=finite, default=0.0, metavar="SCALE", help=sag_help)
     group = parser.add_argument_group("CLIP guidance (universal guidance, arXiv 2302.07121)")
     prompt_help = "the text for CLIP; each step costs a backward pass through the network, and the memory of training"
-    group.add_argument("--clip-prompt", metavar="TEXT", help=prompt_help)
+    group.add_argument("--clip-prompt", type=filled, metavar="TEXT", help=prompt_help)
     scale_help = f"how strongly; default: {SCALE:g}"
     group.add_argument("--clip-guidance-scale", type=finite, metavar="SCALE", help=scale_help)
-    group.add_argument("--clip", help=f"a folder or hub id; default: the toybox's own, or {CLIP_SOURCE}")
+    group.add_argument("--clip", type=filled, help=f"a folder or hub id; default: the toybox's own, or {CLIP_SOURCE}")
 
 
 @contextmanager

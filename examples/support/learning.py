@@ -5,10 +5,10 @@ from support.curves import read_losses, write_losses
 from support.interruption import Interruption
 
 import argparse
-import shutil
+import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,17 @@ import minti
 from minti.runs import distributed
 from minti.runs.files import remove_leftovers
 
+ASIDE = re.compile(r"-before(?:-(\d+))?(?:\.\w+)?$")  # the end of a name that `put_aside` has given
+
 
 class Learning:
     """A run of textual inversion that saves checkpoints, and the learned word.
 
+    Nothing of an earlier run is touched before there is something to write in its place; then it is put aside.
+
     Args:
-        args: with `resume`, `checkpoint_every`, `validate_every` and `quiet`.
+        args: with `resume`, `checkpoint_every`, `validate_every` and `quiet`; `begun` says that the folder is this
+            run's own, and is set.
         wrapper: the model and its config.
         folder: for the results.
         validate: samples the word into a file.
@@ -55,11 +60,9 @@ class Learning:
         self.checkpoint = minti.load_checkpoint(self.checkpoints) if args.resume else None
         self.states: list[minti.TrainingState] = []
         if self.checkpoint is not None:
-            self.states = read_losses(self.losses, self.checkpoint)
+            self.states, args.begun = read_losses(self.losses, self.checkpoint), True
         elif args.resume:
-            say(f"there is nothing to resume in {self.checkpoints}; beginning anew")
-        if self.checkpoint is None and distributed.rank() == 0:
-            put_aside(self.checkpoints)
+            say(f"there is nothing to resume in {self.checkpoints}; beginning anew{self.aside()}")
 
     def run(self, images: list[Image.Image]) -> None:
         """Trains, with a progress bar, to the end or until a signal asks to stop."""
@@ -115,6 +118,7 @@ class Learning:
     def save_state(self) -> None:
         """Saves a checkpoint; of several processes, which all have the same, the first writes."""
         if distributed.rank() == 0:
+            self.begin()
             write_losses(self.losses, self.states)
             minti.save_checkpoint(self.wrapper, self.checkpoints, self.keep)
 
@@ -127,7 +131,33 @@ class Learning:
     def save(self) -> None:
         """Writes the best vectors so far, if they are better than the initial ones."""
         if distributed.rank() == 0 and self.improved:
+            self.begin_results()
             minti.save_embeddings(self.wrapper, self.folder / "learned_embeds.safetensors")
+
+    def begin(self) -> None:
+        """Before the first file of a run that begins anew: puts aside the checkpoints and tables of an earlier one."""
+        if not getattr(self.args, "begun", False):
+            found = sorted([*self.folder.glob("checkpoints*"), *self.folder.glob("losses*.csv")])
+            put_aside(path for path in found if not ASIDE.search(path.name))
+        self.args.begun = True
+
+    def begin_results(self) -> None:
+        """Before the results are written: puts aside those of an earlier run. A file among this run's checkpoints, of
+        whatever stage, says that they are its own from now on."""
+        self.begin()
+        own = self.folder / "checkpoints" / "has-results"
+        if not own.exists():
+            put_aside(self.folder / name for name in self.results)
+            own.parent.mkdir(exist_ok=True)
+            own.touch()
+
+    def aside(self) -> str:
+        """What was put aside and could be gone on with, in words."""
+        found = sorted(self.folder.glob(f"{self.checkpoints.name}-before*"))
+        if not found:
+            return ""
+        listed = ", ".join(map(str, found))
+        return f" (to go on with {listed}, rename it to {self.checkpoints.name}, and its {self.losses.name} likewise)"
 
     def summary(self) -> str:
         """What was learned, in a sentence."""
@@ -147,20 +177,34 @@ class Learning:
         return (
             f"nothing was learned, and no word is written: with {initial} the validation loss was {first:.4f}, and in "
             f"{trainer.completed} steps it was never lower (best {min(others):.4f}); try more steps, larger batches or "
-            "a lower learning rate"
+            f"a lower learning rate (it is {self.wrapper.learning_rate:g})"
         )
 
 
-def put_aside(folder: Path, what: str = "checkpoints", why: str = " (--resume would have gone on with it)") -> None:
-    """Moves what an earlier run has left out of a new run's way; it is not lost."""
-    if folder.is_dir() and any(folder.iterdir()):
-        aside = folder.with_name(f"{folder.name}-before")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        say(f"the {what} of the run before {'is' if what == 'model' else 'are'} in {aside} now{why}")
+def put_aside(paths: Iterable[Path]) -> None:
+    """Moves files and folders of an earlier run out of a new run's way, under names with one number, and says so."""
+    there = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+    if not there:
+        return
+    numbers = [int(found[1] or 1) for each in there[0].parent.iterdir() if (found := ASIDE.search(each.name))]
+    number = max(numbers, default=1)
+    while any(renamed(path, number).exists() for path in there):
+        number += 1
+    for path in there:
+        aside = path.rename(renamed(path, number))
+        if path.name.startswith("checkpoints"):
+            say(f"the {path.name} of the run before are in {aside} now (--resume would have gone on with it)")
+        else:
+            say(f"{path.name} of the run before is {aside} now")
+
+
+def renamed(path: Path, number: int) -> Path:
+    """The name under which a path is put aside: losses-before.csv, losses-before-2.csv, ..."""
+    return path.with_name(f"{path.stem}-before{f'-{number}' if number > 1 else ''}{path.suffix}")
 
 
 def say(text: str) -> None:
-    """Prints, once for all processes."""
+    """Prints, once for all processes; also where the terminal is closed, which ends no run."""
     if distributed.rank() == 0:
-        print(text)
+        with suppress(OSError):
+            print(text, flush=True)

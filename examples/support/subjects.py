@@ -2,6 +2,7 @@
 
 from support.curves import write_losses
 from support.drawing import Artist
+from support.learning import put_aside
 
 import argparse
 import re
@@ -114,6 +115,7 @@ def learn(args: argparse.Namespace, artist: Artist, subject: Subject, folder: Pa
             due *= 2
     subject.growth.append((state.step, artist.draw([prompt.replace("{}", subject.word)], 2)))
     folder.mkdir(exist_ok=True)
+    put_aside(folder / name for name in ("learned_embeds.safetensors", "losses.csv"))
     minti.save_embeddings(wrapper, folder / "learned_embeds.safetensors")
     write_losses(folder / "losses.csv", states)
     best = min((state.validation_loss for state in states if state.validation_loss is not None), default=None)

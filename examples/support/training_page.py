@@ -13,14 +13,13 @@ import minti
 
 def sample(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[str]) -> list[Image.Image]:
     """Images of the prompts; image i of every row starts from the same noise."""
-    return minti.sample(
-        model,
-        prompts,
-        sampler=args.sampler,
-        num_inference_steps=args.sample_steps,
-        guidance_scale=args.guidance_scale,
-        generator=generators(args.seed, len(prompts)),
-    )
+    options = {"sampler": args.sampler, "num_inference_steps": args.sample_steps, "guidance_scale": args.guidance_scale}
+    try:
+        return minti.sample(model, prompts, **options, generator=generators(args.seed, len(prompts)))
+    except ValueError as error:
+        if args.learning_rate is None or "not finite" not in str(error):
+            raise
+        raise ValueError(f"{error}, or a lower --learning-rate (it is {args.learning_rate:g})") from None
 
 
 def sample_page(

@@ -2,26 +2,29 @@
 
 from support.command_line import finite, whole
 from support.learning import Learning, put_aside, say
+from support.option_types import filled
 
 import argparse
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
 from minti.adapters.lora import LAYERS
-from minti.formats.image_files import open_folder
-from minti.personalization.dreambooth import DreamBooth, class_pictures, dreambooth
+from minti.formats.image_files import image_files, open_image
+from minti.personalization.dreambooth import DreamBooth, DreamBoothConfig, class_pictures, dreambooth
 from minti.runs import distributed
 from minti.runs.messages import one_line
 
 LEARN = ("word", "lora", "word+lora", "dreambooth")
 MEANT_FOR = {  # options by the name of their setting -> the ways of learning that they are for
-    **dict.fromkeys(("max_row_norm", "row_update"), ("word", "word+lora")),
+    "row_update": ("word",),  # a word learns along with a LoRA by new_rows only
+    "max_row_norm": ("word", "word+lora"),
     **dict.fromkeys(("rank", "alpha", "layers"), ("lora", "word+lora")),
     "word_learning_rate": ("word+lora",),
     **dict.fromkeys(("class_prompt", "class_pictures", "class_images", "prior_weight"), LEARN[1:]),
@@ -32,9 +35,8 @@ MEANT_FOR = {  # options by the name of their setting -> the ways of learning th
 def tuning_options(parser: argparse.ArgumentParser) -> None:
     """Options under the names of `DreamBoothConfig`, None where they are not given."""
     more = parser.add_argument_group("LoRA and DreamBooth")
-    more.add_argument(
-        "--class-prompt", metavar="PROMPT", help="of the class images; default: a photo of a ..., with the initializer"
-    )
+    prompt_help = "of the class images; default: a photo of a ..., with the initializer"
+    more.add_argument("--class-prompt", type=filled, metavar="PROMPT", help=prompt_help)
     more.add_argument(
         "--num-class-images",
         dest="class_pictures",
@@ -67,26 +69,30 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             parser.error(f"--{option} means nothing for --learn {args.learn}; it goes with --learn {' or '.join(ways)}")
 
 
+def class_images(
+    args: argparse.Namespace, model: minti.StableDiffusion, config: DreamBoothConfig, folder: Path
+) -> list[Image.Image]:
+    """Those that the arguments name, or sampled ones, which the output folder keeps."""
+    if not config.prior_weight:
+        return []
+    if args.class_images:
+        size = (model.resolution,) * 2  # as in training, and now: a thousand photos in full size would fill the memory
+        opened = map(open_image, image_files(args.class_images))
+        return [ImageOps.fit(image, size, Image.Resampling.BICUBIC) for image in opened]
+    count = config.class_pictures or model.defaults.class_pictures
+    with tqdm(total=count, desc="class images", disable=args.quiet or None) as bar:
+        return class_pictures(model, config, folder / "class-pictures", bar.update)
+
+
 class Tuning(Learning):
-    """A run of DreamBooth, of the network or a LoRA."""
+    """A run of DreamBooth, of the network or a LoRA, with `prior`, the class images."""
 
     wrapper: DreamBooth
+    prior: list[Image.Image]
 
     def steps(self, images: list[Image.Image]) -> Iterator[minti.TrainingState]:
-        """The class images, unless they are there, and then the steps of the run."""
-        optimizer = optimizer_of(self.args.optimizer)
-        return dreambooth(self.wrapper, images, self.class_images(), self.checkpoint, optimizer)
-
-    def class_images(self) -> list[Image.Image]:
-        """Those that the arguments name, or sampled ones, which the output folder keeps."""
-        config = self.wrapper.config
-        if not config.prior_weight:
-            return []
-        if self.args.class_images:
-            return open_folder(self.args.class_images)
-        count = config.class_pictures or self.wrapper.model.defaults.class_pictures
-        with tqdm(total=count, desc="class images", disable=self.args.quiet or None) as bar:
-            return class_pictures(self.wrapper.model, config, self.folder / "class-pictures", bar.update)
+        """The steps of the run."""
+        return dreambooth(self.wrapper, images, self.prior, self.checkpoint, optimizer_of(self.args.optimizer))
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -111,9 +117,14 @@ class Tuning(Learning):
         if distributed.rank() > 0 or not self.improved:
             return
         if self.wrapper.lora is None:
-            put_aside(self.folder / "model", "model", "")
-            self.wrapper.model.save_pretrained(self.folder / "model")
+            self.begin()
+            new = self.folder / "model-new"
+            shutil.rmtree(new, ignore_errors=True)  # of a run that was killed while it wrote this
+            self.wrapper.model.save_pretrained(new)
+            put_aside([self.folder / "model"])
+            new.rename(self.folder / "model")
             return
+        self.begin_results()
         minti.save_lora(self.wrapper.lora, self.folder / "lora.safetensors")
         if self.wrapper.word:
             minti.save_embeddings(self.wrapper.word, self.folder / "learned_embeds.safetensors")
@@ -122,9 +133,12 @@ class Tuning(Learning):
         """What was learned, in a sentence."""
         trainer, monitor = self.wrapper.trainer, self.wrapper.trainer.monitor
         numbers = sum(weight.numel() for weight in self.wrapper.adapter.trainable())
+        rate, learned = self.wrapper.learning_rate, self.wrapper.subject if self.wrapper.named else "from the captions"
+        higher = f"; it is higher now: try a lower learning rate (it is {rate:g})"
         return (
-            f"learned {self.wrapper.subject} in {trainer.completed} steps with {numbers:,} parameters; validation loss "
+            f"learned {learned} in {trainer.completed} steps with {numbers:,} parameters; validation loss "
             f"{monitor.losses[-1]:.4f} (before {monitor.losses[0]:.4f}, empty prompt {monitor.empty_loss:.4f})"
+            + (higher if monitor.losses[-1] > monitor.losses[0] else "")
         )
 
 
@@ -139,8 +153,9 @@ def optimizer_of(name: str) -> Callable[..., torch.optim.Optimizer]:
     return AdamW8bit
 
 
-def tune(learning: Tuning, images: list[Image.Image]) -> Tuning:
-    """Runs it to its end, and saves the result."""
+def tune(learning: Tuning, images: list[Image.Image], prior: list[Image.Image]) -> Tuning:
+    """Runs it to its end, with class images, and saves the result."""
+    learning.prior = prior
     if learning.wrapper.lora is None:  # a whole network's checkpoint is enough, and large
         learning.keep, learning.saves_early = 1, False
     learning.run(images)

@@ -7,7 +7,8 @@ Prints tables in per cent and writes measures.json. The judge was trained on the
 """
 
 from study import Study, accuracies, markdown, options
-from support.command_line import generators, run, whole_or_auto
+from support.command_line import generators, run
+from support.option_types import filled, whole_or_auto
 from support.sharing import first_step_shared, unconditional_shared
 
 import time
@@ -160,7 +161,7 @@ def main() -> None:
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm")
     parser.add_argument("--toys", choices=TOYS, default="test", help="which held-out toys to learn")
     parser.add_argument("--vectors", type=whole_or_auto(1), default=1, help="embedding vectors of a word, or 'auto'")
-    parser.add_argument("--initializer", default="toy", help="the initializer token, or 'auto'")
+    parser.add_argument("--initializer", type=filled, default="toy", help="the initializer token, or 'auto'")
     study = Study(parser)
     only, results = study.args.only, {}
     for name, (measure, columns) in PARTS.items():

@@ -15,6 +15,7 @@ The classifier, called the judge (`networks.Judge`), was trained on the world's 
 
 import examples_on_path
 from support.command_line import arguments, generators, load, make_output, make_writable, whole
+from support.learning import put_aside
 from support.pages import page
 from support.studies import write_table
 
@@ -124,6 +125,8 @@ class Study:
         kept: list[Row] = []
         for new in rows:
             new = new if isinstance(new, list) else [new]
+            if not kept:
+                put_aside([self.folder / f"{name}.csv"])
             if columns is not None:
                 if not kept:
                     columns = columns or dict.fromkeys(new[0], "")

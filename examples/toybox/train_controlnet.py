@@ -7,6 +7,7 @@ Every few steps it is evaluated on held-out toys; the results are printed, and w
 
 import examples_on_path
 from support.command_line import arguments, finite, load, make_output, run, whole
+from support.learning import put_aside
 from support.studies import write_table
 
 import numpy as np
@@ -28,6 +29,7 @@ from minti.vae import DiagonalGaussian
 from outlines import hints, masks
 from resumable import cosine
 
+WRITTEN = ("diffusion_pytorch_model.safetensors", "config.json", "progress.csv")
 DROP = 0.5  # fraction of prompts that are replaced by "": the control image must suffice (arXiv 2302.05543, 3.3)
 
 
@@ -82,6 +84,8 @@ def main() -> None:
         if trainer.number % args.look_every == 0 or trainer.number == args.steps:
             drawn = trials.draw(model, control, trials.prompts(), num_inference_steps=12, sampler="ddim")
             save_png(grid(to_pil(drawn), columns=8), folder / f"{trainer.number:05}.png")
+            if not rows:
+                put_aside(folder / name for name in WRITTEN)
             control.save(folder)
             rows.append({"step": trainer.number, "loss": np.mean(losses)} | trials.measure(judge, drawn))
             losses.clear()

@@ -164,9 +164,9 @@ class ControlNet(Adapter):
             called = lambda key: prefix + controlnet_name(key, config)  # noqa: E731
             rename = partial(picked, called)  # the file may hold more, such as a whole SD v1
             if "difference" in tensors:  # to the UNet's own weights
-                own = {called(key): tensor for key, tensor in model.unet.state_dict().items()}
-                added = {key: x.float() + own[key].to(x.device).float() for key, x in tensors.items() if key in own}
-                tensors |= added
+                own = {called(key): tensor.cpu().float() for key, tensor in model.unet.state_dict().items()}
+                fit = [key for key, x in tensors.items() if key in own and x.shape == own[key].shape]  # or it is told
+                tensors |= {key: tensors[key].float() + own[key] for key in fit}
         options = {"tensors": tensors, "name_in_file": called}
         network = load_network(lambda: ControlNetwork(config), path, model.device, model.dtype, rename, **options)
         check_finite(path, network.state_dict(), called)

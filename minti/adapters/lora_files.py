@@ -28,7 +28,7 @@ from minti.model import StableDiffusion
 from minti.runs.messages import short_repr, shortened
 from minti.unet import UNetConfig
 
-KEY = re.compile(r"(.+?)(?:[._]lora(?:_linear_layer)?[._](down|up|A|B)(?:\.default)?\.weight|\.(alpha))")
+KEY = re.compile(r"(.+?)(?:[._]lora(?:_linear_layer)?[._](down|up|A|B)(?:\.\w+)?\.weight|\.(alpha))")
 OTHER_KINDS = {  # parts of keys -> whose they are
     "lora_mid": "LoCon's with a Tucker decomposition",
     "dora_scale|lora_magnitude_vector": "DoRA's",
@@ -46,7 +46,8 @@ OTHER_KINDS = {  # parts of keys -> whose they are
 }
 CONVOLUTIONS = ("proj_in", "proj_out", "conv_shortcut")  # 1 × 1: their matrices have four dimensions in files
 CONFIG = "lora_adapter_metadata"  # where diffusers has peft's config, as JSON
-SETTINGS = ("lora_alpha", "alpha_pattern", "use_rslora")  # of peft's config, what scales
+SETTINGS = ("lora_alpha", "alpha_pattern", "use_rslora", "init_lora_weights")  # of peft's config
+OTHER_STARTS = ("pissa", "olora", "corda", "loftq")  # of peft, which take what they start from out of the weights
 FOLDER = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_model.bin")  # of diffusers, of peft
 
 
@@ -166,20 +167,22 @@ def _alphas(path: Path, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     elif content_type(path) == "safetensors":
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(CONFIG, "{}")
+    alphas, other = {}, ""
     try:
-        config, alphas = json.loads(text), {}
+        config = json.loads(text)
         networks = any(key.startswith(("unet.", "text_encoder.")) for key in config)
         for layer, tensors in found.items():
             network, name = layer.split(".", 1)
-            alpha, special, rooted = (config.get(f"{network}.{key}" if networks else key) for key in SETTINGS)
-            alpha = next((other for key, other in (special or {}).items() if _matches(key, name)), alpha)
+            alpha, special, rooted, start = (config.get(f"{network}.{key}" if networks else key) for key in SETTINGS)
+            patterns = (special or {}).items()  # regular expressions of the ends of names
+            alpha = next((own for key, own in patterns if re.match(rf"(.*\.)?({key})$", name)), alpha)
+            other = start if str(start).startswith(OTHER_STARTS) else other
             rank = len(tensors["down"]) if isinstance(tensors.get("down"), Tensor) else 1
             alphas[layer] = alpha * math.sqrt(rank) if rooted and alpha is not None else alpha
-        return alphas
-    except (ValueError, AttributeError, TypeError, RecursionError, OverflowError):
+    except (ValueError, AttributeError, TypeError, RecursionError, OverflowError, re.error):
         raise ValueError(f"{path}: its config of peft ({CONFIG}) cannot be read") from None
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """Whether a key of peft's alpha_pattern is a layer's: the end of its name, or after ^ the whole."""
-    return name == pattern[1:] if pattern.startswith("^") else f".{name}".endswith(f".{pattern}")
+    if other:
+        raise ValueError(
+            f"{path} is peft's {other}, which changes the model's own weights, too; minti reads plain LoRAs"
+        )
+    return alphas

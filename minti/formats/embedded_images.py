@@ -14,6 +14,7 @@ from minti.runs.messages import one_line
 
 TEXT = "sd-ti-embedding"
 MOST = 2**27  # bytes of JSON
+MOST_PIXELS = 2**24
 
 
 def read(path: Path) -> Any:
@@ -34,11 +35,17 @@ def as_tensor(content: dict[str, Any]) -> Any:
 def from_pixels(image: Image.Image) -> bytes:
     """JSON, compressed: on the left of the picture a block with the low four bits of every byte, on its right one with
     the high four, each next to a black column; a sequence of random bits lies over both."""
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"over {MOST_PIXELS:,} pixels")
     pixels = np.asarray(image.convert("RGB"))  # h w 3
     light = (pixels > 0).all(2)
     (rows,), (columns,) = light.any(1).nonzero(), light.any(0).nonzero()
+    if not len(rows):
+        raise ValueError("it is black")
     bits = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] & 15
-    (black,) = (bits.sum((0, 2), dtype=np.int64) == 0).nonzero()
+    (black,) = (~bits.any((0, 2))).nonzero()
+    if len(black) < 2 or black[0] != bits.shape[1] - 1 - black[-1]:
+        raise ValueError("no two blocks of the same size beside the picture")
     blocks = [bits[:, : black[0]], bits[:, black[-1] + 1 :]]
     low, high = (block ^ (random_numbers(block.size).reshape(block.shape) & 15) for block in blocks)
     return zlib.decompressobj().decompress((high << 4 | low).tobytes(), MOST)

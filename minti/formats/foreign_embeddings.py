@@ -26,7 +26,8 @@ from minti.formats.tensors import ParameterDict, content_type, read_content
 from minti.runs.messages import short_repr, shortened
 
 ALONE = ("emb_params", "emp_params", "clip_l")  # keys of the only vectors in a file, whose word is the file's name
-LORA = re.compile(r"lora[._]|[._]lora|^(unet|text_encoder):\d+:")
+BESIDE = {"clip_g": "SDXL", "t5": "FLUX or SD 3", "t5xxl": "FLUX or SD 3"}  # keys of other text encoders
+LORA = re.compile(r"[._]lora.*\.weight$|\.alpha$|^(unet|text_encoder):\d+:")
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -36,21 +37,29 @@ def read(path: Path) -> dict[str, Tensor]:
     content = embedded_images.read(path) if image else read_content(path, ": no such file of learned words")
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         return {}
-    if "clip_g" in content:
-        raise ValueError(f"{path}: clip_l and clip_g are of SDXL, which has two text encoders; minti implements SD v1")
+    if others := [key for key in content if key in BESIDE]:
+        several = f"{BESIDE[others[0]]}, which has several text encoders"
+        raise ValueError(f"{path}: {' and '.join(sorted(content)[::-1])} are of {several}; minti implements SD v1")
     if "string_to_param" in content:
         words = from_parameters(path, content, image)
     elif alone := [key for key in ALONE if key in content]:
         words = {path.stem: content[alone[0]]}
+        if passed := [key for key, x in content.items() if isinstance(x, Tensor) and key != alone[0]]:
+            warnings.warn(
+                f"{path}: {shortened(', '.join(passed))}, not of SD v1's text encoder, is left out", stacklevel=2
+            )
     elif any(LORA.search(key) for key in content):  # cloneofsimo's has words beside it
-        words = {key: content[key] for key in content if re.fullmatch("<.+>", key)}
+        words = {key: content[key] for key in content if not LORA.search(key)}
         if not words:
             raise ValueError(f"{path} is a LoRA, no file of learned words: load it as a LoRA (--lora)")
     else:
         words = dict(content)
     if not all(isinstance(tensor, Tensor) for tensor in words.values()):
         return {}
-    return joined({sayable(path, word): x[0] if x.ndim == 3 and len(x) == 1 else x for word, x in words.items()})
+    said = {sayable(path, word): x[0] if x.ndim == 3 and len(x) == 1 else x for word, x in words.items()}
+    if len(said) < len(words):
+        raise ValueError(f"{path}: of its words {shortened(', '.join(words))} two would be called the same")
+    return joined(said)
 
 
 def from_parameters(path: Path, content: Mapping[str, Any], image: bool) -> dict[str, Any]:
@@ -68,6 +77,8 @@ def from_parameters(path: Path, content: Mapping[str, Any], image: bool) -> dict
             warnings.warn(f"{path}: {called}", stacklevel=2)
         return {name if image else path.stem: parameters[named[0]]}
     words = {key if len(key) > 1 else f"{path.stem}-{i}": parameters[key] for i, key in enumerate(named, 1)}
+    if len(words) < len(named):
+        raise ValueError(f"{path}: of its words {shortened(', '.join(named))} two would be called the same")
     if list(words) != named:
         listed = shortened(", ".join(f"{key} is called {word}" for key, word in zip(named, words)))
         warnings.warn(f"{path} holds {len(words)} words: {listed}", stacklevel=2)
@@ -89,7 +100,7 @@ def joined(words: dict[str, Tensor]) -> dict[str, Tensor]:
         parts = [word]
         while f"{word}_{len(parts)}" in found:
             parts.append(f"{word}_{len(parts)}")
-        alone = all(words[part].numel() == words[word].shape[-1:].numel() for part in parts)
-        if word in found and len(parts) > 1 and alone:
+        alone = word in found and all(found[part].numel() == found[word].shape[-1:].numel() for part in parts)
+        if len(parts) > 1 and alone:
             found[word] = torch.stack([found.pop(part).flatten() for part in parts])
     return {word: found[word] for word in words if word in found}

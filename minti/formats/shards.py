@@ -21,17 +21,18 @@ def read_part(
     suffix = f".{variant}" if variant else ""
     path, index = folder / f"{stem}{suffix}.safetensors", folder / f"{stem}.safetensors.index{suffix}.json"
     if not path.is_file() and not index.is_file():
-        others = sorted(file.name for file in folder.glob(f"*{stem}*") if file.suffix in (".safetensors", ".bin"))
+        names = sorted(file.name for file in folder.glob(f"*{stem}*") if not file.name.startswith("."))
+        others = [name for name in names if name.endswith((".safetensors", ".bin"))]
+        pickles = [name for name in (f"{stem}.bin", f"pytorch_{stem}.bin") if name in others]
+        if variant is None and pickles:  # in full precision
+            warnings.warn(f"{folder}: taking {pickles[0]}, for there is no {path.name}", stacklevel=2)
+            return folder / pickles[0], read_file(folder / pickles[0])
         matches = [re.fullmatch(rf"{stem}\.(\w+)(-\d+-of-\d+)?\.safetensors", name) for name in others]
         variants = {match[1] for match in matches if match}
         if variant is None and len(variants) == 1:
-            warnings.warn(
-                f"{folder}: taking the weights of variant {min(variants)}, for there are no others", stacklevel=2
-            )
-            return read_part(folder, stem, dtype, min(variants))
-        if variant is None and len(others) == 1 and others[0].endswith(".bin"):
-            warnings.warn(f"{folder}: taking {others[0]}, for there are no other weights", stacklevel=2)
-            return folder / others[0], read_file(folder / others[0])
+            only = min(variants)
+            warnings.warn(f"{folder}: taking the weights of variant {only}, for there are no others", stacklevel=2)
+            return read_part(folder, stem, dtype, only)
         if others:
             raise FileNotFoundError(f"{path} is missing; the folder has {', '.join(others)} (variant={variant!r})")
     if path.is_file() or not index.is_file():

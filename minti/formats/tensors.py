@@ -58,7 +58,7 @@ def content_type(path: Path) -> str:
 def read_tensors(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU: mapped from the disk, or converted to `dtype` if they differ."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; minti reads weights in the safetensors format only")
+        raise FileNotFoundError(f"{path} is missing")
     content_type(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -79,9 +79,10 @@ def read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([ModelCheckpoint, ParameterDict]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        what = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
-        asks = f"asks to run {shortened(what[1])}" if what else "is no file of tensors"
-        raise ValueError(f"{path} {asks}, which minti refuses; use a safetensors file instead") from None
+        if what := re.search(r"(?:GLOBAL|global) (\S+)", str(error)):
+            asks = f"asks to run {shortened(what[1])}, which minti refuses"
+            raise ValueError(f"{path} {asks}; use a safetensors file instead") from None
+        raise ValueError(f"{path} is no file of tensors that can be read safely; fetch it again") from None
     except Exception as error:  # torch's reader fails in all manners: struct.error, IndexError, AttributeError ...
         raise ValueError(f"{path} is damaged ({one_line(error)}); fetch it again") from None
 

@@ -74,14 +74,15 @@ def open_captions(folder: str | os.PathLike[str]) -> list[str]:
     """The captions of a folder: NAME.txt beside each image NAME, in the order of the images.
     Raises FileNotFoundError, ValueError: an image has no caption, or a caption no image; names it."""
     files = image_files(folder)
-    alone = {path.stem for path in Path(folder).glob("*.txt")} - {path.stem for path in files}
+    texts = {path.stem for path in Path(folder).glob("*.txt") if not path.name.startswith(".")}
+    alone = texts - {path.stem for path in files}
     if alone:
         raise ValueError(f"{Path(folder) / min(alone)}.txt is a caption without its image; remove or rename it")
     captions = []
     for path in files:
         path = path.with_suffix(".txt")
         try:
-            captions.append(" ".join(path.read_text(encoding="utf-8").split()))
+            captions.append(" ".join(path.read_text(encoding="utf-8-sig").split()))
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read ({one_line(error)}); every image needs a caption") from None
     return captions

@@ -7,6 +7,7 @@ The subject is called by a rare word and its class ("sks toy"), or by a new word
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -70,7 +71,7 @@ class DreamBoothConfig(PersonalizationConfig):
     @property
     def prior_prompt(self) -> str:
         """What the class images show."""
-        return self.class_prompt or f"a photo of a {self.initializer_token}"
+        return f"a photo of a {self.initializer_token}" if self.class_prompt is None else self.class_prompt
 
     def __post_init__(self) -> None:
         self.check_settings()  # but not `rate`: a cosine may leave `steps` open, and `DreamBooth` says how many
@@ -138,6 +139,12 @@ class DreamBooth(TrainingWrapper):
         self.metadata["word"] = word and str(word.embedding.values.detach().double().sum().item())
         self.adapter = Compose(learner, word.embedding) if word else learner
 
+    @property
+    def named(self) -> bool:
+        """Whether a training prompt says the word for the subject; captions need not."""
+        word = self.word.subject if self.word else self.config.placeholder_token
+        return any(_names(prompt, word) for prompt in self.prompts)
+
     def optimizer(self, make: Callable[..., Optimizer] = AdamW) -> Optimizer:
         """For all that learns, a word at a rate of its own."""
         groups = [{"params": (self.lora or self.adapter).trainable(), "lr": self.learning_rate}]
@@ -166,6 +173,9 @@ def dreambooth(
         missing = f"there are no class images, which prior_weight = {config.prior_weight} needs"
         raise ValueError(f"{missing}: give class_images=minti.class_pictures(model, config, folder), or prior_weight=0")
     data = config.training_images(model, images)
+    if not training.named:
+        what = f"no caption says {training.subject}, so its images do not teach that; write {{}} where the subject is"
+        warnings.warn(what, stacklevel=2)
     prior = TrainingImages(model, class_images) if config.prior_weight else None
     training.metadata["class_images"] = prior and pixels_hash(prior.pixels)
 

@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,7 @@ def save_checkpoint(training: TrainingWrapper, folder: str | os.PathLike[str], k
         "generator": trainer.generator.get_state(),
         "scaler": trainer.scaler.state_dict(),
         "skipped": trainer.skipped,
+        "steps": trainer.steps,
         "monitor": monitor
         and {
             "losses": monitor.losses,
@@ -190,7 +191,7 @@ def newest_first(folder: Path) -> list[Path]:
 
 def resumed(trainer: Trainer, checkpoint: Checkpoint) -> Trainer:
     """Puts a run that has not begun where the checkpoint was taken. Raises ValueError: it is of another run, beyond the
-    last step, or no whole state; everything is checked before anything is changed."""
+    last step, or no whole state; everything is checked before anything is changed. Warns of another schedule."""
     was, now, state, adapter = checkpoint.identity, identity(trainer), checkpoint.state, trainer.adapter
     differ = [key for key in sorted(was.keys() | now) if was.get(key) != now.get(key)]
     if differ:
@@ -202,6 +203,7 @@ def resumed(trainer: Trainer, checkpoint: Checkpoint) -> Trainer:
     with checkpoint.reading():
         values, skipped = like(state["adapter"], dict(adapter.state_dict())), int(state["skipped"])
         optimizer = optimizer_state(trainer, state["optimizer"], checkpoint.step - skipped)
+        compare_schedules(trainer.training, state.get("steps"), trainer.steps, checkpoint.step - skipped)
         trainer.generator.set_state(state["generator"])
         trainer.optimizer.load_state_dict(trainer.optimizer.state_dict() | {"state": optimizer})
         if trainer.scaler.is_enabled():
@@ -211,6 +213,16 @@ def resumed(trainer: Trainer, checkpoint: Checkpoint) -> Trainer:
         trainer.number = trainer.completed = checkpoint.step
         trainer.skipped, trainer.checkpoint = skipped, checkpoint if state["monitor"] else None
     return trainer
+
+
+def compare_schedules(training: TrainingWrapper, was: int | None, now: int, taken: int) -> None:
+    """Warns that the rate after so many steps is another because the last step `was` another, as of a cosine."""
+    config = training.config
+    if was not in (None, now) and config.rate:
+        old, new = (training.learning_rate * replace(config, steps=last).rate(taken) for last in (was, now))
+        if old != new:
+            why = f"its schedule ends at the last step, which was {was} and is {now}"
+            warnings.warn(f"the learning rate goes on with {new:.3g} in place of {old:.3g}: {why}", stacklevel=2)
 
 
 def optimizer_state(trainer: Trainer, saved: dict[int, dict[str, Any]], taken: int) -> dict[int, dict[str, Any]]:

@@ -42,22 +42,23 @@ def config(settings: Any) -> None:
     if settings.templates is not None:
         check_templates(settings.templates)
     check_text(settings.placeholder_token, "placeholder token")
+    if not settings.placeholder_token.strip():
+        raise ValueError(f"placeholder token {short_repr(settings.placeholder_token)} is empty; choose one word")
 
 
 def step(trainer: Trainer, loss: float, norm: float, batches: Sequence[Any]) -> None:
     """Raises TrainingError: loss or gradient is not finite, beyond what float16's scaler can mend, or is zero."""
-    at, scaler = f"step {trainer.number} of {trainer.adapter.name}", trainer.scaler
+    at, scaler, first = f"step {trainer.number} of {trainer.adapter.name}", trainer.scaler, trainer.number == 1
+    lower = f"try a lower learning rate (it is {trainer.optimizer.param_groups[0]['initial_lr']:g})"
     finite = math.isfinite(loss) and math.isfinite(norm)
     if not finite and not (scaler.is_enabled() and scaler.get_scale() > 2.0 ** (16 - MAX_SKIPPED)):
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-        culprit, rate = not_finite(trainer.model), trainer.optimizer.param_groups[0]["lr"]
-        lower = f"try a lower learning rate (it is {rate:g}) or float32"
-        mend = f"so is {culprit}: fetch that file again" if culprit else lower
+        mend = f"{lower} or float32"
+        if culprit := not_finite(trainer.model):  # from the beginning, or since it learns
+            mend = f"so is {culprit}: {'' if first else f'{lower}, or '}fetch that file again"
         raise TrainingError(f"{what} at {at}, of {', '.join(map(described, batches))}; {mend}")
     if norm == 0:
-        lower = f"try a lower learning rate (it is {trainer.optimizer.param_groups[0]['lr']:g})"
-        why = "nothing leads from it to the loss" if trainer.number == 1 else lower
-        raise TrainingError(f"there is no gradient at {at}: {why}")
+        raise TrainingError(f"there is no gradient at {at}: {'nothing leads from it to the loss' if first else lower}")
 
 
 def described(batch: Any) -> str:

@@ -21,7 +21,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         target = Path(os.path.realpath(path))
-        name = os.fsdecode(os.fsencode(target.name)[:200])  # file systems count bytes
+        name = os.fsencode(target.name)[:200].decode(errors="ignore")  # file systems count bytes
         new = target.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
         new.touch(exist_ok=False)  # with the permissions that any new file gets
         temporary, mode = new, (target if target.is_file() else new).stat().st_mode & 0o777

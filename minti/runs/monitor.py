@@ -149,7 +149,7 @@ class Monitor:
 
     def __iter__(self) -> Iterator[TrainingState]:
         """Takes steps; in the end, and where the caller leaves the loop, the best values are restored.
-        Raises TrainingError: see `runs.checks.step` and `check_values`."""
+        Raises TrainingError: see `runs.checks.step` and `check_values`; the validation loss is not finite."""
         trainer = self.trainer
         if self.restored and not self.finished:  # after a break; with the values of the last step, not the best
             trainer.adapter.load_state_dict(self.last)
@@ -160,6 +160,9 @@ class Monitor:
                     check_values(trainer, self.first)
                 if step.step % self.interval == 0 or step.step == trainer.steps:
                     validation_loss = self.evaluate(self.prompts)
+                    if not math.isfinite(validation_loss):
+                        lower = f"try a lower learning rate (it is {trainer.optimizer.param_groups[0]['initial_lr']:g})"
+                        raise TrainingError(f"the validation loss is {validation_loss} after step {step.step}; {lower}")
                     if self.track_best and validation_loss < min(self.losses):
                         self.best, self.best_step = self.values(), step.step
                     self.losses.append(validation_loss)
@@ -212,7 +215,7 @@ class Monitor:
 def check_values(trainer: Trainer, first: dict[str, Tensor]) -> None:
     """Raises TrainingError: the values are not finite after a step, or have not moved in the first five."""
     name, taken = trainer.adapter.name, trainer.number - trainer.skipped
-    values, rate = trainer.adapter.state_dict(), trainer.optimizer.param_groups[0]["lr"]
+    values, rate = trainer.adapter.state_dict(), trainer.optimizer.param_groups[0]["initial_lr"]
     if not all(value.isfinite().all() for value in values.values()):
         raise TrainingError(f"{name} is not finite after {taken} steps; try a lower learning rate (it is {rate:g})")
     if taken == 5 and all(torch.equal(value, first[key]) for key, value in values.items()):

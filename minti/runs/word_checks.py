@@ -49,13 +49,15 @@ def check_text(text: str, what: str) -> None:
 def check_new_placeholders(tokenizer: CLIPTokenizer, placeholders: Sequence[str]) -> None:
     """Raises ValueError: a placeholder is empty, contains white space or what cannot be printed, changes when the
     tokenizer tidies it, or is a word already (it lower-cases, so `<Cat>` and `<cat>` are the same word)."""
-    vocabulary = {token.lower().removesuffix("</w>"): token for token in tokenizer.get_vocab()}
+    tokens = sorted(tokenizer.get_vocab(), key=lambda token: token == token.lower())  # the exact ones last
+    vocabulary = {token.lower().removesuffix("</w>"): token for token in tokens}
     for placeholder in placeholders:
         tidied = unicodedata.normalize("NFC", placeholder)
         if not placeholder or not placeholder.isprintable() or re.search(r"\s", placeholder) or tidied != placeholder:
             wanted = "expected one word without spaces, as '<concept>'"
             raise ValueError(f"placeholder token {short_repr(placeholder)}: {wanted}")
-        if (token := vocabulary.get(placeholder.lower().removesuffix("</w>"))) is not None:
+        token = vocabulary.get(placeholder.lower().removesuffix("</w>"))
+        if token is not None:
             same = "" if token in (placeholder, placeholder + "</w>") else f" as {token.removesuffix('</w>')!r}"
             known = f"{short_repr(placeholder)} is in the vocabulary already{same} (case does not count)"
             choose = "choose a word that does not exist, such as '<my-concept>'"
@@ -82,6 +84,7 @@ def check_new_word(wrapper: Any) -> None:
         raise ValueError(f"row_update='restore' trains the embedding matrix itself, which is {dtype}; {mend}")
     placeholder, length = config.placeholder_token, wrapper.model.tokenizer.model_max_length
     tokenizer, ids = tokenizer_with(wrapper.model.tokenizer, placeholder, config.num_vectors)
+    warn_of_broken_words(wrapper, tokenizer)
     for prompt in wrapper.prompts:
         found = token_ids(prompt, tokenizer, wrapper.model.words | {placeholder: ids})
         if not set(ids) <= set(found):
@@ -121,6 +124,7 @@ def check_vectors(tensor: Tensor, what: str) -> None:
     """Raises ValueError: a tensor is no embedding vectors of a word, (n, d) or (d,); calls it `what`."""
     kind = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
     plain = tensor.layout == torch.strided and tensor.is_floating_point() and not tensor.is_meta
+    plain = plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()  # not one many times
     if tensor.ndim not in (1, 2) or 0 in tensor.shape or not plain:
         raise ValueError(f"{what} is {kind}; expected its embedding vectors, (n, d), of floating point numbers")
     if not tensor.float().isfinite().all():
@@ -158,7 +162,9 @@ def single_token(tokenizer: CLIPTokenizer, word: str, ids: list[int]) -> None:
 
 
 # Emphasis, alternation, LoRAs and breaks as AUTOMATIC1111 writes them.
-SYNTAX = re.compile(r"\([^()]*:\s*[-+]?\d*\.?\d+\)|\(\([^()]*\)\)|\[[^\[\]]*\]|<\w+:[^<>]*>|\bBREAK\b")
+SYNTAX = re.compile(
+    r"\((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*\))*:\s*[-+]?[.\d]+\s*\)|\(\([^()]*\)\)|\[[^\[\]]*\]|<\w+:[^<>]*>|\bBREAK\b"
+)
 
 
 def prompts(prompts: Any, tokenizer: CLIPTokenizer) -> None:
@@ -171,7 +177,24 @@ def prompts(prompts: Any, tokenizer: CLIPTokenizer) -> None:
             letters = "minti has no such syntax and reads it as letters"
             warnings.warn(f"the prompt holds {short_repr(syntax[0])}: {letters}", stacklevel=4)
         if "<" in prompt:
-            known = "|".join(map(re.escape, tokenizer.get_added_vocab()))
-            for word in re.findall(r"<[^\s<>:]+>", re.sub(known, "", prompt, flags=re.IGNORECASE)):
-                load = "load its file with load_embeddings (--embedding)"
-                warnings.warn(f"the prompt says {short_repr(word)}, no word of this model; {load}", stacklevel=4)
+            added, text = "|".join(map(re.escape, tokenizer.get_added_vocab())), unicodedata.normalize("NFC", prompt)
+            known = [range(*match.span()) for match in re.finditer(added, text, re.IGNORECASE)]
+            for match in re.finditer(r"<(?=[^<>]*[^\W\d_])[^\s<>:/]+>", text):
+                if not any(match.start() in span or span.start in range(*match.span()) for span in known):
+                    load = "load its file with load_embeddings (--embedding)"
+                    what = f"the prompt says {short_repr(match[0])}, no word of this model"
+                    warnings.warn(f"{what}; {load}", stacklevel=4)
+
+
+def warn_of_broken_words(wrapper: Any, tokenizer: CLIPTokenizer) -> None:
+    """Warns of other words in the training prompts that `tokenizer`, which has the placeholder, cuts to pieces because
+    it stands in them: with "oto", "photo" is p h oto."""
+    placeholder, broken = wrapper.config.placeholder_token, []
+    said = {word for prompt in wrapper.config.captions or wrapper.templates for word in prompt.split()}
+    for word in sorted(said):
+        whole, pieces = (one.tokenize(word) for one in (wrapper.model.tokenizer, tokenizer))
+        if whole != pieces and not re.search(rf"(?<!\w){re.escape(placeholder)}(?!\w)", word, re.IGNORECASE):
+            broken.append(f"{word} (becomes {' '.join(pieces).replace('</w>', '')})")
+    if broken:
+        what = f"the placeholder {placeholder} stands in other words of the training prompts: {', '.join(broken)}"
+        warnings.warn(f"{shortened(what, 300)}; choose one that does not, such as '<{placeholder}>'", stacklevel=2)

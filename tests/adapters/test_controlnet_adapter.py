@@ -278,6 +278,15 @@ def test_a_file_of_differences_is_added_to_the_unet(tiny, pipeline, theirs, tmp_
         torch.testing.assert_close(value, halved[controlnet_name(key, config)], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(64, 4, 3, 3), (1,)])
+def test_differences_to_another_unet_are_named(tiny, theirs, tmp_path, shape):
+    renamed, config = original(theirs)
+    wrong = {"input_blocks.0.0.weight": torch.zeros(shape), "difference": torch.zeros(1)}
+    save_file({k: v.contiguous() for k, v in (renamed | wrong).items()}, tmp_path / "diff.safetensors")
+    with pytest.raises(ValueError, match=r"input_blocks\.0\.0\.weight has shape .* were expected"):
+        ControlNet.from_pretrained(tmp_path / "diff.safetensors", tiny, config)
+
+
 @pytest.mark.parametrize("suffix", ["bin", "fp16.safetensors"])
 def test_a_folder_with_one_kind_of_weights(tiny, theirs, saved, suffix):
     tensors = {key: value.clone() for key, value in load_file(saved / WEIGHTS).items()}
@@ -315,8 +324,8 @@ def test_a_controlnet_of_another_model(tiny, saved):
 
 
 def spoiled(folder, **config):
-    content = json.loads((folder / "config.json").read_text()) | config
-    (folder / "config.json").write_text(json.dumps(content))
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8")) | config
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 

@@ -257,6 +257,7 @@ def layers_that_learned(unet, **options):
 SCALES = [
     {"lora_alpha": 16},
     {"lora_alpha": 7, "alpha_pattern": {"to_q": 3, "mid_block.resnets.0.conv1": 1}},
+    {"lora_alpha": 7, "alpha_pattern": {"to_q|to_out.0": 3, r"^down_blocks\..*conv1": 1, r"resnets\.0\.conv1": 2}},
     {"lora_alpha": 16, "use_rslora": True},
     {"lora_alpha": 16, "use_rslora": True, "rank_pattern": {"conv1": 2}},
 ]
@@ -295,6 +296,24 @@ def inputs():
         torch.tensor([3, 700]),
         torch.randn(2, 16, 48, generator=seeded(4)),
     )
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_what_starts_by_changing_the_models_own_weights_is_refused(tiny, pipeline, tmp_path, start):
+    peft.get_peft_model(
+        pipeline.unet, peft.LoraConfig(r=4, target_modules=["to_q"], init_lora_weights=start)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"adapter_model.safetensors is peft's {start}, which changes the model's own"
+    ):
+        minti.load_lora(tiny, tmp_path)
+
+
+def test_an_adapters_name_in_the_keys(tiny, tmp_path):
+    """As peft's state dictionaries have it before they are saved."""
+    tensors = {f"{Q}.lora_A.default_0.weight": DOWN, f"{Q}.lora_B.default_0.weight": UP}
+    save_file({key: value.clone() for key, value in tensors.items()}, tmp_path / "lora.safetensors")
+    assert [*minti.load_lora(tiny, tmp_path / "lora.safetensors").pairs] == [Q]
 
 
 @torch.no_grad()

@@ -74,8 +74,10 @@ def test_a_file_is_read_by_what_it_holds(tmp_path, name):
 
 def test_what_was_fetched_in_place_of_the_file_is_named(tiny, tmp_path):
     pointer, page = tmp_path / "cat.safetensors", tmp_path / "dog.pt"
-    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 3840\n")
-    page.write_text("\n<!DOCTYPE html><html><body>Sign in</body></html>")
+    pointer.write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 3840\n", encoding="utf-8"
+    )
+    page.write_text("\n<!DOCTYPE html><html><body>Sign in</body></html>", encoding="utf-8")
     for load in (minti.load_embeddings, minti.load_lora):
         with pytest.raises(ValueError, match=r"cat.safetensors is a git-lfs pointer, not the file itself; fetch"):
             load(tiny, pointer)
@@ -106,6 +108,39 @@ def test_keys_that_are_no_names(tmp_path, key):
     """OneTrainer's, AUTOMATIC1111's, and diffusers' advanced training script's."""
     save_file({key: rows(3)}, tmp_path / "mycat.safetensors")
     assert torch.equal(silently(tmp_path / "mycat.safetensors")["mycat"], rows(3))
+
+
+def test_what_stands_beside_the_only_vectors(tmp_path):
+    """OneTrainer's output embedding is told; of models with several text encoders a word is refused."""
+    save_file({"emp_params": rows(1), "emp_params_out": rows(1, 1)}, tmp_path / "cat.safetensors")
+    with pytest.warns(UserWarning, match=r"cat.safetensors: emp_params_out, not of SD v1's text encoder, is left out"):
+        assert torch.equal(read(tmp_path / "cat.safetensors")["cat"], rows(1))
+    for other, model in (("clip_g", "SDXL"), ("t5", "FLUX")):
+        save_file({"clip_l": rows(1), other: rows(1, 1)}, tmp_path / "cat.safetensors")
+        with pytest.raises(ValueError, match=rf"(clip_l and {other}|{other} and clip_l) are of {model}"):
+            read(tmp_path / "cat.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("w.bin", {"my cat": rows(1), "my-cat": rows(1)}), ("w.pt", {"string_to_param": {"*": rows(1), "w-1": rows(1)}})],
+)
+@pytest.mark.filterwarnings("ignore:.*is called")
+def test_two_words_never_become_one(tmp_path, name, content):
+    torch.save(content, tmp_path / name)
+    with pytest.raises(ValueError, match=r"of its words .* two would be called the same"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("word", ["flora_style", "my_lora_face", "<lora.2>"])
+def test_a_words_name_makes_no_lora_of_it(tmp_path, word):
+    save_file({word: rows(1), "sksx": rows(1, 1)}, tmp_path / "words.safetensors")
+    assert list(silently(tmp_path / "words.safetensors")) == [word, "sksx"]
+
+
+def test_numbered_keys_in_any_order(tmp_path):
+    torch.save({"qa_1": rows(1, 1), "qa_1_1": rows(1, 2), "qa": rows(1)}, tmp_path / "w.bin")
+    assert sum(map(len, silently(tmp_path / "w.bin").values())) == 3
 
 
 def test_a_further_dimension_of_one(tmp_path):
@@ -194,10 +229,13 @@ def test_the_random_sequence_is_theirs():
     assert random_numbers(100_100)[100:].astype(int).sum() == 12731374
 
 
-@pytest.mark.parametrize("colour", [(0, 0, 0), (90, 120, 200)])
-def test_a_picture_without_a_word(tmp_path, colour):
-    Image.new("RGB", (64, 64), colour).save(tmp_path / "cat.png")
-    with pytest.raises(ValueError, match=r"cat.png is an image without a whole learned word in it"):
+@pytest.mark.parametrize(
+    ("size", "colour", "why"),
+    [(64, (0, 0, 0), "black"), (64, (90, 120, 200), "no two blocks"), (4100, (9, 9, 9), "over 16,777,216 pixels")],
+)
+def test_a_picture_without_a_word(tmp_path, size, colour, why):
+    Image.new("RGB", (size, size), colour).save(tmp_path / "cat.png")
+    with pytest.raises(ValueError, match=rf"cat.png is an image without a whole learned word in it \(.*{why}"):
         read(tmp_path / "cat.png")
 
 

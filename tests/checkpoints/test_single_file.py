@@ -25,8 +25,8 @@ NETWORK = "diffusion_pytorch_model"
 def original_state(tiny_folder: Path) -> dict[str, torch.Tensor]:
     """The small model under the names that diffusers' own converter reads, with an averaged UNet and training state."""
     tensors = {}
-    unet_config = parse_config(UNetConfig, json.loads((tiny_folder / "unet/config.json").read_text()))
-    vae_config = parse_config(VAEConfig, json.loads((tiny_folder / "vae/config.json").read_text()))
+    unet_config = parse_config(UNetConfig, json.loads((tiny_folder / "unet/config.json").read_text(encoding="utf-8")))
+    vae_config = parse_config(VAEConfig, json.loads((tiny_folder / "vae/config.json").read_text(encoding="utf-8")))
     for key, value in load_file(tiny_folder / "unet" / f"{NETWORK}.safetensors").items():
         tensors[unet_name(key, unet_config)] = value
         tensors[unet_name(key, unet_config, ema=True)] = value + 1
@@ -42,7 +42,7 @@ def original_state(tiny_folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def configs(tiny_folder):
-    read = lambda part: json.loads((tiny_folder / part / "config.json").read_text())  # noqa: E731
+    read = lambda part: json.loads((tiny_folder / part / "config.json").read_text(encoding="utf-8"))  # noqa: E731
     return (
         parse_config(UNetConfig, read("unet")),
         parse_config(VAEConfig, read("vae")),

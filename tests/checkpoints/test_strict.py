@@ -80,8 +80,8 @@ OTHERS = [
 @pytest.mark.parametrize("file, key, value", OTHERS, ids=lambda value: str(value).split("/")[0])
 def test_another_model_s_config_is_refused(folder, file, key, value):
     """In one line that names the file and says what it asks for."""
-    config = json.loads((folder / file).read_text())
-    (folder / file).write_text(json.dumps(config | {key: value}))
+    config = json.loads((folder / file).read_text(encoding="utf-8"))
+    (folder / file).write_text(json.dumps(config | {key: value}), encoding="utf-8")
     with pytest.raises(ValueError) as caught:
         minti.StableDiffusion.from_pretrained(folder)
     said = str(caught.value)
@@ -100,7 +100,7 @@ HARMLESS = READ | {"force_upcast"}  # of float16 in diffusers
 def test_whatever_else_diffusers_networks_can_be_asked_for_is_refused(folder, part, kind):
     """Every key of theirs that minti's networks do not read, with another value than their default."""
     path = folder / part / "config.json"
-    whole = json.loads(path.read_text())
+    whole = json.loads(path.read_text(encoding="utf-8"))
     read = {"unet": UNetConfig, "vae": VAEConfig}[part].__dataclass_fields__.keys() | HARMLESS
     others = {
         name: parameter.default
@@ -108,10 +108,10 @@ def test_whatever_else_diffusers_networks_can_be_asked_for_is_refused(folder, pa
         if parameter.default is not inspect.Parameter.empty and name not in read
     }
     assert len(others) > 5
-    path.write_text(json.dumps(whole | others))
+    path.write_text(json.dumps(whole | others), encoding="utf-8")
     minti.StableDiffusion.from_pretrained(folder)
     for key, default in others.items():
         other = not default if isinstance(default, bool) else default + 1 if isinstance(default, int | float) else "x"
-        path.write_text(json.dumps(whole | {key: other}))
+        path.write_text(json.dumps(whole | {key: other}), encoding="utf-8")
         with pytest.raises(ValueError, match=rf"config\.json: {key} = .*, but minti implements SD v1"):
             minti.StableDiffusion.from_pretrained(folder)

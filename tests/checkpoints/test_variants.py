@@ -44,10 +44,17 @@ def test_a_folder_of_pickles(folder, tiny):
         path = folder / part / f"{stem}.safetensors"
         torch.save(load_file(path), folder / part / f"{'pytorch_' * (stem == 'model')}{stem}.bin")
         path.unlink()
-    with pytest.warns(UserWarning, match=r"text_encoder: taking pytorch_model\.bin, for there are no other weights"):
+    with pytest.warns(UserWarning, match=r"text_encoder: taking pytorch_model\.bin, for there is no model\.saf"):
         model = minti.StableDiffusion.from_pretrained(folder)
     assert_same(model, tiny)
-    (folder / "vae" / "diffusion_pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    for part, stem in PARTS.items():  # beside half precision, and with what macOS leaves: full precision it is
+        (folder / part / f"{stem}.fp16.safetensors").write_bytes(b"")
+        (folder / part / f"._{stem}.bin").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"unet: taking diffusion_pytorch_model\.bin, for there is no"):
+        assert_same(minti.StableDiffusion.from_pretrained(folder), tiny)
+    (folder / "vae" / "diffusion_pytorch_model.bin").write_text(
+        "version https://git-lfs.github.com/spec/v1\n", encoding="utf-8"
+    )
     with pytest.raises(ValueError, match=r"diffusion_pytorch_model.bin is a git-lfs pointer"):
         minti.StableDiffusion.from_pretrained(folder)
 
@@ -57,7 +64,7 @@ def test_shards_as_diffusers_writes_them(folder, tiny, tiny_folder):
     (folder / "unet" / f"{NETWORK}.safetensors").unlink()
     unet.save_pretrained(folder / "unet", max_shard_size="500KB")
     index = folder / "unet" / f"{NETWORK}.safetensors.index.json"
-    assert len(set(json.loads(index.read_text())["weight_map"].values())) > 2
+    assert len(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())) > 2
     assert_same(minti.StableDiffusion.from_pretrained(folder), tiny)
 
     shard = sorted((folder / "unet").glob("*-00002-*"))[0]
@@ -68,6 +75,6 @@ def test_shards_as_diffusers_writes_them(folder, tiny, tiny_folder):
     shard.unlink()
     with pytest.raises(FileNotFoundError, match=re.escape(f"{shard} is missing")):
         minti.StableDiffusion.from_pretrained(folder)
-    index.write_text(json.dumps({"weight_map": {"conv_in.weight": "../../elsewhere.safetensors"}}))
+    index.write_text(json.dumps({"weight_map": {"conv_in.weight": "../../elsewhere.safetensors"}}), encoding="utf-8")
     with pytest.raises(ValueError, match="not a file beside it"):
         minti.StableDiffusion.from_pretrained(folder)

@@ -7,6 +7,7 @@ import shutil
 import diffusers
 import pytest
 import torch
+from helpers import assert_same
 from safetensors.torch import load_file, save_file
 
 import minti
@@ -47,9 +48,9 @@ def test_the_release_s_older_names_load(folder, tiny):
 
     edit(folder / "vae" / NETWORK, rename_vae)
     edit(folder / "text_encoder/model.safetensors", rename_text)
-    config = json.loads((folder / "vae/config.json").read_text())
+    config = json.loads((folder / "vae/config.json").read_text(encoding="utf-8"))
     del config["scaling_factor"]
-    (folder / "vae/config.json").write_text(json.dumps(config))
+    (folder / "vae/config.json").write_text(json.dumps(config), encoding="utf-8")
 
     model = minti.StableDiffusion.from_pretrained(folder)
     expected = state(tiny)
@@ -74,6 +75,13 @@ def test_the_text_encoder_opens_with_both_kinds_of_names(folder, pipeline, level
     assert all(torch.equal(value, expected[key]) for key, value in ours.state_dict().items())
     ids = torch.arange(16)[None]
     assert torch.equal(ours(ids).last_hidden_state, theirs(ids).last_hidden_state)
+
+
+def test_configs_with_a_byte_order_mark(folder, tiny):
+    """As editors of Windows save them."""
+    for path in [*folder.glob("*/config.json"), folder / "scheduler" / "scheduler_config.json"]:
+        path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert_same(minti.StableDiffusion.from_pretrained(folder), tiny)
 
 
 def test_dtype_and_frozen_and_nothing_left_on_meta(tiny_folder):
@@ -146,7 +154,7 @@ def test_damaged_files_are_named(folder):
         with pytest.raises(ValueError, match="not a whole safetensors file"):
             minti.StableDiffusion.from_pretrained(folder)
     path.write_bytes(whole)
-    (folder / "vae/config.json").write_text("{")
+    (folder / "vae/config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"vae/config\.json is not valid JSON"):
         minti.StableDiffusion.from_pretrained(folder)
 
@@ -169,7 +177,7 @@ def test_no_folder(tmp_path):
 )
 def test_other_architectures_are_refused_by_name(folder, part, change, message):
     path = folder / part / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(ValueError, match=message) as caught:
         minti.StableDiffusion.from_pretrained(folder)
     assert "\n" not in str(caught.value)

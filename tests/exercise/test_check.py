@@ -10,7 +10,7 @@ from running import ROOT, script_inside
 from exercise import make_notebook
 from exercise.grader import progress
 from exercise.grader.part import difference
-from exercise.grader.submission import judged
+from exercise.grader.submission import functions, judged
 
 CHECK = "exercise/check.py"
 LINE = "    return torch.cumprod(1 - betas, dim=0)"
@@ -30,9 +30,15 @@ HARMFUL = {
 
 @pytest.mark.parametrize("source, says", MISTAKEN.values(), ids=MISTAKEN)
 def test_what_is_wrong_with_a_file_is_said_in_a_line(source, says, tmp_path):
-    (tmp_path / "01_schedule.py").write_text(source)
+    (tmp_path / "01_schedule.py").write_text(source, encoding="utf-8")
     first, _ = judged(tmp_path, "schedule")
     assert first.state == "error" and says in first.says and "\n" not in first.says
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    """As editors on Windows write it, and as Python runs it."""
+    (tmp_path / "01_schedule.py").write_text("def add_noise(*x):\n    return None\n", encoding="utf-8-sig")
+    assert functions(tmp_path / "01_schedule.py")["add_noise"](1) is None
 
 
 @pytest.mark.slow
@@ -40,11 +46,11 @@ def test_a_report_of_submissions_that_do_harm(tmp_path):
     """Each has a process of its own, one line says what happened, and the others are graded."""
     for name, (source, _) in HARMFUL.items():
         (tmp_path / "all" / name).mkdir(parents=True)
-        (tmp_path / "all" / name / "01_schedule.py").write_text(source)
+        (tmp_path / "all" / name / "01_schedule.py").write_text(source, encoding="utf-8")
     out = tmp_path / "out"
     done = script_inside(CHECK, "1", "--report", tmp_path / "all", "--output", out, "--time-limit", 3)
     assert "nonsensenonsense" not in done.stdout and "| nonsense | 1/2 | 1/2 |" in done.stdout
-    with (out / "marks.csv").open(newline="") as file:
+    with (out / "marks.csv").open(newline="", encoding="utf-8") as file:
         said = {row["submission"]: row["says"] for row in csv.DictReader(file) if row["function"] != "add_noise"}
     assert said.keys() == HARMFUL.keys()
     assert [name for name, (_, expected) in HARMFUL.items() if expected not in said[name]] == []
@@ -52,7 +58,9 @@ def test_a_report_of_submissions_that_do_harm(tmp_path):
 
 @pytest.mark.slow
 def test_a_part_ends_in_a_picture_and_is_remembered(tmp_path):
-    (tmp_path / "11_gradient.py").write_text("from exercise.grader.lessons.gradient import gradient_of, guided_noise\n")
+    (tmp_path / "11_gradient.py").write_text(
+        "from exercise.grader.lessons.gradient import gradient_of, guided_noise\n", encoding="utf-8"
+    )
     done = script_inside(CHECK, "gradient", "--folder", tmp_path, "--output", tmp_path / "out")
     assert "[x] 11_gradient.py  2 of 2" in done.stdout and "[ ] 01_schedule.py  0 of 2" in done.stdout
     assert (tmp_path / "out" / "gradient.png").is_file() and (tmp_path / "out" / "progress.json").is_file()
@@ -62,14 +70,16 @@ def test_a_part_ends_in_a_picture_and_is_remembered(tmp_path):
 def test_the_table_of_likenesses_is_drawn_in_the_worker(tmp_path):
     """Its image needs the toybox's modules, of which one is called as one of the grader's."""
     names = "among_themselves, likeness, position"
-    (tmp_path / "08_evaluation.py").write_text(f"from exercise.grader.lessons.evaluation import {names}\n")
+    (tmp_path / "08_evaluation.py").write_text(
+        f"from exercise.grader.lessons.evaluation import {names}\n", encoding="utf-8"
+    )
     done = script_inside(CHECK, "evaluation", "--folder", tmp_path, "--output", tmp_path / "out")
     assert "no image" not in done.stdout and (tmp_path / "out" / "evaluation.png").is_file()
 
 
 def test_a_folder_s_progress_is_its_own(tmp_path):
     one, other = {"steps": ["ddim_step"]}, {"guidance": ["guided"]}
-    (tmp_path / progress.FILE).write_text('{"steps": ["ddpm_step"]}')  # as it was kept before
+    (tmp_path / progress.FILE).write_text('{"steps": ["ddpm_step"]}', encoding="utf-8")  # as it was kept before
     assert progress.read(tmp_path, tmp_path / "one") == {}
     progress.write(tmp_path, tmp_path / "one", one)
     progress.write(tmp_path, tmp_path / "other", other)

@@ -352,9 +352,9 @@ WRITTEN = [
 
 @pytest.mark.parametrize("part, name, body, mistake", WRITTEN, ids=lambda value: str(value)[:30])
 def test_a_mistake_is_recognised(part, name, body, mistake, tmp_path):
-    before, after = (EXERCISE / f"{PARTS[part]}.py").read_text().split(f"def {name}(")
+    before, after = (EXERCISE / f"{PARTS[part]}.py").read_text(encoding="utf-8").split(f"def {name}(")
     file = tmp_path / f"{PARTS[part]}.py"
-    file.write_text(before + f"def {name}(" + after.replace(HOLE, body, 1))
+    file.write_text(before + f"def {name}(" + after.replace(HOLE, body, 1), encoding="utf-8")
     (task,) = (task for task in lesson(part).tasks if task.name == name)
     verdict = judge(task, functions(file)[name], file)
     assert verdict.state == "mistake" and verdict.says.startswith(mistake), verdict.says
@@ -380,5 +380,7 @@ def test_the_holes_are_not_written_yet(part):
 def test_minti_s_own_functions_are_right(part, tmp_path):
     tasks = lesson(part).tasks
     names = ", ".join(task.name for task in tasks)
-    (tmp_path / f"{PARTS[part]}.py").write_text(f"from exercise.grader.lessons.{part} import {names}\n")
+    (tmp_path / f"{PARTS[part]}.py").write_text(
+        f"from exercise.grader.lessons.{part} import {names}\n", encoding="utf-8"
+    )
     assert [v.state for v in judged(tmp_path, part)] == ["right"] * len(tasks)

@@ -70,7 +70,7 @@ def check_room(folder: Path) -> None:
     """Skips where the memory or the disk is too small."""
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
-        (line,) = (line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
+        (line,) = (line for line in meminfo.read_text(encoding="utf-8").splitlines() if line.startswith("MemAvailable"))
         memory = int(line.split()[1]) * 1024
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -95,7 +95,7 @@ def write_configs(folder: Path) -> None:
     }
     for name, config in configs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(config))
+        (folder / name).write_text(json.dumps(config), encoding="utf-8")
     words = ["".join(BYTES[byte] for byte in word.encode()) for word in LONGER_WORDS]
     write_tokenizer(folder / "tokenizer", 77, [*BYTES.values()], words, size=TextConfig().vocab_size)
 
@@ -115,7 +115,7 @@ def weights(name: str, folder: Path) -> dict[str, torch.Tensor]:
     """What is in one of the release's files, sorted by name; random, or on torch's meta device shapes alone."""
     part = name.split("/")[0]
     if part == "text_encoder":
-        config = CLIPTextConfig(**json.loads((folder / "text_encoder/config.json").read_text()))
+        config = CLIPTextConfig(**json.loads((folder / "text_encoder/config.json").read_text(encoding="utf-8")))
         state = CLIPTextModel(config).state_dict()
         tensors = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in state.items()}
         tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]

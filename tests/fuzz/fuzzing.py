@@ -48,7 +48,7 @@ def bounded() -> Iterator[None]:
     pages = Path("/proc/self/statm")
     limits = resource.getrlimit(resource.RLIMIT_DATA)
     if pages.is_file():
-        now = int(pages.read_text().split()[5]) * resource.getpagesize()
+        now = int(pages.read_text(encoding="utf-8").split()[5]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (now + MEMORY, limits[1]))
     former = signal.signal(signal.SIGALRM, _hang)
     signal.alarm(SECONDS)

@@ -74,7 +74,7 @@ def test_an_index_is_followed_or_refused(model_folder, index):
     weights = model_folder / "unet" / "diffusion_pytorch_model.safetensors"
     hidden = weights.rename(weights.with_suffix(".hidden")) if weights.exists() else None
     path = model_folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
-    path.write_text(json.dumps(index))
+    path.write_text(json.dumps(index), encoding="utf-8")
     check_model(model_folder, path)
     if hidden is not None:
         hidden.rename(weights)

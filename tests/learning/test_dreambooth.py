@@ -1,6 +1,7 @@
 """DreamBooth: step by step beside a loop of diffusers' parts; LoRA and word; class images; resuming; refusals."""
 
 import copy
+import warnings
 from functools import partial
 
 import pytest
@@ -271,3 +272,19 @@ def test_what_cannot_be_learned_is_refused(tiny_folder, tiny):
         list(dreambooth(training(tiny), pictures(), ()))
     with pytest.raises(ValueError, match="1 captions for 3 images"):
         list(dreambooth(training(tiny, captions=("a sks dog",)), pictures(), class_images()))
+
+
+@pytest.mark.parametrize(
+    ("captions", "named"),
+    [(("a cat", "the cat", "sksy"), False), (("a cat", "an SKS dog", "it"), True), (("a {}", "it", "it"), True)],
+)
+def test_captions_that_never_say_the_word_are_told(tiny, captions, named):
+    """They teach something, but not what the word means."""
+    lora = training(tiny, learns="lora", prior_weight=0.0, captions=captions)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        dreambooth(lora, pictures())
+    said = [str(each.message) for each in told if "longer than" not in str(each.message)]
+    assert lora.named == named
+    assert len(said) == (not named)
+    assert named or said[0].startswith("no caption says sks dog, ")

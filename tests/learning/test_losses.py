@@ -145,14 +145,21 @@ def test_captions_that_do_not_fit(tiny):
 def test_captions_from_files(tmp_path, recwarn):
     for name in ("b", "a"):
         cut_out().save(tmp_path / f"{name}.png")
-    (tmp_path / "a.txt").write_text("a {}\n in red ")
+    (tmp_path / "a.txt").write_text("a {}\n in red ", encoding="utf-8")
     with pytest.raises(ValueError, match=r"b\.txt cannot be read .*; every image needs a caption"):
         open_captions(tmp_path)
-    (tmp_path / "b.txt").write_text("the {}")
+    (tmp_path / "b.txt").write_text("the {}", encoding="utf-8")
     assert open_captions(tmp_path) == ["a {} in red", "the {}"]
     assert [image.mode for image in open_folder(tmp_path)] == ["RGB", "RGB"]
     assert [image.mode for image in open_folder(tmp_path, alpha=True)] == ["RGBA", "RGBA"]
     assert not recwarn.list
-    (tmp_path / "c.txt").write_text("a cat")
+    (tmp_path / "c.txt").write_text("a cat", encoding="utf-8")
     with pytest.raises(ValueError, match=r"c\.txt is a caption without its image"):
         open_captions(tmp_path)
+
+
+def test_captions_as_windows_writes_them(tmp_path):
+    """UTF-8 with a byte-order mark, and two characters at the end of a line."""
+    cut_out().save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa caf\xc3\xa9 {}\r\n")
+    assert open_captions(tmp_path) == ["a café {}"]

@@ -97,6 +97,34 @@ def test_a_prompt_that_just_holds_the_word(tiny):
     assert len(ids) == tiny.tokenizer.model_max_length == 16
 
 
+@pytest.mark.parametrize(
+    ("placeholder", "prompts", "broken"),
+    [
+        ("oto", {"templates": ("a photo of a {}", "the {}, a photo")}, "photo (becomes p h oto)"),
+        ("ther", {"captions": ("{}'s toy", "other ther. THER toy")}, "other (becomes o ther)"),
+        ("<w>", {"templates": ("a photo of <{}>", "{}s")}, None),
+        ("oto", {"templates": ("a red {}",)}, None),
+        ("oto", {"captions": ("oto's cat", "an (oto)")}, None),
+    ],
+)
+def test_a_placeholder_inside_other_words(tiny_folder, recwarn, placeholder, prompts, broken):
+    """Each such word of the training prompts is named, with the pieces that the tokenizer now makes of it."""
+    model = minti.StableDiffusion.from_pretrained(tiny_folder)
+    if placeholder == "the":  # is a word of the small tokenizer
+        placeholder, prompts = (
+            "ther",
+            {"captions": tuple(text.replace("the.", "ther.") for text in prompts["captions"])},
+        )
+        broken = "other (becomes o ther)"
+    minti.prepare_for_textual_inversion(wrapper(model, placeholder_token=placeholder, **prompts))
+    said = [str(each.message) for each in recwarn]
+    assert len(said) == (broken is not None)
+    if broken:
+        assert (
+            f"the placeholder {placeholder} stands in other words of the training prompts: {broken}; choose" in said[0]
+        )
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_each_row_is_kept_below_the_limit_by_itself(tiny, form):
     """Three times the limit and half of it, in a step that moves nothing; as torch's, it returns the closure's loss."""

@@ -126,11 +126,62 @@ def test_vectors_that_do_not_move(tiny):
         train(tiny, learning_rate=0.0, steps=10)
 
 
-@pytest.mark.parametrize("rate", [1e4, 1e6])
-def test_whatever_stops_a_run_at_an_absurd_rate_names_the_rate(tiny, rate):
-    with pytest.raises(minti.TrainingError, match=f"learning rate .it is {re.escape(f'{rate:g}')}.") as caught:
-        train(tiny, learning_rate=rate, steps=200, batch_size=1)
-    assert "\n" not in str(caught.value)
+def names_the_rate(rate, steps):
+    """Whether a run is stopped; what stops it is one line that names the rate, whatever else it says."""
+    try:
+        list(steps)
+    except minti.TrainingError as error:
+        assert f"a lower learning rate (it is {rate:g})" in str(error) and "\n" not in str(error)
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("monitored", "form"), [(True, "new_rows"), (False, "new_rows"), (False, "restore")])
+def test_whatever_stops_a_word_at_an_absurd_rate_names_the_rate(tiny_folder, monitored, form):
+    """At some rates it is not stopped, but only never better; at 1e6 it is."""
+    for rate in (1e2, 1e4, 1e6):
+        model = minti.StableDiffusion.from_pretrained(tiny_folder)
+        w = wrapper(model, learning_rate=rate, steps=20, batch_size=1, row_update=form)
+        trainer = minti.textual_inversion(w, pictures())
+        stopped = names_the_rate(rate, minti.monitored(trainer) if monitored else trainer)
+    assert stopped
+
+
+@pytest.mark.parametrize(("learns", "decay"), [("lora", 1e-2), ("network", 1e6)])
+def test_whatever_stops_dreambooth_at_an_absurd_rate_names_the_rate(tiny_folder, learns, decay):
+    """Also where its own weights are not finite by then, which is no fault of their file."""
+    config = {"learns": learns, "prior_weight": 0.0, "steps": 5, "batch_size": 1, "weight_decay": decay}
+    for rate in (1e2, 1e4, 1e6):
+        model = minti.StableDiffusion.from_pretrained(tiny_folder)
+        config |= {"learning_rate": rate, "templates": ("a {}",), "initializer_token": "toy"}
+        training = minti.DreamBooth(model, minti.DreamBoothConfig(**config))
+        stopped = names_the_rate(rate, minti.dreambooth(training, pictures()))
+    assert stopped
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run(tiny):
+    """The step itself was fine; what it made of the model is not."""
+    w = wrapper(tiny, steps=2, learning_rate=0.5)
+    monitor = minti.monitored(minti.textual_inversion(w, pictures()))
+    monitor.validation.noise.fill_(float("nan"))
+    with pytest.raises(
+        minti.TrainingError, match=r"validation loss is nan after step 2; try a lower .* \(it is 0\.5\)"
+    ):
+        list(monitor)
+
+
+@pytest.mark.parametrize(
+    ("step", "advice"), [(1, "fetch that file again"), (2, "try a lower learning rate (it is 0.01)")]
+)
+def test_a_weight_that_is_not_finite_after_a_while_may_be_the_rate_s_doing(tiny, step, advice):
+    """At the first step it was so in the file."""
+    trainer = minti.textual_inversion(wrapper(tiny, steps=2), pictures())
+    for _ in range(step - 1):
+        next(trainer)
+    with torch.no_grad():
+        tiny.unet.conv_out.bias[0] = torch.nan
+    with pytest.raises(minti.TrainingError, match=re.escape(f"so is unet: conv_out.bias: {advice}")):
+        next(trainer)
 
 
 def test_after_ctrl_c_in_the_last_step_iterating_on_just_ends(tiny):

@@ -24,6 +24,7 @@ from minti.runs.monitor import ValidationSet
         ({"num_vectors": 0}, "num_vectors = 0; expected a whole number from 1"),
         ({"num_vectors": 1001}, "num_vectors = 1001; expected a whole number from 1 to 1,000"),
         ({"templates": ()}, "templates is empty"),
+        ({"placeholder_token": ""}, "placeholder token '' is empty"),
         ({"lr_schedule": "cosine"}, "say with `steps` which that is"),
         ({"lr_schedule": "cosine", "max_steps": 100}, "say with `steps` which that is"),
     ],

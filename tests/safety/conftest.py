@@ -34,17 +34,17 @@ class Process:
     def until_stopped(self):
         """Waits for a SIGSTOP to arrive."""
         deadline = time.monotonic() + 120
-        while Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+        while Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "T":
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
     @property
     def stdout(self):
-        return Path(f"{self.out}.out").read_text()
+        return Path(f"{self.out}.out").read_text(encoding="utf-8")
 
     @property
     def stderr(self):
-        return Path(f"{self.out}.err").read_text()
+        return Path(f"{self.out}.err").read_text(encoding="utf-8")
 
 
 class Workshop:

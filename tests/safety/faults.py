@@ -67,6 +67,20 @@ def signal_at(operation, file, name, times=1):
     _before(act)
 
 
+def closed_terminal():
+    """Whatever is printed fails, as on a terminal that has been closed."""
+    ours, theirs = os.openpty()
+    for descriptor in (1, 2):
+        os.dup2(theirs, descriptor)
+    os.close(theirs)
+    os.close(ours)
+
+
+def nohup():
+    """SIGHUP is ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def killed_at(number):
     """At so many operations, whatever they are."""
     count = 0

@@ -16,7 +16,7 @@ import minti
 
 def resident():
     """The process's memory, in mebibytes."""
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="utf-8") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 
 

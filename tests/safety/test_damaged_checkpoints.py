@@ -108,8 +108,8 @@ def test_all_damaged(folder):
 
 def test_other_files_are_no_checkpoints(folder):
     later = newest(folder).name.replace("2", "9")
-    (folder / f"{later}.part").write_text("x")
-    (folder / f".{later}.abcdefgh.tmp").write_text("x")
+    (folder / f"{later}.part").write_text("x", encoding="utf-8")
+    (folder / f".{later}.abcdefgh.tmp").write_text("x", encoding="utf-8")
     (folder / later.replace("9", "3")).mkdir()
     with pytest.warns(UserWarning, match="step-000003"):
         assert minti.load_checkpoint(folder).step == 2

@@ -35,7 +35,7 @@ def small_files(size=16384):
 
 def text(path, large):
     with replacing(path) as temporary:
-        temporary.write_text("x" * (60_000 if large else 10))
+        temporary.write_text("x" * (60_000 if large else 10), encoding="utf-8")
 
 
 def picture(path, large):
@@ -129,10 +129,10 @@ def test_a_folder_in_place_of_the_file_and_a_file_in_place_of_the_folder(tmp_pat
     with pytest.raises(OSError, match="Is a directory; what was there is unchanged"):
         WRITERS[name](tmp_path / name, large=False)
     assert (tmp_path / name).is_dir()
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(OSError, match=r"cannot write \S+file/\S+: .+; what was there is unchanged"):
         WRITERS[name](tmp_path / "file" / name, large=False)
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["file", name])
 
 
@@ -181,9 +181,9 @@ def test_a_run_whose_disk_fails_can_go_on(lesson, whole, results, tmp_path, faul
 @pytest.mark.slow
 def test_folders_that_cannot_be_written(lesson, workshop, tmp_path):
     """A file in its place, or in that of the checkpoints; a folder of somebody else's: all said before the training."""
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs/checkpoints").write_text("mine")
+    (tmp_path / "outputs/checkpoints").write_text("mine", encoding="utf-8")
     (tmp_path / "locked").mkdir(mode=0o555)
     for folder, what, reason in (
         ("file", "", "File exists"),
@@ -196,7 +196,11 @@ def test_folders_that_cannot_be_written(lesson, workshop, tmp_path):
         assert code == 1
         assert process.stderr.count("\n") == 1
         assert process.stderr == f"error: cannot write to the output folder {tmp_path / folder}{what}: {reason}\n"
-    assert (tmp_path / "file").read_text() == (tmp_path / "outputs/checkpoints").read_text() == "mine"
+    assert (
+        (tmp_path / "file").read_text(encoding="utf-8")
+        == (tmp_path / "outputs/checkpoints").read_text(encoding="utf-8")
+        == "mine"
+    )
     assert not list((tmp_path / "locked").iterdir())
 
 
@@ -257,9 +261,9 @@ def test_a_name_that_is_long_in_bytes(tmp_path):
 
 def test_a_link_is_followed(tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere/table.csv").write_text("old")
+    (tmp_path / "elsewhere/table.csv").write_text("old", encoding="utf-8")
     (tmp_path / "link.csv").symlink_to("elsewhere/table.csv")
     text(tmp_path / "link.csv", large=False)
     assert (tmp_path / "link.csv").is_symlink()
-    assert (tmp_path / "elsewhere/table.csv").read_text() == "x" * 10
+    assert (tmp_path / "elsewhere/table.csv").read_text(encoding="utf-8") == "x" * 10
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["elsewhere", "link.csv", "table.csv"]

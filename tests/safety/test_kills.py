@@ -16,7 +16,7 @@ def whole_or_absent(folder):
     if (folder / LEARNED).exists():
         load_file(folder / LEARNED)
     if (folder / "losses.csv").exists():
-        assert (folder / "losses.csv").read_text().endswith("\n")
+        assert (folder / "losses.csv").read_text(encoding="utf-8").endswith("\n")
     if (folder / "checkpoints").exists():
         minti.load_checkpoint(folder / "checkpoints")  # a warning of a damaged one would be an error
 

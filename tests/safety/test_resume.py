@@ -201,6 +201,21 @@ def test_another_run_is_refused_with_the_difference_named(tiny_folder, checkpoin
     assert refusal(trainer, checkpoint).endswith("processes was 2 and is 1. Go on with the same, or begin anew")
 
 
+@pytest.mark.parametrize(("schedule", "steps"), [("constant", 3), ("cosine", 2), ("cosine", 3)])
+def test_a_schedule_that_ends_elsewhere_is_told(tiny_folder, tmp_path, recwarn, schedule, steps):
+    """A cosine of 3 steps in place of 2 has another rate after one step: 1/2 (1 + cos(pi / n)) of the highest."""
+    short = wrapper(tiny_folder, steps=2, lr_schedule=schedule)
+    next(iter(learning(short)))
+    minti.save_checkpoint(short, tmp_path)
+    longer = wrapper(tiny_folder, steps=steps, lr_schedule=schedule)
+    assert len(list(learning(longer, checkpoint=minti.load_checkpoint(tmp_path)))) == steps - 1
+    new, old = (f"{3e-2 * 0.5 * (1 + math.cos(math.pi / n)):.3g}" for n in (3, 2))
+    line = f"goes on with {new} in place of {old}: its schedule ends at the last step, which was 2 and is 3"
+    assert [str(each.message) for each in recwarn] == [f"the learning rate {line}"] * (
+        (schedule, steps) == ("cosine", 3)
+    )
+
+
 def test_a_machine_that_rounds_otherwise_has_the_same_images(tiny_folder, checkpoint):
     """Other kernels, or another number of threads, change the last bits of what the VAE makes of them."""
     word = wrapper(tiny_folder, steps=2)

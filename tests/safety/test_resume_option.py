@@ -73,7 +73,7 @@ def test_a_damaged_newest_checkpoint_falls_back(lesson, whole, results, folder):
 
 @pytest.mark.parametrize("text", ["", "step,loss\n1,x\n", "step,loss\n1,0.5\n", "\0", "\ufeffstep\n"])
 def test_a_damaged_table_costs_the_curves_alone(lesson, whole, results, folder, text):
-    (folder / "losses.csv").write_text(text)
+    (folder / "losses.csv").write_text(text, encoding="utf-8")
     code, process = lesson().run(folder, "--resume")
     assert code == 0
     assert process.stderr.startswith(f"warning: {folder}/losses.csv is damaged (")
@@ -86,7 +86,7 @@ def test_a_finished_run_only_samples_again(lesson, whole, results, tmp_path):
     """Even where its table is lost."""
     folder = shutil.copytree(whole, tmp_path / "outputs")
     (folder / "page.png").unlink()
-    (folder / "losses.csv").write_text("")
+    (folder / "losses.csv").write_text("", encoding="utf-8")
     code, process = lesson().run(folder, "--resume")
     assert code == 0
     assert "in 12 steps; validation loss" in process.stdout

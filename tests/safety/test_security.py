@@ -29,7 +29,7 @@ def folder(tiny_folder, tmp_path):
 
 
 def edit(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 # --- nothing is run ---------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ RUNS_TEXT = {"examples/exercise/grader/submission.py": "exec"}
 def test_nothing_else_unpickles_or_runs_text():
     """Of all calls in minti/ and examples/: torch.load is restricted, and the others are not there at all."""
     for path in [*(ROOT / "minti").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 continue
             called, keywords = ast.unparse(node.func), {keyword.arg: keyword.value for keyword in node.keywords}
@@ -117,7 +117,7 @@ POSTSCRIPT = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nsh
 
 def test_an_image_cannot_start_a_program(tmp_path, monkeypatch):
     """PostScript under the name of an image: Pillow would start Ghostscript."""
-    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\n")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\n", encoding="utf-8")
     (tmp_path / "gs").chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
@@ -138,7 +138,9 @@ def test_an_index_lists_files_beside_it_only(folder, name):
     weights = folder / "vae/diffusion_pytorch_model.safetensors"
     weights.rename(folder / "unet/x.safetensors")
     index = weights.with_name(f"{weights.name}.index.json")
-    index.write_text(json.dumps({"weight_map": {key: name for key in load_file(folder / "unet/x.safetensors")}}))
+    index.write_text(
+        json.dumps({"weight_map": {key: name for key in load_file(folder / "unet/x.safetensors")}}), encoding="utf-8"
+    )
     with pytest.raises((ValueError, FileNotFoundError), match=r"is not a file beside it|is missing"):
         minti.StableDiffusion.from_pretrained(folder)
 

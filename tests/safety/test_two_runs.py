@@ -50,7 +50,7 @@ def children(pid):
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            number, parent = path.parent.name, path.read_text().rsplit(")", 1)[1].split()[1]
+            number, parent = path.parent.name, path.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1]
         except OSError:  # it has just ended
             continue
         if int(parent) == pid:

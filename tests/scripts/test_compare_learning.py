@@ -23,7 +23,7 @@ def record(folder, way, toy, seed, share, recognised):
     measures = dict.fromkeys(("alone", "in styles", "in company", "obeyed", "leaked", "another toy"), share)
     measures |= {"likeness": 0.5, "alike": 0.25, "seconds": 10.0 * (seed + 1), "recognised": recognised, "steps": 9}
     path = folder / f"toy-{toy}-seed-{seed}-{way}.json"
-    path.write_text(json.dumps({"way": way, "toy": toy, "seed": seed} | measures))
+    path.write_text(json.dumps({"way": way, "toy": toy, "seed": seed} | measures), encoding="utf-8")
 
 
 def test_the_table_has_means_and_standard_errors(compare, tmp_path):

@@ -17,7 +17,7 @@ def learn(by, folder, *args):
     return (
         load_file(folder / "learned_embeds.safetensors")["<concept>"],
         done.stdout,
-        (folder / "losses.csv").read_text(),
+        (folder / "losses.csv").read_text(encoding="utf-8"),
     )
 
 
@@ -71,7 +71,8 @@ def test_a_rank_that_dies_ends_the_run_and_the_word_is_whole(tmp_path):
         "    return step(*args)\n"
         "training.Trainer.step = dying\n"
         "import train\n"
-        "train.run(train.main)\n"
+        "train.run(train.main)\n",
+        encoding="utf-8",
     )
     done = script(tmp_path / "dying.py", "--steps", 500, "--output", tmp_path / "out", check=False, by=TORCHRUN)
     assert done.returncode != 0

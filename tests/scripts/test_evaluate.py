@@ -7,7 +7,9 @@ from support.subjects import Subject
 
 import base64
 import csv
+import os
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from itertools import count
@@ -67,7 +69,7 @@ class Sources(HTMLParser):
 
 def check_report(path, pictures):
     """One file that needs no other, with no tag closed in the wrong order; its words in angle brackets can be seen."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     parser = Sources()
     parser.feed(text)
     assert parser.sources
@@ -89,7 +91,7 @@ def test_two_words_from_files(monkeypatch, tmp_path, words, capsys):
     drawn = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert drawn == [f"{row:02}-{i:02}.png" for row in range(8) for i in range(2)]
     assert Image.open(tmp_path / "page.png").height > 8 * 128
-    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open(encoding="utf-8")))
     assert [row["prompt"].count("<one>") for row in rows] == [1, 1, 1, 0, 0, 0, 1, 1]
     assert [row["prompt"].count("<two>") for row in rows] == [0, 0, 0, 1, 1, 1, 1, 1]
     printed = capsys.readouterr().out
@@ -100,7 +102,7 @@ def test_two_words_from_files(monkeypatch, tmp_path, words, capsys):
         said = re.search(rf"{name} loses its [^;]*?shape in (\d) of 2", row["in_words"])
         assert (int(said[1]) if said else 0) == lost
         assert -1 <= float(row["likeness_0"]) <= 1
-    nearest = list(csv.DictReader((tmp_path / "words.csv").open()))
+    nearest = list(csv.DictReader((tmp_path / "words.csv").open(encoding="utf-8")))
     assert [row["nearest_1"] for row in nearest] == [f"{NAME} 1.000", "star 1.000"]
     check_report(tmp_path / "report.html", 8 * 2 * 2 + 10)  # drawn, with the initializer, training pictures
 
@@ -113,7 +115,7 @@ def test_another_model_and_its_clip(monkeypatch, tmp_path, tiny_folder, clip_fol
         write_embeddings(tmp_path / f"{i}.safetensors", rows)
         options += ["--embedding", f"{tmp_path}/{i}.safetensors=<{name}>", "--images", CONCEPTS[i]]
     call(monkeypatch, *options, "--templates", f"a red {{}}{END}", "a {} in a {}", "--output", tmp_path / "out")
-    scores = list(csv.DictReader((tmp_path / "out/scores.csv").open()))
+    scores = list(csv.DictReader((tmp_path / "out/scores.csv").open(encoding="utf-8")))
     assert [row["prompt"] for row in scores] == [f"a red <one>{END}", f"a red <two>{END}", "a <one> in a <two>"]
     for row in scores:
         assert float(row["obedience_ceiling"]) != float(row["obedience_floor"])
@@ -121,8 +123,8 @@ def test_another_model_and_its_clip(monkeypatch, tmp_path, tiny_folder, clip_fol
     assert not any(name.startswith("kept") for name in scores[0])
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files >= {"attention-1.png", "attention-2.png", "guidance.csv", "together-0.png", "losses-by-timestep.csv"}
-    assert "came from a file" in (tmp_path / "out/report.html").read_text()
-    rows = list(csv.DictReader((tmp_path / "out/words.csv").open()))
+    assert "came from a file" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    rows = list(csv.DictReader((tmp_path / "out/words.csv").open(encoding="utf-8")))
     assert [row["row"] for row in rows] == ["<one>", "<one>_1", "<two>", "<two>_1"]
     check_report(tmp_path / "out/report.html", 3 * 4)
 
@@ -150,7 +152,24 @@ def test_everything_from_images(monkeypatch, tmp_path):
     for picture in (tmp_path / "a/pictures").iterdir():
         assert picture.read_bytes() == (tmp_path / "b/pictures" / picture.name).read_bytes()
     minti.load_embeddings(minti.StableDiffusion.from_pretrained(), tmp_path / "a/word-1/learned_embeds.safetensors")
+    before = (tmp_path / "b/word-1/learned_embeds.safetensors").read_bytes()
+    call(monkeypatch, *options, "--learning-steps", 1, "--sections", "--output", tmp_path / "b")
+    assert (tmp_path / "b/word-1/learned_embeds-before.safetensors").read_bytes() == before
     check_report(tmp_path / "a/report.html", 20)
+
+
+def test_a_locale_without_accents(tmp_path):
+    """Under an ASCII locale "café" is learned, drawn and measured, and the report says it in UTF-8."""
+    ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    words = ("--concept", CONCEPTS[0].name, "--learning-steps", "2", "--templates", "a photo of a café {}")
+    few = ("--samples", "1", "--steps", "1", "--sampler", "ddim", "--sections", "words", "--output", tmp_path / "é")
+    command = [sys.executable, ROOT / "examples/evaluate.py", *words, *few, "--quiet"]
+    done = subprocess.run(command, env=os.environ | ascii_locale, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a photo of a caf\\xe9 <first>: " in done.stdout
+    assert "a photo of a café &lt;first&gt;" in (tmp_path / "é/report.html").read_text(encoding="utf-8")
+    (row,) = csv.DictReader((tmp_path / "é/scores.csv").open(encoding="utf-8"))
+    assert row["prompt"] == "a photo of a café <first>"
 
 
 def test_one_word_and_no_clip(monkeypatch, tmp_path, words, capsys):
@@ -162,8 +181,8 @@ def test_one_word_and_no_clip(monkeypatch, tmp_path, words, capsys):
     assert any("prompts for two words need a second one; <one> is evaluated alone" in line for line in warnings)
     assert any("cannot reach the CLIP model" in line and "are left out" in line for line in warnings)
     assert len(list((tmp_path / "out/pictures").iterdir())) == 3
-    assert "likeness_0" not in (tmp_path / "out/scores.csv").read_text()
-    assert "No CLIP could be reached" in (tmp_path / "out/report.html").read_text()
+    assert "likeness_0" not in (tmp_path / "out/scores.csv").read_text(encoding="utf-8")
+    assert "No CLIP could be reached" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_a_section_without_its_prompts_is_left_out(monkeypatch, tmp_path, words):

@@ -78,4 +78,4 @@ def test_the_command_with_sets(tmp_path):
     said = script("toybox/guide.py", *options, "--output", tmp_path).stdout
     rows = [line.split("|")[2].strip() for line in said.splitlines() if line.startswith("| green")]
     assert rows == ["the prompt alone", "scale 1", "said, guidance 1"]
-    assert (tmp_path / "guide.png").is_file() and "recall" in (tmp_path / "guide.csv").read_text()
+    assert (tmp_path / "guide.png").is_file() and "recall" in (tmp_path / "guide.csv").read_text(encoding="utf-8")

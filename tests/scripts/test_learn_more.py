@@ -27,7 +27,7 @@ def test_what_is_learned_is_written_and_sampled(tmp_path, learn):
     folder = tmp_path / "out"
     done = script_inside("train.py", "--learn", learn, *SHORT, "--output", folder)
     assert {path.name for path in folder.iterdir()} == ALWAYS | LEARNED[learn]
-    assert [row["step"] for row in csv.DictReader((folder / "losses.csv").open())] == ["1", "2", "3"]
+    assert [row["step"] for row in csv.DictReader((folder / "losses.csv").open(encoding="utf-8"))] == ["1", "2", "3"]
     subject = "<concept>" if learn == "word+lora" else "sks toy"
     assert f"learned {subject} in 3 steps" in done.stdout
     assert Image.open(folder / "page.png").height > 4 * 64  # training images, the subject, a prompt before and after
@@ -71,7 +71,7 @@ def folder_of_images(folder, mode="RGBA", captions=2):
         pixels = np.full((64, 64, 4), 255, dtype=np.uint8)
         Image.fromarray(pixels, "RGBA").convert(mode).save(folder / f"{i}.png")
     for i in range(captions):
-        (folder / f"{i}.txt").write_text("a {}")
+        (folder / f"{i}.txt").write_text("a {}", encoding="utf-8")
     return folder
 
 
@@ -111,3 +111,15 @@ def test_masks_and_captions_from_the_command_line(tmp_path):
     facts = minti.load_checkpoint(tmp_path / "out/checkpoints").identity
     assert facts["captions"] == ["a {}", "a {}"]
     assert (facts["masked"], facts["min_snr"], facts["huber"]) == (True, 5.0, 0.5)
+
+
+def test_captions_without_the_word(tmp_path):
+    """The run is told of, and claims nothing of the word."""
+    pictures = folder_of_images(tmp_path / "pictures")
+    for path in pictures.glob("*.txt"):
+        path.write_text("a red star", encoding="utf-8")
+    options = ("--learn", "lora", "--captions", "--prior-weight", 0, "--steps", 1, "--batch-size", 1, *LITTLE)
+    done = script_inside("train.py", "--images", pictures, *options, "--output", tmp_path / "out")
+    assert "warning: no caption says sks toy" in done.stderr
+    assert "learned from the captions in 1 steps" in done.stdout
+    assert "learned sks toy" not in done.stdout

@@ -101,7 +101,7 @@ def test_what_is_wrong_is_a_sentence(visitor, call, message):
 
 def test_a_lora_that_does_not_fit_is_a_sentence(visitor, toybox, tmp_path):
     minti.save_lora(minti.LoRA(toybox), tmp_path / "of_the_toybox.safetensors")
-    (tmp_path / "prose.safetensors").write_text("no numbers")
+    (tmp_path / "prose.safetensors").write_text("no numbers", encoding="utf-8")
     for name, message in (
         ("of_the_toybox", "was learned on another model"),
         ("prose", "is not a whole safetensors file"),

@@ -42,7 +42,7 @@ def test_the_main_job_writes_everything(trained):
         "checkpoints",
     }
     assert load_file(folder / "learned_embeds.safetensors")["<concept>"].shape == (2, 128)
-    rows = list(csv.DictReader((folder / "losses.csv").open()))
+    rows = list(csv.DictReader((folder / "losses.csv").open(encoding="utf-8")))
     assert [int(row["step"]) for row in rows] == list(range(1, 13))
     assert all(float(row["loss"]) > 0 for row in rows)
     assert rows[-1]["validation_loss"]
@@ -208,7 +208,7 @@ def test_the_benchmark_compares_both_libraries(tmp_path):
     cases = ("import", "ControlNet", "ip-adapter")
     done = script("benchmark.py", "--toybox", "--repeats", 1, "--only", *cases, "--output", tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result == json.loads((tmp_path / "benchmark.json").read_text())
+    assert result == json.loads((tmp_path / "benchmark.json").read_text(encoding="utf-8"))
     names = ["import", "ControlNet training step, no optimizer", "IP-Adapter training step"]
     assert [row["case"] for row in result["rows"]] == names
     for row in result["rows"]:

@@ -75,6 +75,9 @@ def test_rows_are_printed_and_kept(study, capsys):
     ]
     kept = list(csv.DictReader((study.folder / "x.csv").open(encoding="utf-8")))
     assert [row["way"] for row in kept] == ["a", "b", "c"] and kept[0]["right"] == "0.25"
+    before = (study.folder / "x.csv").read_bytes()
+    study.table("x", [{"way": "d"}])
+    assert (study.folder / "x-before.csv").read_bytes() == before
 
 
 def test_a_page_grows(study):

@@ -11,7 +11,9 @@ from PIL import Image
 from running import script_inside
 from safetensors.torch import save_file
 
+import minti
 from minti.adapters.controlnet import ControlNet
+from minti.denoising import SAMPLERS, make_sampler
 from minti.images import to_pil
 
 pytestmark = pytest.mark.fast
@@ -29,7 +31,7 @@ def draw(tiny_folder, tmp_path):
     """Runs sample.py on the small model; what it wrote to stderr, and the image."""
 
     def run(*args):
-        done = script_inside("sample.py", *args, *OPTIONS, "--model", tiny_folder, "--output", tmp_path / "out")
+        done = script_inside("sample.py", *OPTIONS, "--model", tiny_folder, "--output", tmp_path / "out", *args)
         return done.stderr, Image.open(tmp_path / "out/00-00.png").convert("RGB")
 
     return run
@@ -60,6 +62,8 @@ def test_a_placeholder_that_the_model_lacks(draw, word):
     [
         ("a (red:1.4) cat", "(red:1.4)"),
         ("a ((red)) cat", "((red))"),
+        (r"a (cat \(pet\):1.2)", r"(cat \\(pet\\):1.2)"),
+        ("a (cat (red) b:1.2 )", "(cat (red) b:1.2 )"),
         ("a [cat]", "[cat]"),
         ("a [cat:dog:0.5]", "[cat:dog:0.5]"),
         ("a cat <lora:thing_v2:0.8>", "<lora:thing_v2:0.8>"),
@@ -73,7 +77,10 @@ def test_the_syntax_of_other_programs(tiny, prompt, part):
     assert [f"'{part}'" in message for message in messages] == [True]
 
 
-@pytest.mark.parametrize("prompt", ["a cat (red)", "a cat, 3:4, daybreak", "3 < 4", "a 'cat': red", "a cat :)", ""])
+@pytest.mark.parametrize(
+    "prompt",
+    ["a cat (red)", "a cat, 3:4, daybreak", "3 < 4", "a 'cat': red", "a cat :)", "", "a <-> b", "I <3 it", "</br>"],
+)
 def test_plain_text_is_not_taken_for_syntax(tiny, prompt):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -96,6 +103,15 @@ def test_images_of_an_earlier_run_are_told(draw, tmp_path):
     )
     assert (tmp_path / "out/01-00.png").read_bytes() == before
     assert draw("a bird", "a dog")[0] == ""
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_run_that_begins_at_the_end_is_told(draw, sampler):
+    """With one step most samplers, as diffusers has them, begin where an image would have next to no noise."""
+    said, _ = draw("a cat", "--sampler", sampler, "--steps", 1)
+    begins = make_sampler(sampler).stops(minti.StableDiffusion.from_pretrained().scheduler, 1)[0].timestep
+    assert ("--steps 1: this sampler begins at timestep" in said) == (begins < 2)
+    assert draw("a cat", "--sampler", sampler, "--steps", 2)[0] == ""
 
 
 # --- masks and hints --------------------------------------------------------------------------------------------------

@@ -112,5 +112,5 @@ def test_the_scripts_run(tmp_path):
     options = ["--toys", "tuning", "--seeds", 0, "--num-images", 1, "--ways", "one picture"]
     done = script_inside("toybox/evaluate_ip_adapter.py", *options, "--output", tmp_path / "table")
     assert done.stdout.count("| one picture |") == 2
-    assert len((tmp_path / "table" / "ip_adapter.csv").read_text().splitlines()) == 1 + 4 * len(PROMPTS)
+    assert len((tmp_path / "table" / "ip_adapter.csv").read_text(encoding="utf-8").splitlines()) == 1 + 4 * len(PROMPTS)
     assert all(f"| {name} " in done.stdout for name in TOY)

@@ -164,9 +164,11 @@ def test_the_bundled_model_is_what_training_would_write(toybox, tmp_path):
         ours, theirs = load_file(tmp_path / name), load_file(minti.TOYBOX / name)
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     for name in ("defaults.json", "model_index.json", "tokenizer/vocab.json"):
-        assert json.loads((tmp_path / name).read_text()) == json.loads((minti.TOYBOX / name).read_text())
+        assert json.loads((tmp_path / name).read_text(encoding="utf-8")) == json.loads(
+            (minti.TOYBOX / name).read_text(encoding="utf-8")
+        )
     for name in ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"):
-        ours, theirs = (json.loads((folder / name).read_text()) for folder in (tmp_path, minti.TOYBOX))
+        ours, theirs = (json.loads((folder / name).read_text(encoding="utf-8")) for folder in (tmp_path, minti.TOYBOX))
         assert not {key for key in theirs.keys() - UNSAID if ours[key] != theirs[key]}
 
 

@@ -50,7 +50,7 @@ def test_the_measure_on_the_world_s_own_pictures():
 def test_the_bundled_one_is_small_and_fits():
     assert WEIGHTS.stat().st_size < 6_000_000
     assert {tensor.dtype for tensor in load_file(WEIGHTS).values()} == {torch.float16}
-    assert json.loads((CONTROLNET / "config.json").read_text())["_class_name"] == "ControlNetModel"
+    assert json.loads((CONTROLNET / "config.json").read_text(encoding="utf-8"))["_class_name"] == "ControlNetModel"
 
 
 def test_it_draws_where_the_outline_is():
@@ -90,11 +90,14 @@ def test_the_scripts(tmp_path):
     """Training writes a ControlNet and its progress, the evaluation a table, a page and its numbers."""
     args = ("--steps", 2, "--pictures", 20, "--look-every", 2, "--look-at", 2, "--quiet")
     script_inside("toybox/train_controlnet.py", *args, "--output", tmp_path / "control")
-    (row,) = csv.DictReader((tmp_path / "control/progress.csv").open())
+    (row,) = csv.DictReader((tmp_path / "control/progress.csv").open(encoding="utf-8"))
     assert row["step"] == "2" and 0 <= float(row["overlap"]) <= 1
+    first = (tmp_path / "control/diffusion_pytorch_model.safetensors").read_bytes()
+    script_inside("toybox/train_controlnet.py", *args, "--seed", 1, "--output", tmp_path / "control")
+    assert (tmp_path / "control/diffusion_pytorch_model-before.safetensors").read_bytes() == first
     how = ("--controlnet", tmp_path / "control", "--count", 2, "--steps", 2, "--quiet", "--output", tmp_path / "out")
     done = script_inside("toybox/evaluate_controlnet.py", *how)
     assert done.stdout.count("\n| ") == 5
-    measures = json.loads((tmp_path / "out/measures.json").read_text())
+    measures = json.loads((tmp_path / "out/measures.json").read_text(encoding="utf-8"))
     assert measures["the world's own images"]["overlap"] > 0.85
     assert open_image(tmp_path / "out/page.png").height == 4 * 66 - 2

@@ -33,7 +33,7 @@ def pictures(cells):
 
 def test_the_stored_notebook_is_whole():
     """Run once from top to bottom, without an error, with its pictures, and small enough to be read in a browser."""
-    stored = NOTEBOOK.read_text()
+    stored = NOTEBOOK.read_text(encoding="utf-8")
     cells = [cell for cell in json.loads(stored)["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell["outputs"]]

@@ -16,7 +16,7 @@ FILE = "progress.json"
 def stored(output: Path) -> dict[str, Any]:
     """{folder: what is solved in it}; nothing where there is no such file or it is damaged."""
     try:
-        found = json.loads((output / FILE).read_text(encoding="utf-8"))
+        found = json.loads((output / FILE).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -43,7 +43,7 @@ def lesson(part: str) -> Part:
 def functions(file: Path) -> dict[str, Function]:
     """What a learner's file defines. Raises ValueError: it is missing, or cannot be run; one line says why."""
     try:
-        source = file.read_text(encoding="utf-8")
+        source = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file.name} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from None
     namespace: dict[str, Function] = {"__name__": file.stem, "__file__": str(file)}

@@ -20,7 +20,7 @@ from minti.runs.messages import one_line
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     folder, solved = Path(job["folder"]), job["solved"]
-    with open(job["results"], "a") as file:
+    with open(job["results"], "a", encoding="utf-8") as file:
 
         def tell(*found: str) -> None:
             file.write(json.dumps(found) + "\n")
