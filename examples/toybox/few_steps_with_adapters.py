@@ -10,6 +10,7 @@ prompt; then the overlap with the ControlNet's outlines, and what is right of th
 from study import Row, Study, markdown, options
 from support.command_line import run, whole
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -53,7 +54,7 @@ class Ways:
 
     def attached(self, name: str, model: minti.StableDiffusion) -> AbstractContextManager:
         steps = self.names[name]
-        return nullcontext() if steps == 16 else minti.load_lora(model, LORAS / f"{steps}.safetensors").attached(model)
+        return nullcontext() if steps == 16 else minti.load_lora(model, LORAS[steps]).attached(model)
 
 
 def share(study: Study, pixels: Tensor, toys: list[world.Toy]) -> list[bool]:
@@ -119,6 +120,7 @@ def main() -> None:
     parser = options(__doc__, "outputs/few-steps-with-adapters", count=96, batch_size=16)
     parser.add_argument("--toys", type=whole(1, 12), default=4, help="held-out toys that are learned, 16 images each")
     parser.set_defaults(seed=800_000)
+    warnings.filterwarnings("ignore", "guidance_scale")  # the teacher's sampler is guided, as DDIM
     study = Study(parser)
     study.args.steps = 1
     print(markdown(study.table("adapters", rows(study)), COLUMNS))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import minti
 import world
+from compare_few_steps import LORAS
 from minti.samplers.few_step import TCD
 from train_few_steps import Matrices, Trajectories, difference, training_prompts
 
@@ -90,9 +91,7 @@ def test_a_trial_of_the_training_and_the_table(tmp_path):
 @pytest.mark.parametrize("steps", [4, 2, 1])
 def test_the_bundled_loras_are_opened_by_diffusers_and_sample_the_same(toybox, steps):
     """Byte for byte: unguided, with TCD and no noise, which is DDIM."""
-    file = minti.TOYBOX / "few_steps" / f"{steps}.safetensors"
-    if not file.exists():
-        pytest.skip("not bundled")
+    file = LORAS[steps]
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(
         minti.TOYBOX, safety_checker=None, torch_dtype=torch.float32
     )
