@@ -6,6 +6,7 @@ python examples/sample.py "a cartoon of a <concept>" --embedding ... --init-imag
 python examples/sample.py "a photo of a green cross" --invert IMAGE --source "a photo of a white cross"
 python examples/sample.py "a photo of a toy" --lora FILE=0.8
 python examples/sample.py "a photo of a red toy" --hint OUTLINE
+python examples/sample.py "a photo of a toy" --lora LCM_LORA --sampler lcm --steps 4 --guidance-scale 1
 python examples/sample.py "a red star" --trajectory
 python examples/sample.py "a photo" --guidance-scale 1 --pag 3
 python examples/sample.py "a photo of a toy" --clip-prompt "a photo of a green toy"
@@ -41,7 +42,10 @@ from minti.runs import distributed
 from minti.runs.files import replacing
 from minti.scheduler import VARIANCES
 
-OPTIONS = {field.name: name for name in SAMPLERS for field in fields(make_sampler(name))}  # eta: "ddim", ...
+NOT_HERE = ("original_inference_steps",)  # of lcm and tcd: 50 in all released files
+OPTIONS = {  # eta: "ddim", ...
+    field.name: name for name in SAMPLERS for field in fields(make_sampler(name)) if field.name not in NOT_HERE
+}
 
 
 def parse() -> argparse.Namespace:
@@ -60,6 +64,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--variance", choices=VARIANCES, help=variance_help)
     karras_help = "of dpm-solver++: the noise levels of arXiv 2206.00364"
     parser.add_argument("--karras", action="store_const", const=True, help=karras_help)
+    gamma_help = "of tcd: 0 is DDIM, 1 fresh noise at every step; default: 0.3"
+    parser.add_argument("--gamma", type=finite, help=gamma_help)
     parser.add_argument("--negative-prompt", default="", help="what guidance leads away from")
     parser.add_argument("--height", type=whole(1), help="in pixels; default: the model's own size")
     parser.add_argument("--width", type=whole(1))

@@ -117,6 +117,7 @@ class DDIM(Sampler):
 SAMPLERS: dict[str, type[Sampler] | str] = {"ddpm": DDPM, "ddim": DDIM}  # or "module:class", imported when it is used
 SAMPLERS |= {"pndm": "minti.samplers.multistep:PNDM", "dpm-solver++": "minti.samplers.multistep:DPMSolver"}
 SAMPLERS |= {"euler": "minti.samplers.ode:Euler", "heun": "minti.samplers.ode:Heun"}
+SAMPLERS |= {"lcm": "minti.samplers.few_step:LCM", "tcd": "minti.samplers.few_step:TCD"}
 
 
 def make_sampler(sampler: str | Sampler) -> Sampler:
@@ -124,5 +125,4 @@ def make_sampler(sampler: str | Sampler) -> Sampler:
     if not isinstance(sampler, str):
         return sampler
     check("runs.messages:check_choice", "sampler", sampler, list(SAMPLERS))
-    kind = SAMPLERS[sampler]
-    return (plugin(kind) if isinstance(kind, str) else kind)()
+    return (plugin(kind) if isinstance(kind := SAMPLERS[sampler], str) else kind)()

@@ -98,6 +98,7 @@ def sample(
         plain = scale == 1 and cfg is classifier_free_guidance  # uncond + 1 (cond - uncond) = cond
         negative = context if plain else encoded(model, negative_prompt, context, "negative prompts")
         predict, walk = guidance(cfg(network, context, negative, scale)), make_sampler(sampler)
+        check("samplers.few_step:check_guidance", walk, scale)
         shape = model.latents_shape(len(context), height, width)
         if height is None and width is None and hasattr(begin, "init_latents"):  # of an image of any size
             shape = (len(context), *begin.init_latents.shape[1:])
@@ -154,6 +155,5 @@ def encoded(model: StableDiffusion, prompts: Prompts, like: Tensor | None = None
 def expand(tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
     """The tensor in that shape; one for all images is repeated. Raises ValueError: it has another shape."""
     if tensor.ndim != len(shape) or tuple(tensor.shape[1:]) != tuple(shape[1:]) or len(tensor) not in (1, shape[0]):
-        expected = f"expected {tuple(shape)}, or 1 in place of {shape[0]}"
-        raise ValueError(f"{name} have shape {tuple(tensor.shape)}; {expected}")
+        raise ValueError(f"{name} have shape {tuple(tensor.shape)}; expected {tuple(shape)} or {(1, *shape[1:])}")
     return tensor.expand(shape)

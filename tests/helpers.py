@@ -59,7 +59,10 @@ CLASSES = {
     "dpm-solver++": diffusers.DPMSolverMultistepScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
     "heun": diffusers.HeunDiscreteScheduler,
+    "lcm": diffusers.LCMScheduler,
+    "tcd": diffusers.TCDScheduler,
 }
+PIPELINE = {"tcd": {"eta": 0.3}}  # what a pipeline is told: by itself it hands over eta = 0
 SKIP = {sampler: {"skip_prk_steps": True} if sampler == "pndm" else {} for sampler in CLASSES}
 THEIR_KEYS = {sampler: set(inspect.signature(kind.__init__).parameters) for sampler, kind in CLASSES.items()}
 

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "guidance": {"runs"},
     "editing": {"guidance", "runs"},
     "adapters": {"formats", "runs"},
-    "distillation": {"runs"},
+    "distillation": {"runs", "samplers"},
     "personalization": {"adapters", "formats", "runs"},
     "evaluation": {"formats", "personalization"},
 }

@@ -1,1 +1,1 @@
-"""Distillation: score distillation sampling."""
+"""Distillation: score distillation sampling, progressive distillation, consistency models."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 import diffusers
 import pytest
 import torch
-from helpers import CLASSES, PROMPTS, SCHEDULER, SKIP, THEIR_KEYS, seeded
+from helpers import CLASSES, PIPELINE, PROMPTS, SCHEDULER, SKIP, THEIR_KEYS, seeded
 
 import minti
 from minti.denoising import make_sampler
@@ -60,6 +60,7 @@ def test_inpainting_equals_the_pipeline(tiny, pipeline, image, mask, sampler, st
         mask_image=mask.repeat_interleave(2, 2).repeat_interleave(2, 3),
         masked_image_latents=image * (1 - mask),  # for UNets of nine channels only
         output_type="latent",
+        **PIPELINE.get(sampler, {}),
         generator=seeded(),
         strength=strength,
         num_inference_steps=10,

@@ -11,7 +11,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from helpers import CLASSES, seeded
+from helpers import CLASSES, PIPELINE, seeded
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -228,7 +228,7 @@ def test_diffusers_opens_the_toybox_and_draws_the_same(toybox, pipe, sampler):
     pipe.scheduler = CLASSES[sampler].from_pretrained(minti.TOYBOX, subfolder="scheduler", **keys)
     prompts = ["a photo of a red heart with a white stripe", "a sketch of a blue star", "a small moon"]
     options = {"num_inference_steps": 20, "guidance_scale": 5.0}
-    expected = pipe(prompts, generator=seeded(), **options).images
+    expected = pipe(prompts, generator=seeded(), **options, **PIPELINE.get(sampler, {})).images
     drawn = minti.sample(toybox, prompts, generator=seeded(), sampler=sampler, **options)
     for got, picture in zip(drawn, expected, strict=True):
         assert got.tobytes() == picture.tobytes()
