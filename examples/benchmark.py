@@ -77,6 +77,9 @@ def cases(args: argparse.Namespace) -> list[Case]:
         Case(f"run of {10 * n} steps from a cold start", "whole_run", **cold, options={"steps": 10 * n}),
         Case("image of 20 steps", "image", LIBRARIES, **once, options={"steps": 20}),
         Case("lean image (DeepCache in minti alone)", "lean_image", ("minti", "openvino"), **once),
+        Case("few-step image, 4 steps", "few_steps", LIBRARIES, options={"steps": 4}),
+        Case("few-step image, tiny decoder", "few_steps", ("minti",), options={"steps": 4, "tiny": True}),
+        Case("few-step image, all", "few_steps", ("minti",), options={"steps": 4, "tiny": True, "fast": True}),
         Case("training step, --fast", "fast", ("minti",), n, options={"case": "train"}),
         Case("UNet, guided, --fast", "fast", ("minti",), n, options={"case": "unet_step", "guided": True}),
         Case("LoRA training step, batch 1", "train", count=n, options={"lora": True}),
@@ -98,16 +101,6 @@ def write_adapters(source: str, folder: Path, seed: int) -> None:
     model, generator = minti.StableDiffusion.from_pretrained(source), torch.Generator().manual_seed(seed)
     ControlNet.beside(model, generator).save(folder / "controlnet")
     save_ip_adapter(IPAdapter.beside(model, 1024, generator), folder / "ip_adapter.safetensors")
-
-
-def matrix_rate(device: str, dtype: torch.dtype, size: int = 2048) -> float:
-    """The machine's matrix products, in GFLOP/s: an upper bound for any network."""
-    a, times = torch.randn(size, size, device=device, dtype=dtype), []
-    for _ in range(5):
-        start = time.perf_counter()
-        (a @ a).sum().item()
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times) / 1e9
 
 
 def measure(case: Case, library: str, model: str, adapters: Path, args: argparse.Namespace) -> dict[str, Any]:

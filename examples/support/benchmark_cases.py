@@ -91,6 +91,10 @@ class Library:
         """A whole guided image."""
         return lambda: self.sample(steps, decode=True, **options)
 
+    def few_steps(self, steps: int) -> Callable[[], Any]:
+        """An image of a few-step model, without guidance. Its LoRA is merged and takes no time, so none is needed."""
+        return self.image(steps, sampler="lcm", guidance_scale=1.0)
+
     def unet_step(self, guided: bool) -> Callable[[], Tensor]:
         """The UNet alone; guidance doubles its batch."""
         inputs = self.example((2 if guided else 1) * self.batch).inputs
@@ -177,39 +181,22 @@ class Minti(Library):
             self.attached.enter_context(adapter.attached(self.model))
         return getattr(self, case)(**options)
 
+    def few_steps(self, steps: int, tiny: bool = False, fast: bool = False) -> Callable[[], Any]:
+        """As its parent, decoded by a tiny decoder of TAESD's size, random as well; and with `fast`."""
+        if tiny:
+            from minti.adapters.tiny_decoder import TinyConfig, TinyDecoder, TinyVAE
+
+            vae = self.model.vae.config
+            levels = {"block_out_channels": (64,) * len(vae.block_out_channels), "latent_channels": vae.latent_channels}
+            config = TinyConfig(num_decoder_blocks=(3,) * (len(vae.block_out_channels) - 1) + (1,), **levels)
+            decoder = TinyDecoder(config).requires_grad_(False).to(self.device, self.dtype)
+            self.attached.enter_context(TinyVAE(decoder).attached(self.model))
+        return self.fast("few_steps", steps=steps) if fast else super().few_steps(steps)
+
     def short_unet_step(self, guided: bool) -> Callable[[], Tensor]:
         """A step of DeepCache with kept features, which its first step keeps."""
         self.attached.enter_context(self.deep_cache(10**6).attached(self.model))
         return self.unet_step(guided)
-
-
-class MintiByOpenVINO(Minti):
-    """minti, whose UNet OpenVINO computes."""
-
-    def __init__(self, *args: Any, **more: Any):
-        from support.openvino_engine import OpenVINO
-
-        super().__init__(*args, **more)
-        self.engine = OpenVINO()
-        self.attached.enter_context(self.engine.attached(self.model))
-
-    def image(self, steps: int = 0, **options: Any) -> Callable[[], Any]:
-        """A whole guided image; both its shapes are compiled before."""
-        self.unet_step(guided=True)()
-        self.unet_step(guided=False)()
-        return super().image(steps, **options)
-
-    def lean_image(self) -> Callable[[], Any]:
-        """The same steps, guided in the same ones, but all whole: what is compiled cannot keep features."""
-        return self.image(**LEAN)
-
-    def compared(self, action: Callable[[], Any]) -> dict[str, float]:
-        """Seconds of conversion and compilation; the largest difference of tensors from torch's, in their spread."""
-        if not isinstance(ours := action(), Tensor):
-            return self.engine.seconds
-        self.attached.close()
-        theirs = action().float()
-        return self.engine.seconds | {"difference": ((ours.float() - theirs).abs().max() / theirs.std()).item()}
 
 
 def measure(library: str, case: str, device: str, dtype: str, count: int, warm_up: bool, clock: str, **job: Any) -> Any:
@@ -221,7 +208,9 @@ def measure(library: str, case: str, device: str, dtype: str, count: int, warm_u
     else:
         import minti  # noqa: F401
 
-        kind = {"minti": Minti, "openvino": MintiByOpenVINO}[library]
+        kind = Minti
+    if library == "openvino":
+        from support.openvino_cases import MintiByOpenVINO as kind
     options, wait = job.pop("options"), torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     if case == "import":
         return {"seconds": []}

@@ -20,6 +20,7 @@ from diffusers import (
     ControlNetModel,
     DDIMScheduler,
     DDPMScheduler,
+    LCMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -130,14 +131,16 @@ class Diffusers(Library):
 
         save_file({"<concept>": self.weight[-1:].detach().cpu().clone()}, path)
 
-    def sample(self, steps: int, decode: bool) -> Any:
-        """Guided denoising, and the decoded images."""
+    def sample(self, steps: int, decode: bool, sampler: str = "", guidance_scale: float = 7.5) -> Any:
+        """Guided denoising, and the decoded images; `sampler` "lcm" is that of few-step models."""
+        if sampler == "lcm":
+            self.pipe.scheduler = LCMScheduler.from_config(self.pipe.scheduler.config)
         return self.pipe(
             [TOY] * self.batch,
             height=self.size,
             width=self.size,
             num_inference_steps=steps,
-            guidance_scale=7.5,
+            guidance_scale=guidance_scale,
             generator=torch.Generator().manual_seed(0),
             output_type="pil" if decode else "latent",
         ).images
