@@ -51,7 +51,7 @@ class Round(NamedTuple):
 
 ROUNDS = {4: Round(1200, 0.0, 32, 0), 2: Round(900, 0.0, 16, 250), 1: Round(1000, 0.1, 16, 250)}  # by their steps
 SETTINGS = ("trajectories", "batch_size", "learning_rate", "seed", "scale")
-CONSISTENCY = Round(1000, 1e-3, 32, 0)
+CONSISTENCY = Round(400, 1e-3, 32, 0)
 
 
 class Matrices(Network):
