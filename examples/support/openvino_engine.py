@@ -113,6 +113,6 @@ def changed(unet: UNet) -> bool:
         layer._forward_hooks
         or layer._forward_pre_hooks
         or isinstance(vars(layer).get("forward"), Prepared)
-        or (isinstance(layer, Attention) and (layer.around or layer.after or "attend" in vars(layer)))
+        or (isinstance(layer, Attention) and (layer.around or layer.after))
         for layer in unet.modules()
     )

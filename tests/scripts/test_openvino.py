@@ -71,7 +71,7 @@ def test_other_adapters_of_the_unet_are_refused(installed, part):
 
 
 def test_a_gradient_is_refused(installed, tmp_path):
-    options = ("--clip-prompt", "a green toy", "--engine", "openvino", "--steps", 1, "--output", tmp_path)
+    options = ("--clip-prompt", "a green toy", "--engine", "openvino", "--steps", 2, "--output", tmp_path)
     done = script_inside("sample.py", "a toy", *options, check=False)
     assert done.stderr == "error: OpenVINO gives no gradient; leave out what guides by one, or --engine openvino\n"
 
@@ -85,11 +85,22 @@ def test_the_script_samples_the_same_images(installed, tmp_path):
 
 
 def test_the_benchmark_times_it(installed, tmp_path):
-    cases = ("--libraries", "minti", "openvino", "--only", "denoising", "UNet, guided", "lean", "--output", tmp_path)
+    cases = (
+        "--libraries",
+        "minti",
+        "openvino",
+        "--only",
+        "denoising",
+        "UNet, guided",
+        "lean",
+        "few-step image, 4",
+        "--output",
+        tmp_path,
+    )
     done = script("benchmark.py", "--toybox", "--repeats", 1, *cases)
-    denoising, lean, unet, short = json.loads(done.stdout.splitlines()[-1])["rows"]
+    denoising, lean, few, fast, unet, short = json.loads(done.stdout.splitlines()[-1])["rows"]
     assert denoising["openvino"]["difference"] < 1e-3
     assert unet["openvino"]["difference"] < 1e-3
-    for row in (denoising, lean, unet):
+    for row in (denoising, lean, few, unet):
         assert min(row["openvino"][what] for what in ("median", "conversion", "compilation")) > 0
-    assert "openvino" not in short
+    assert "openvino" not in short | fast
