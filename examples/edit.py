@@ -7,6 +7,7 @@ python examples/edit.py SOURCE EDIT --invert IMAGE
 
 from support.adapters import load_words
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
+from support.given import open_fitted
 from support.option_types import filled
 from support.pages import page
 
@@ -15,7 +16,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
@@ -23,7 +23,7 @@ from minti.editing.attention_maps import AttentionMaps
 from minti.editing.images import image_latents
 from minti.editing.inversion import inverted_noise
 from minti.editing.prompt_to_prompt import PromptToPrompt, local_blend
-from minti.formats.image_files import open_image, save_png
+from minti.formats.image_files import save_png
 from minti.utils import randn
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     noise = randn(model.latents_shape(n), generators(args.seed, n), model.device, model.dtype)
     if args.invert:
         side = model.resolution
-        given = ImageOps.fit(open_image(args.invert), (side, side), Image.Resampling.BICUBIC)
+        given = open_fitted(args.invert, side, side)
         noise = inverted_noise(model, image_latents(model, given, side, side), args.source, args.steps)
         rows["given"] = [given]
     with ExitStack() as stack:

@@ -4,6 +4,7 @@ python examples/outpaint.py IMAGE "a photo on a teal background" --rounds 2 --bo
 """
 
 from support.command_line import arguments, generators, load, make_output, run, whole
+from support.given import open_fitted
 
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tqdm import tqdm
 import minti
 from minti.editing.image_to_image import ImageToImage
 from minti.editing.images import image_latents, latent_mask
-from minti.formats.image_files import open_image, save_png
+from minti.formats.image_files import save_png
 
 LARGEST = 4  # times the model's own size: beyond it no feature map sees the whole canvas
 
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--steps", type=whole(1), default=50, help="denoising steps in each round")
     args = parser.parse_args()
     folder, model = make_output(args.output), load(args)
-    image = ImageOps.fit(open_image(args.image), (model.resolution,) * 2, Image.Resampling.BICUBIC)
+    image = open_fitted(args.image, model.resolution, model.resolution)
     options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
     [generator] = generators(args.seed, 1)
     for _ in tqdm(range(args.rounds), "rounds", disable=True if args.quiet else None):

@@ -25,11 +25,20 @@ def where_mask(where: str, height: int, width: int) -> Image.Image:
     return mask
 
 
-def open_mask(path: Path, height: int, width: int, image: Image.Image | None = None) -> Image.Image:
+def open_fitted(path: Path, height: int, width: int) -> Image.Image:
+    """The image in a file, scaled, and cropped to height x width pixels; warns where its sides are cut off."""
+    whole = open_image(path)
+    if abs(whole.width / whole.height * height / width - 1) > 0.02:
+        cropped = f"of its {whole.width} x {whole.height} pixels the middle is taken, in the shape of the sample"
+        warnings.warn(f"{path}: {cropped}, {width} x {height}; crop it yourself for another part", stacklevel=2)
+    return ImageOps.fit(whole, (width, height), Image.Resampling.BICUBIC)
+
+
+def open_mask(path: Path, height: int, width: int, size: tuple[int, int] | None = None) -> Image.Image:
     """The mask in a file, as black and white pixels, height x width, scaled first to the size of the image that it is
     of; warns where it is all of one colour."""
     mask = open_image(path, alpha=True)
-    mask = fit_mask(mask if image is None else mask.resize(image.size), height, width)
+    mask = fit_mask(mask if size is None else mask.resize(size), height, width)
     if (least := mask.getextrema()[0]) == mask.getextrema()[1]:
         colour, means = ("white", "everything is sampled") if least else ("black", "nothing is sampled")
         warnings.warn(f"{path}: the mask is all {colour}, so {means}", stacklevel=2)
@@ -50,17 +59,13 @@ class Edit:
         if not path:
             return
         height, width = args.height or model.resolution, args.width or model.resolution
-        whole = open_image(path)
-        if abs(whole.width / whole.height * height / width - 1) > 0.02:
-            cropped = f"of its {whole.width} x {whole.height} pixels the middle is taken, in the shape of the sample"
-            warnings.warn(f"{path}: {cropped}, {width} x {height}; --width and --height change that", stacklevel=2)
-        self.image = ImageOps.fit(whole, (width, height), Image.Resampling.BICUBIC)
+        self.image = open_fitted(path, height, width)
         init_latents = image_latents(model, self.image, height, width)
         strength = (1.0 if args.mask or args.invert else 0.8) if args.strength is None else args.strength
         if args.invert:  # from there the source prompt leads back to the image; another one edits it
             self.options["latents"] = inverted_noise(model, init_latents, args.source, args.steps, strength)
         if args.mask:
-            self.mask = open_mask(args.mask, height, width, whole)
+            self.mask = open_mask(args.mask, height, width, open_image(path).size)
             latents = latent_mask(self.mask, model.vae.config.factor)
         self.options["begin"] = ImageToImage(init_latents, strength, latents)
 
