@@ -27,6 +27,7 @@ setup(
         "8bit": ["bitsandbytes>=0.45"],  # DreamBooth's optimizer on small memory; on a CPU it takes a newer one
         # Before 0.37, diffusers copies a shortcut's input into another memory layout: its VAE then rounds otherwise.
         "test": [
+            "compel>=2.5.1",  # prompt weights
             "diffusers>=0.37",
             "gradio>=6",
             "hypothesis>=6.111",

@@ -14,7 +14,7 @@ python examples/sample.py "a <a> next to a <b>" --extra-prompt "a toy next to a 
 torchrun --nproc-per-node 2 examples/sample.py "a toy" --num-images 16
 """
 
-from support import adapters, guidance
+from support import adapters, guidance, prompt_options
 from support.command_line import arguments, finite, generators, load, make_output, run, whole
 from support.given import Edit, where_mask
 from support.openvino_engine import add_arguments as add_engine_argument
@@ -88,6 +88,7 @@ def parse() -> argparse.Namespace:
     several.add_argument("--extra-prompt-mask", action="append", default=[], metavar="HALF_OR_MASK", help=mask_help)
     adapters.add_arguments(parser)
     guidance.add_arguments(parser)
+    prompt_options.add_arguments(parser)
     add_engine_argument(parser)
     return checked(parser, parser.parse_args())
 
@@ -141,12 +142,9 @@ def sample(
     guidance: Guidance,
 ) -> list[Image.Image]:
     """Images of (prompt, number) pairs, in batches; the number seeds the noise."""
-    edit, images, tiny = (
-        Edit(args, model),
-        [],
-        adapters.own_tiny_decoder(args.model, model) if args.trajectory else None,
-    )
-    extra = [(encode([prompt]), weight, mask) for prompt, weight, mask in extra_prompts(args, model)]
+    read, images = prompt_options.reader(args, model), []
+    edit, tiny = Edit(args, model, read), adapters.own_tiny_decoder(args.model, model) if args.trajectory else None
+    extra = [(encode(read([prompt])), weight, mask) for prompt, weight, mask in extra_prompts(args, model)]
     options = edit.options | ({"cfg": Conditions(model, extra)} if extra else {})
     with tqdm(total=len(jobs), desc="sampling", disable=True if args.quiet else None) as bar:
         for start in range(0, len(jobs), args.batch_size):
@@ -160,8 +158,8 @@ def sample(
 
             sampled = minti.sample(
                 model,
-                encode([prompt for prompt, _ in batch]),
-                encode([args.negative_prompt], False),
+                encode(read([prompt for prompt, _ in batch])),
+                encode(read([args.negative_prompt]), False),
                 num_inference_steps=args.steps,
                 guidance_scale=args.guidance_scale,
                 sampler=args.sampler,
@@ -186,6 +184,7 @@ def sample(
 def main() -> None:
     """Prompts to images."""
     args = parse()
+    prompt_options.take_loras(args)
     folder = make_output(args.output)
     model = load(args)
     adapters.load_words(model, args.embedding, [*args.prompts, *args.extra_prompt, args.negative_prompt, args.source])

@@ -32,9 +32,8 @@ def read_embeddings(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def load_embeddings(model: StableDiffusion, path: str | os.PathLike[str], placeholder: str | None = None) -> list[str]:
-    """Loads learned words of a file (textual inversion) into the model's vocabulary, so that prompts can use them.
-    `placeholder`: what to call the file's word instead of its own name. Returns the placeholders. Raises OSError,
-    ValueError: the file, or a word that does not fit the model; all is checked before the first word is added."""
+    """Loads a file's learned words (textual inversion) into the model's vocabulary. `placeholder`: another name for its
+    word. Returns the placeholders. Raises OSError, ValueError: the file, or a word, does not fit; none is added."""
     words = read_embeddings(path)
     if placeholder is not None:
         check("runs.word_checks:one_word", path, words)

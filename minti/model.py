@@ -26,8 +26,7 @@ TOYBOX = PACKAGE / "toybox" if (PACKAGE / "toybox").is_dir() else PACKAGE.parent
 
 @dataclass
 class StableDiffusion:
-    """A text-to-image latent diffusion model (lecture notes `002`, 7.4 and 17). The scaling between the VAE's latents
-    and those that the UNet sees happens here (`scale`, `decode`) and nowhere else."""
+    """A text-to-image latent diffusion model (`002`, 7.4 and 17). The VAE's latents are scaled here, nowhere else."""
 
     unet: UNet
     vae: VAE
@@ -51,8 +50,7 @@ class StableDiffusion:
         """Loads a model of SD v1's architecture: a folder with `unet/`, `vae/`, `text_encoder/`, `tokenizer/` and
         `scheduler/`, the original single file (`.safetensors`, `.ckpt`), or a Hugging Face hub id.
         dtype: None keeps the files' own. options: `variant`, "fp16" for half precision; of a hub id `revision`; of a
-        single file `tokenizer`, a folder, and `ema`, whether to take the averaged UNet. Raises OSError, ValueError:
-        something is missing, damaged, or of another architecture, or an option does not apply."""
+        single file `tokenizer`, a folder, and `ema`, whether to take the averaged UNet. Raises OSError, ValueError."""
         path, device = Path(source), torch.device(device)
         if path.is_dir() and not options:
             parts = load_folder(path, device, dtype)
@@ -79,8 +77,11 @@ class StableDiffusion:
         """Prompts to token ids, (b, m) int64; too long ones are cut, with a warning."""
         return tokenize([prompts] if isinstance(prompts, str) else prompts, self.tokenizer, self.words)
 
-    def encode_prompt(self, prompts: str | Sequence[str]) -> Tensor:
-        """Prompts to context, the text encoder's last hidden states, (b, m, d); (b, 77, 768) in SD v1.4."""
+    def encode_prompt(self, prompts: str | Sequence[str], **options: Any) -> Tensor:
+        """Prompts to context, the text encoder's last hidden states, (b, m, d); (b, 77, 768) in SD v1.4.
+        options: `weights`, `long_prompts`, `clip_skip`, see `minti.prompts.encoding`."""
+        if options:
+            return plugin("minti.prompts.encoding:encode")(self, prompts, **options)
         return self.text_encoder(self.tokenize(prompts).to(self.text_encoder.device)).last_hidden_state
 
     @torch.no_grad()

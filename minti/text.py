@@ -38,8 +38,8 @@ def tokenize(prompts: Sequence[str], tokenizer: CLIPTokenizer, words: Words) -> 
     room, rows = tokenizer.model_max_length - 2, []
     for ids in (token_ids(prompt, tokenizer, words) for prompt in prompts):
         if len(ids) > room:
-            cut = tokenizer.decode(ids[room : room + 50]).replace("</w>", " ").strip()  # left by a copied one
-            warnings.warn(f"the prompt is longer than {room} tokens; cut off: {cut!r}", stacklevel=3)
+            cut = f"{room} tokens; cut off: {tokenizer.decode(ids[room : room + 50]).replace('</w>', ' ').strip()!r}"
+            warnings.warn(f"the prompt is longer than {cut} (--long-prompts keeps it)", stacklevel=3)  # </w>: of a copy
         padding = [tokenizer.pad_token_id] * (room - len(ids))
         rows.append([tokenizer.bos_token_id, *ids[:room], tokenizer.eos_token_id, *padding])
     return torch.tensor(rows)

@@ -30,9 +30,10 @@ MAY_IMPORT = {
     "speed": {"runs"},
     "guidance": {"runs"},
     "editing": {"guidance", "runs"},
+    "prompts": {"runs"},
     "adapters": {"formats", "runs"},
     "distillation": {"runs", "samplers"},
-    "personalization": {"adapters", "formats", "runs"},
+    "personalization": {"adapters", "formats", "prompts", "runs"},
     "evaluation": {"formats", "personalization"},
 }
 

@@ -29,8 +29,8 @@ from minti.speed.winograd import Winograd
 from minti.text import token_ids
 
 TOYBOX = Path(__file__).resolve().parents[1] / "toybox"
-# Prompts, and whether the image prompt belongs to them, to what `minti.sample` takes.
-Encode = Callable[[Sequence[str], bool], Sequence[str] | Tensor]
+# Prompts or contexts, and whether the image prompt belongs to them, to what `minti.sample` takes.
+Encode = Callable[..., Sequence[str] | Tensor]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,10 +111,11 @@ def attached(args: argparse.Namespace, model: minti.StableDiffusion) -> Iterator
         raise ValueError("--ip-adapter and --ip-image go together: the adapter makes the image a prompt")
     adapter, embedding = None, None
 
-    def encode(prompts: Sequence[str], with_image: bool = True) -> Sequence[str] | Tensor:
+    def encode(prompts: Sequence[str] | Tensor, with_image: bool = True) -> Sequence[str] | Tensor:
         if adapter is None:
             return prompts
-        return adapter.prompted(model.encode_prompt(prompts), embedding if with_image else None)
+        context = prompts if isinstance(prompts, Tensor) else model.encode_prompt(prompts)
+        return adapter.prompted(context, embedding if with_image else None)
 
     files = [path.resolve() for path, _ in args.lora]
     with ExitStack() as stack:

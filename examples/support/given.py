@@ -1,5 +1,7 @@
 """Image to image, inpainting, DDIM inversion and masks, by the files that a command line names."""
 
+from support.prompt_options import Read
+
 import argparse
 import warnings
 from pathlib import Path
@@ -52,7 +54,7 @@ class Edit:
         options: of `minti.sample`.
     """
 
-    def __init__(self, args: argparse.Namespace, model: minti.StableDiffusion):
+    def __init__(self, args: argparse.Namespace, model: minti.StableDiffusion, read: Read = lambda prompts: prompts):
         self.options: dict[str, Any] = {}
         self.image = self.mask = latents = None
         path = args.init_image or args.invert
@@ -63,7 +65,7 @@ class Edit:
         init_latents = image_latents(model, self.image, height, width)
         strength = (1.0 if args.mask or args.invert else 0.8) if args.strength is None else args.strength
         if args.invert:  # from there the source prompt leads back to the image; another one edits it
-            self.options["latents"] = inverted_noise(model, init_latents, args.source, args.steps, strength)
+            self.options["latents"] = inverted_noise(model, init_latents, read([args.source]), args.steps, strength)
         if args.mask:
             self.mask = open_mask(args.mask, height, width, open_image(path).size)
             latents = latent_mask(self.mask, model.vae.config.factor)

@@ -86,7 +86,7 @@ class SecondAttention:
         """x and the text's context; one that is no longer than a text has no image's tokens."""
         x, context = inputs
         # Contiguous, as diffusers has them: a slice goes through another matrix product, which may round otherwise.
-        self.tokens = context[:, -TOKENS:].contiguous() if context.shape[1] > self.longest else None
+        self.tokens = context[:, -TOKENS:].contiguous() if context.shape[1] % self.longest else None
         return (x, context) if self.tokens is None else (x, context[:, :-TOKENS])
 
     def add(self, q: Tensor, attended: Tensor) -> Tensor:

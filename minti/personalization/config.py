@@ -9,6 +9,7 @@ from torch import Tensor
 from minti.model import StableDiffusion
 from minti.personalization.augmented_images import AugmentedImages
 from minti.personalization.losses import DiffusionLoss, weighted_loss
+from minti.prompts.syntax import parse
 from minti.runs.checks import check_range
 from minti.runs.messages import check_choice
 from minti.runs.word_checks import check_text
@@ -24,6 +25,7 @@ class PersonalizationConfig(TextualInversionConfig):
         captions: instead of templates, a prompt for each image, in their order; `{}` in it becomes the word.
         horizontal_flip, masked: also show mirror images; learn only where the images are opaque.
         lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
+        prompt_weights: how the training prompts write weights, "a1111" or "compel"; None: they have none.
         huber, min_snr: robust loss and min-SNR weighting, see `DiffusionLoss`; None: neither.
     """
 
@@ -33,6 +35,7 @@ class PersonalizationConfig(TextualInversionConfig):
     masked: bool = False
     lr_schedule: str = "constant"
     warmup_steps: int = 0
+    prompt_weights: str | None = None
     huber: float | None = None
     min_snr: float | None = None
 
@@ -48,6 +51,10 @@ class PersonalizationConfig(TextualInversionConfig):
         check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
         for caption in self.captions or ():
             check_text(caption, "caption")
+        if self.prompt_weights is not None:
+            templates = () if isinstance(self.templates, str) else self.templates or ()
+            for prompt in ("", *templates, *(self.captions or ())):
+                parse(prompt, self.prompt_weights)
 
     def rate(self, taken: int) -> float:
         """Factor of the learning rate after so many steps: a linear rise, then 1, or a cosine to 0 at the last step.
@@ -64,12 +71,15 @@ class PersonalizationConfig(TextualInversionConfig):
     @property
     def measure(self) -> DiffusionLoss | None:
         """Another loss than the mean of squares, if the settings ask for one."""
-        plain = self.huber is None and self.min_snr is None and not self.masked
+        plain = self.huber is None and self.min_snr is None and not self.masked and self.prompt_weights is None
         return None if plain else DiffusionLoss(self.huber, self.min_snr)
 
     def loss(self, model: StableDiffusion, batch: Batch) -> Tensor:
         """The loss of a batch by `measure`."""
-        return batch_loss(model, batch) if self.measure is None else weighted_loss(model, batch, self.measure)
+        if self.measure is None:
+            return batch_loss(model, batch)
+        options = {"weights": self.prompt_weights} if self.prompt_weights else {}
+        return weighted_loss(model, batch, self.measure, **options)
 
     def training_images(self, model: StableDiffusion, images: Images) -> TrainingImages:
         """The images with what the settings ask for."""

@@ -1,6 +1,7 @@
 """Other losses than the mean of squares: Huber's robust loss, min-SNR weighting, alpha masks."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,9 +48,9 @@ class DiffusionLoss:
         return snr.clamp(max=self.min_snr) / of_clean
 
 
-def weighted_loss(model: StableDiffusion, batch: Batch, measure: DiffusionLoss) -> Tensor:
-    """`minti.textual_inversion.batch_loss` with another measure, () float32."""
-    context, timesteps = model.encode_prompt(batch.prompts), batch.timesteps
+def weighted_loss(model: StableDiffusion, batch: Batch, measure: DiffusionLoss, **options: Any) -> Tensor:
+    """`minti.textual_inversion.batch_loss` with another measure, () float32. `options`: of `encode_prompt`."""
+    context, timesteps = model.encode_prompt(batch.prompts, **options), batch.timesteps
     noisy_latents = model.scheduler.add_noise(batch.latents, batch.noise, timesteps)
     prediction = model.unet(noisy_latents, timesteps, context).float()
     target = model.scheduler.target(batch.latents, batch.noise, timesteps).float()

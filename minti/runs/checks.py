@@ -115,6 +115,9 @@ def contexts(context: Tensor, width: int, like: Tensor | None, name: str) -> Non
         raise ValueError(f"contexts of shape {tuple(context.shape)}; expected (b, m, {width}), as of encode_prompt")
     if like is not None and len(context) not in (1, len(like)):
         raise ValueError(f"{len(context)} {name} for {len(like)} prompts; give one, or one for each")
+    if like is not None and context.shape[1] != like.shape[1]:
+        found = f"{name} of {context.shape[1]} tokens for prompts of {like.shape[1]}"
+        raise ValueError(f"{found}; make them equally long, see minti.prompts.long_prompts.padded")
 
 
 def run_length(steps: int, most: int, spacing: str) -> None:

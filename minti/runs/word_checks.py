@@ -161,9 +161,10 @@ def single_token(tokenizer: CLIPTokenizer, word: str, ids: list[int]) -> None:
         raise ValueError(f"{found}; choose a plain word, or several, that say roughly what the images show")
 
 
-# Emphasis, alternation, LoRAs and breaks as AUTOMATIC1111 writes them.
+# Emphasis, alternation, LoRAs and breaks as AUTOMATIC1111 writes them; compel's emphasis.
 SYNTAX = re.compile(
     r"\((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*\))*:\s*[-+]?[.\d]+\s*\)|\(\([^()]*\)\)|\[[^\[\]]*\]|<\w+:[^<>]*>|\bBREAK\b"
+    r"|(?P<compel>\([^()]*\)(?:\++|-+|\d*\.?\d+)|\w(?:\+{2,}|-{2,})(?![\w+-]))"
 )
 
 
@@ -174,16 +175,23 @@ def prompts(prompts: Any, tokenizer: CLIPTokenizer) -> None:
         raise ValueError("no prompt given")
     for prompt in (prompt for prompt in prompts if isinstance(prompt, str)):
         if syntax := SYNTAX.search(prompt):
-            letters = "minti has no such syntax and reads it as letters"
-            warnings.warn(f"the prompt holds {short_repr(syntax[0])}: {letters}", stacklevel=4)
-        if "<" in prompt:
-            added, text = "|".join(map(re.escape, tokenizer.get_added_vocab())), unicodedata.normalize("NFC", prompt)
-            known = [range(*match.span()) for match in re.finditer(added, text, re.IGNORECASE)]
-            for match in re.finditer(r"<(?=[^<>]*[^\W\d_])[^\s<>:/]+>", text):
-                if not any(match.start() in span or span.start in range(*match.span()) for span in known):
-                    load = "load its file with load_embeddings (--embedding)"
-                    what = f"the prompt says {short_repr(match[0])}, no word of this model"
-                    warnings.warn(f"{what}; {load}", stacklevel=4)
+            name = "compel" if syntax["compel"] else "a1111"
+            reads = f"encode_prompt(weights={name!r}), in sample.py --prompt-weights {name}, reads it"
+            if syntax[0].startswith("<"):
+                reads = "sample.py takes LoRAs so, from --lora-dir"
+            warnings.warn(f"the prompt holds {short_repr(syntax[0])}, read as letters here; {reads}", stacklevel=4)
+        unknown_words(prompt, tokenizer)
+
+
+def unknown_words(prompt: str, tokenizer: CLIPTokenizer) -> None:
+    """Warns of a placeholder in angle brackets that the model has not learned."""
+    if "<" in prompt:
+        added, text = "|".join(map(re.escape, tokenizer.get_added_vocab())), unicodedata.normalize("NFC", prompt)
+        known = [range(*match.span()) for match in re.finditer(added, text, re.IGNORECASE)]
+        for match in re.finditer(r"<(?=[^<>]*[^\W\d_])[^\s<>:/]+>", text):
+            if not any(match.start() in span or span.start in range(*match.span()) for span in known):
+                load = "load its file with load_embeddings (--embedding)"
+                warnings.warn(f"the prompt says {short_repr(match[0])}, no word of this model; {load}", stacklevel=5)
 
 
 def warn_of_broken_words(wrapper: Any, tokenizer: CLIPTokenizer) -> None:

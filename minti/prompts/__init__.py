@@ -1,0 +1,1 @@
+"""Prompts as people write them: weights, more than 77 tokens, the text encoder's earlier layers."""

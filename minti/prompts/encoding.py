@@ -1,0 +1,113 @@
+"""`StableDiffusion.encode_prompt` with options: prompt weights, long prompts, clip_skip.
+
+weights: None reads brackets as letters. "a1111": the context times the weight, then scaled so that its mean is what it
+was (AUTOMATIC1111's "Original"); "a1111-no-norm" leaves that out (its "No norm"). "compel": from the empty prompt's
+context to the prompt's and beyond, and for weights below 1 towards the prompt without these words.
+long_prompts: False cuts a prompt, or what is between two BREAKs, after 75 tokens, with a warning; True takes as many
+chunks as there need to be. clip_skip: the context is the output of so many layers before the last, as in diffusers; the
+number in A1111 is one more ("Clip skip 2" is clip_skip=1).
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minti.prompts.long_prompts import split
+from minti.prompts.syntax import parse
+from minti.prompts.weights import RULES, Chunk
+from minti.runs.messages import short_repr
+from minti.runs.word_checks import prompts as check_prompts
+from minti.runs.word_checks import unknown_words
+from minti.text import token_ids
+
+
+def encode(
+    model: Any,
+    prompts: str | Sequence[str],
+    weights: str | None = None,
+    long_prompts: bool = False,
+    clip_skip: int = 0,
+) -> Tensor:
+    """Prompts to contexts, (b, n m, d) for n chunks of m tokens, 77 in SD v1.4; a prompt of fewer gets empty chunks.
+    Raises ValueError: an option, a weight or an empty chunk, see `prompts.syntax`."""
+    prompts, layers = [prompts] if isinstance(prompts, str) else prompts, model.text_encoder.config.num_hidden_layers
+    if isinstance(clip_skip, bool) or not isinstance(clip_skip, int) or not 0 <= clip_skip <= layers:
+        wanted = f"expected 0 to {layers}, the text encoder's layers (A1111's number is one more)"
+        raise ValueError(f"clip_skip = {short_repr(clip_skip)}; {wanted}")
+    if weights is None or not len(prompts):
+        check_prompts(prompts, model.tokenizer)
+    rows = [chunks_of(model, prompt, weights, long_prompts) for prompt in prompts]
+    longest = max(map(len, rows))
+    rows = [row + [Chunk()] * (longest - len(row)) for row in rows]
+    rule, hidden = RULES.get(weights), partial(hidden_state, model, clip_skip=clip_skip)
+    return torch.cat([in_context(model, column, rule, hidden) for column in zip(*rows)], dim=1)
+
+
+def chunks_of(model: Any, prompt: str, weights: str | None, long_prompts: bool) -> list[Chunk]:
+    """A prompt's chunks. Raises ValueError: one is empty."""
+    tokenizer, room = model.tokenizer, model.tokenizer.model_max_length - 2
+    sections = [[(prompt, 1.0)]] if weights is None else parse(prompt, weights)
+    if weights is not None:
+        unknown_words(prompt, tokenizer)
+    found: list[tuple[list[int], list[int]]] = []
+    of_parts: list[float] = []
+    for section in sections:
+        ids: list[int] = []
+        parts: list[int] = []
+        for text, weight in section:
+            new = token_ids(text, tokenizer, model.words)
+            ids, parts = ids + new, parts + [len(of_parts)] * len(new)
+            of_parts.append(weight)
+        if not ids and found and section is sections[-1]:
+            break  # behind the last BREAK
+        if not ids and weights is not None and prompt.strip():
+            mend = "leave out a BREAK, or write \\( and \\) for brackets that are text"
+            raise ValueError(f"the prompt {short_repr(prompt)} has an empty chunk; {mend}")
+        starts = split(ids, room, tokenizer.get_vocab().get(",</w>"), model.words) if len(ids) > room else [0]
+        if len(starts) > 1 and not long_prompts:
+            cut = tokenizer.decode(ids[room : room + 50]).replace("</w>", " ").strip()
+            kept = "long_prompts=True (--long-prompts) keeps it"
+            warnings.warn(f"the prompt is longer than {room} tokens; cut off: {cut!r} ({kept})", stacklevel=5)
+            starts, ids, parts = [0], ids[:room], parts[:room]
+        found += [(ids[start:end], parts[start:end]) for start, end in zip(starts, [*starts[1:], len(ids)])]
+    said = {part for _, parts in found for part in parts}  # the others are cut off
+    of_parts = [weight if part in said else 1.0 for part, weight in enumerate(of_parts)]
+    return [Chunk(ids, parts, of_parts) for ids, parts in found]
+
+
+def hidden_state(model: Any, ids: Tensor, mask: Tensor | None = None, clip_skip: int = 0) -> Tensor:
+    """The text encoder's output for tokens (b, m), or that of a layer before, (b, m, d), normalised all the same.
+    `mask`: (b, m), 0 at tokens that no other looks at."""
+    encoder = model.text_encoder
+    if not clip_skip:
+        return encoder(ids, attention_mask=mask).last_hidden_state
+    states = encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    return getattr(encoder, "text_model", encoder).final_layer_norm(states[-1 - clip_skip])
+
+
+def in_context(
+    model: Any, chunks: Sequence[Chunk], rule: Callable[..., Tensor] | None, hidden: Callable[..., Tensor]
+) -> Tensor:
+    """Chunks to contexts, (b, m, d), with their weights by the rule."""
+    tokenizer, room, device = model.tokenizer, model.tokenizer.model_max_length - 2, model.text_encoder.device
+    begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    rows = [[begin, *c.ids, end, *[pad] * (room - len(c.ids))] for c in [*chunks, Chunk()]]
+    *ids, nothing = torch.tensor(rows, device=device).split(1)  # 1 m
+    contexts = hidden(torch.cat(ids))  # b m d
+    if rule is None:
+        return contexts
+    found = []
+    for one, chunk, context in zip(ids, chunks, contexts.split(1)):
+        weights = torch.ones(one.shape[1], 1, device=device)  # m 1
+        parts = torch.full_like(one, -1)  # 1 m
+        for at, part in enumerate(chunk.parts, 1):
+            weights[at], parts[0, at] = chunk.weights[part], part
+        if (weights != 1).any():
+            without = lambda part, one=one, parts=parts: hidden(one, (parts != part).long()).float()  # noqa: E731
+            context = rule(context.float(), weights, chunk, without, hidden(nothing).float()).to(context.dtype)
+        found.append(context)
+    return torch.cat(found)
