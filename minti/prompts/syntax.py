@@ -6,7 +6,8 @@ compel: `red++` is red 1.1² times, `red--` 0.9² times, `(a red ball)1.4` and `
 
 import re
 import warnings
-from itertools import chain
+from itertools import groupby, pairwise
+from operator import itemgetter
 
 from minti.runs.messages import check_choice, short_repr
 from minti.runs.word_checks import check_text
@@ -18,7 +19,7 @@ NUMBER = re.compile(r"[-+]?(?:[\d.,]+(?:e[-+]?\d*)?|inf(?:inity)?|nan)", re.IGNO
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
 PROMPT_EDITING = re.compile(r"(?<!\\)\[[^\[\]]*(?::\s*[-+]?[\d.]+\s*|\|[^\[\]]*)\]")
 WORD = re.compile(r'(?:\\[()",.+\-=]|[-+](?![\s()",.+\-=]|\Z)|-?\d+|[^\s()",.+\-=])+')
-SIGNS, FACTOR = re.compile(r"\++|-+"), re.compile(r"\d+\.\d*|\.?\d+")
+SIGNS, FACTOR, SOLID = re.compile(r"\++|-+"), re.compile(r"\d+\.\d*|\.?\d+"), re.compile(r"\S+")
 OPERATORS = re.compile(r'[\w)"]\.(?:swap|blend|and|add|attend)\(|\b(?:with|use)Lora\(')
 
 
@@ -27,13 +28,15 @@ def parse(prompt: str, syntax: str) -> list[list[Part]]:
     Raises ValueError: a weight is no number, not finite or beyond 10; an operator of compel that minti lacks."""
     check_choice("prompt weights", syntax, tuple(SYNTAXES))
     check_text(prompt, "the prompt")
-    chunks = SYNTAXES[syntax](prompt)
-    for text, weight in chain(*chunks):
-        if not abs(weight) <= MOST:
-            wanted = f"expected -{MOST} to {MOST}, usually 0.5 to 1.5"
-            raise ValueError(
-                f"the prompt {short_repr(prompt)} gives {short_repr(text)} the weight {weight:g}; {wanted}"
-            )
+    read, between = SYNTAXES[syntax]
+    chunks = []
+    for parts in read(prompt):
+        chunks.append([])
+        for weight, texts in groupby(parts, key=itemgetter(1)):
+            chunks[-1].append((between.join(text for text, _ in texts), weight))
+            if not abs(weight) <= MOST:
+                given = f"the prompt {short_repr(prompt)} gives {short_repr(chunks[-1][-1][0])} the weight {weight:g}"
+                raise ValueError(f"{given}; expected -{MOST} to {MOST}, usually 0.5 to 1.5")
     return chunks
 
 
@@ -56,9 +59,7 @@ def number(text: str, prompt: str) -> float | None:
 def parse_a1111(prompt: str) -> list[list[Part]]:
     """AUTOMATIC1111's syntax. A bracket that does not close holds to the end; one that was not opened is text."""
     if editing := PROMPT_EDITING.search(prompt):
-        tell(
-            prompt, f"holds {editing[0]}, A1111's prompt editing, which minti lacks and reads as text with less weight"
-        )
+        tell(prompt, f"holds {editing[0]}, A1111's prompt editing, which minti lacks; it is read as text")
     parts: list[list] = []  # [text, weight]; a BREAK has no text
     opened: dict[str, list[int]] = {")": [], "]": []}  # where the brackets began that are to be closed so
 
@@ -88,15 +89,8 @@ def parse_a1111(prompt: str) -> list[list[Part]]:
         for begin in begins:
             tell(prompt, f"does not close a bracket with {bracket}; it holds to the end, as in A1111")
             multiply(begin, {")": 1.1, "]": 1 / 1.1}[bracket])
-    chunks: list[list[Part]] = [[]]
-    for text, weight in parts:
-        if text is None:
-            chunks.append([])
-        elif chunks[-1] and chunks[-1][-1][1] == weight:
-            chunks[-1][-1] = (chunks[-1][-1][0] + text, weight)
-        else:
-            chunks[-1].append((text, weight))
-    return chunks
+    breaks = [-1, *(i for i, (text, _) in enumerate(parts) if text is None), len(parts)]
+    return [parts[before + 1 : after] for before, after in pairwise(breaks)]
 
 
 def parse_compel(prompt: str) -> list[list[Part]]:
@@ -106,7 +100,7 @@ def parse_compel(prompt: str) -> list[list[Part]]:
         raise ValueError(f"{found}; weights are written red++, red-- and (red)1.4")
     text, at, parts = re.sub(r",(\S)", r", \1", prompt), 0, []
     try:
-        while match := re.compile(r"\S+").search(text, at):
+        while match := SOLID.search(text, at):
             at = match.start()
             found = weighted(text, at)
             if found is None:
@@ -116,14 +110,7 @@ def parse_compel(prompt: str) -> list[list[Part]]:
             parts, at = parts + found[0], found[1]
     except RecursionError:
         raise ValueError(f"the prompt {short_repr(prompt)} has too many brackets inside each other") from None
-    fused: list[Part] = []
-    for piece, weight in parts:
-        piece = re.sub(r'\\([()"])', r"\1", piece)
-        if fused and fused[-1][1] == weight:
-            fused[-1] = (f"{fused[-1][0]} {piece}", weight)
-        else:
-            fused.append((piece, weight))
-    return [fused]
+    return [[(re.sub(r'\\([()"])', r"\1", piece), weight) for piece, weight in parts]]
 
 
 def weighted(text: str, at: int, inside: bool = False) -> tuple[list[Part], int] | None:
@@ -150,7 +137,7 @@ def weighted(text: str, at: int, inside: bool = False) -> tuple[list[Part], int]
 def bracketed(text: str, at: int) -> tuple[list[Part], int] | None:
     """The parts in brackets, or in quotation marks, that open at `at`, and where they end; None: they do not."""
     closing, at, parts = {"(": ")", '"': '"'}[text[at]], at + 1, []
-    while match := re.compile(r"\S").search(text, at):
+    while match := SOLID.search(text, at):
         at = match.start()
         if text[at] == closing:
             return parts, at + 1
@@ -161,4 +148,5 @@ def bracketed(text: str, at: int) -> tuple[list[Part], int] | None:
     return None
 
 
-SYNTAXES = {"a1111": parse_a1111, "a1111-no-norm": parse_a1111, "compel": parse_compel}
+# What reads each, and what stands between parts of one weight when they are joined.
+SYNTAXES = {"a1111": (parse_a1111, ""), "a1111-no-norm": (parse_a1111, ""), "compel": (parse_compel, " ")}
