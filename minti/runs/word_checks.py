@@ -164,7 +164,7 @@ def single_token(tokenizer: CLIPTokenizer, word: str, ids: list[int]) -> None:
 # Emphasis, alternation, LoRAs and breaks as AUTOMATIC1111 writes them; compel's emphasis.
 SYNTAX = re.compile(
     r"\((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*\))*:\s*[-+]?[.\d]+\s*\)|\(\([^()]*\)\)|\[[^\[\]]*\]|<\w+:[^<>]*>|\bBREAK\b"
-    r"|(?P<compel>\([^()]*\)(?:\++|-+|\d*\.?\d+)|\w(?:\+{2,}|-{2,})(?![\w+-]))"
+    r"|(?P<compel>(?:\([^()]*\)(?:\++|-+|\d*\.?\d+)|\w(?:\+{2,}|-{2,}))(?![\w+-]))"
 )
 
 

@@ -53,6 +53,26 @@ def test_a_prompt_becomes_a_finite_context(speaker, prompt):
             assert expanded[i : i + len(named.get(token, [token]))] == named.get(token, [token])
 
 
+SYNTAX = ("(", ")", "[", "]", ":1.4)", ":", ":nan)", ":1e999)", "\\", "++", "-", ")0.5", '"', ".", ",", " BREAK ", "|")
+WEIGHTED = st.lists(st.one_of(st.sampled_from(("a", "cat", " ", *WORDS, *SYNTAX)), TEXT), max_size=30).map("".join)
+
+
+@inputs(8)
+@given(WEIGHTED, st.sampled_from(("a1111-no-norm", "compel")), st.booleans(), st.integers(0, 3))
+@example("(" * 5000 + ")" * 5000, "a1111-no-norm", True, 0)
+@example("(a " * 300 + ")" * 300, "compel", True, 0)
+@example("[" + "|" * 3000, "a1111-no-norm", False, 0)
+@example("(a:" + " " * 3000 + "1", "a1111-no-norm", False, 0)
+@example('"' * 3000, "compel", False, 1)
+@pytest.mark.filterwarnings("ignore:the prompt")
+def test_a_weighted_prompt_becomes_finite_contexts(speaker, prompt, weights, long_prompts, clip_skip):
+    with refusal("prompt"), torch.no_grad():
+        context = speaker.encode_prompt(prompt, weights=weights, long_prompts=long_prompts, clip_skip=clip_skip)
+        assert context.shape[0] == 1
+        assert context.shape[1] % 16 == 0
+        assert context.isfinite().all()
+
+
 def state(model):
     weight = model.text_encoder.get_input_embeddings().weight
     return len(model.tokenizer), weight.shape, weight.requires_grad

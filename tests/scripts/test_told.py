@@ -68,6 +68,8 @@ def test_a_placeholder_that_the_model_lacks(draw, word):
         ("a [cat:dog:0.5]", "[cat:dog:0.5]"),
         ("a cat <lora:thing_v2:0.8>", "<lora:thing_v2:0.8>"),
         ("a cat BREAK a dog", "BREAK"),
+        ("a red++ cat", "d++"),
+        ("a (cat)0.5", "(cat)0.5"),
     ],
 )
 def test_the_syntax_of_other_programs(tiny, prompt, part):
@@ -79,7 +81,19 @@ def test_the_syntax_of_other_programs(tiny, prompt, part):
 
 @pytest.mark.parametrize(
     "prompt",
-    ["a cat (red)", "a cat, 3:4, daybreak", "3 < 4", "a 'cat': red", "a cat :)", "", "a <-> b", "I <3 it", "</br>"],
+    [
+        "a cat (red)",
+        "a cat, 3:4, daybreak",
+        "3 < 4",
+        "a 'cat': red",
+        "a cat :)",
+        "",
+        "a <-> b",
+        "I <3 it",
+        "</br>",
+        "(a)-b",
+        "a--b",
+    ],
 )
 def test_plain_text_is_not_taken_for_syntax(tiny, prompt):
     with warnings.catch_warnings(record=True) as told:
