@@ -35,14 +35,13 @@ from minti.evaluation.neighbours import learned_rows
 from minti.formats.image_files import open_folder, save_png
 from minti.personalization.augmented_images import open_captions
 from minti.personalization.config import PersonalizationConfig
-from minti.personalization.dreambooth import DreamBooth, DreamBoothConfig
+from minti.personalization.dreambooth import WORD_ONLY, DreamBooth, DreamBoothConfig
 from minti.personalization.initializer_search import choose_initializer
 from minti.personalization.num_vectors_search import NumVectorsSearch
 from minti.runs import distributed
 from minti.runs.word_checks import check_new_word
 from minti.templates import TEMPLATES
 
-WORD_ONLY = ("num_vectors", "row_update", "max_steps", "max_row_norm")  # of the word, where a LoRA follows
 CONCEPTS = Path(__file__).parent / "concepts"
 
 

@@ -16,7 +16,7 @@ import csv
 import json
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -28,10 +28,11 @@ from PIL import Image
 import minti
 import world
 from data import write_json
-from held_out import pixels_of
+from held_out import painted, pixels_of, random_scenes
 from measure import tally, tally_rates
 from minti.embeddings import read_embeddings, write_embeddings
 from minti.images import to_pil
+from minti.personalization.together import learn_together
 from minti.runs.monitor import ValidationSet
 from minti.textual_inversion import TrainingImages, batch_loss
 
@@ -63,15 +64,17 @@ class Way:
 
 
 TURNED = {"directional": True, "steps": 150, "lr_schedule": "cosine"}
-NEAR = {"context_weight": 0.1, "context_prompts": CONTEXT}
+NEAR = {"context_weight": 0.01, "context_prompts": CONTEXT}
 WAYS = {
     "default": Way(),
     "default, rescaled": Way(of="default", rescaled=1.0),
     "directional": Way(TURNED),
+    "directional, twice as long": Way(TURNED | {"row_norm": 2.0}),
     "directional, context loss": Way(TURNED | NEAR),
     "context loss": Way(NEAR),
     "two vectors": Way({"num_vectors": 2}),
     "two vectors, directional": Way(TURNED | {"num_vectors": 2}),
+    "together": Way(),
     "length kept": Way({"row_norm": 1.0}),
     "length at most 2": Way({"max_row_norm": 2.0}),
 }
@@ -134,10 +137,33 @@ class Words(Study):
         model, toys = self.fresh(), [world.HELD_OUT[a], world.HELD_OUT[b]]
         for name, i in (("<first>", a), ("<second>", b)):
             minti.load_embeddings(model, self.path(way, i, seed, ".safetensors"), name)
+        return self.both(model, toys)
+
+    def both(self, model: minti.StableDiffusion, toys: list[world.Toy]) -> dict[str, float]:
+        """The shares in which both of the words are right, and one of them."""
         prompt = PAIR.format("<first>", "<second>")
         each = [tally(self.judge, [picture], PAIR, toys)[1:] for picture in self.draw(model, prompt, 4, 20)]
         both = statistics.mean(first["all"] and second["all"] for first, second in each)
         return {"both": both, "one": statistics.mean(kept["all"] for pair in each for kept in pair)}
+
+    def together(self, way: str, a: int, b: int, seed: int) -> dict[str, float]:
+        """Two words learned together, from the images of each and five that show both; then as `pair`."""
+        model, toys = self.fresh(), [world.HELD_OUT[a], world.HELD_OUT[b]]
+        names = ("<first>", "<second>")
+        scenes = random_scenes(5, 11, toys=tuple(toys))
+        photos = [replace(scene, style="photo") for scene in scenes]
+        images = torch.cat([*map(pixels_of, toys), painted(photos, 12)])
+        captions = [ALONE.format(name) for name in names for _ in range(5)] + [PAIR.format(*names)] * 5
+        given = {"initializer_token": CLASS, "seed": seed} | TURNED | {"steps": 300}
+        words = [
+            minti.TrainingWrapper(model, minti.TextualInversionConfig(placeholder_token=name, **given))
+            for name in names
+        ]
+        for _ in learn_together(words, images, captions):
+            pass
+        for i, word in zip((a, b), words):
+            minti.save_embeddings(word, self.path(way, a, seed, f"-with-{b}-toy-{i}.safetensors"))
+        return self.both(model, toys)
 
     def keep(self, path: Path, measures: Any, **names: Any) -> None:
         """The measures of a run as a file, unless it is there."""
@@ -157,7 +183,7 @@ def main() -> None:
     parser.set_defaults(sampler="dpm-solver++", steps=15)
     study = Words(parser, shared=True)
     args = study.args
-    for way in args.ways:
+    for way in set(args.ways) - {"together"}:
         for seed in args.seeds:
             for toy in args.toys:
                 names = {"way": way, "toy": toy, "seed": seed}
@@ -167,7 +193,7 @@ def main() -> None:
             for a, b in list(combinations(args.toys, 2))[:: args.every]:
                 names = {"way": way, "a": a, "b": b, "seed": seed}
                 path = study.path(way, a, seed, f"-with-{b}.json")
-                study.keep(path, partial(study.pair, **names), **names)
+                study.keep(path, partial(study.together if way == "together" else study.pair, **names), **names)
 
 
 if __name__ == "__main__":

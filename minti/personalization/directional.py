@@ -16,7 +16,7 @@ from torch.optim import AdamW, Optimizer
 from minti.personalization.vector_table import table_of
 from minti.wrapper import TrainingWrapper
 
-LEARNING_RATE = 0.05  # radians a step
+LEARNING_RATE = 0.1  # radians a step
 
 
 class SphericalSGD(Optimizer):

@@ -42,7 +42,7 @@ def test_words_before_the_new_one_never_change(tiny):
     added(tiny, torch.randn(1, 48, generator=seeded()))
     encode = lambda text: tiny.text_encoder(tiny.tokenize(text)).last_hidden_state[0]  # noqa: E731
     assert torch.equal(encode("photo of the <concept>")[:4], encode("photo of the toy")[:4])
-    with pytest.raises(ValueError, match="words behind {}"):
+    with pytest.raises(ValueError, match="words behind"):
         context_loss(tiny, "<concept>", "toy", ["photo of the {}"])
 
 
