@@ -2,17 +2,16 @@
 
     python examples/toybox/compare_words.py                                   # hours; what is there is not redone
     python examples/toybox/compare_words.py --ways default directional --toys 0 1 --seeds 0
-    python examples/toybox/compare_words.py --table examples/toybox/words.csv  # the tables of words.md
+    python examples/toybox/words_tables.py --words outputs/words/words.csv --pairs outputs/words/word_pairs.csv
 
-Prints per cent of images that the judge finds right, with standard errors over the words, and the paired differences
-to the first way. Several processes can share a folder. Seconds are the processor's, on one thread.
+Writes a line for each word and each pair as they come. Several processes can share a folder. Seconds are the
+processor's, on one thread.
 """
 
-from study import Study, column, mean_and_error, of, options, report
+from study import Study, options
 from support.command_line import run, whole
 from support.studies import write_table
 
-import csv
 import json
 import statistics
 import time
@@ -170,12 +169,24 @@ class Words(Study):
         if not path.is_file():
             write_json(path, names | measures())
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All runs of the folder."""
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*.json"))]
+    def write_tables(self) -> None:
+        """All runs of the folder, by their ways: words.csv and word_pairs.csv."""
+        rows = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("*.json")]
+        rows.sort(
+            key=lambda row: (
+                list(WAYS).index(row["way"]),
+                row["seed"],
+                row.get("toy", 0),
+                row.get("a", 0),
+                row.get("b", 0),
+            )
+        )
+        write_table(self.folder / "words.csv", [row for row in rows if "toy" in row])
+        write_table(self.folder / "word_pairs.csv", [row for row in rows if "a" in row])
 
 
 def main() -> None:
+    """Every way for every toy and seed, then pairs of them."""
     parser = options(__doc__, "outputs/words", WAYS)
     parser.add_argument("--toys", type=whole(0, 11), nargs="+", default=list(range(12)), help="which held-out toys")
     parser.add_argument("--seeds", type=whole(0), nargs="+", default=[0, 1, 2, 3, 4], help="of the learning")
@@ -194,6 +205,7 @@ def main() -> None:
                 names = {"way": way, "a": a, "b": b, "seed": seed}
                 path = study.path(way, a, seed, f"-with-{b}.json")
                 study.keep(path, partial(study.together if way == "together" else study.pair, **names), **names)
+    study.write_tables()
 
 
 if __name__ == "__main__":
