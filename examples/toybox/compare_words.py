@@ -66,7 +66,6 @@ TURNED = {"directional": True, "steps": 150, "lr_schedule": "cosine"}
 NEAR = {"context_weight": 0.01, "context_prompts": CONTEXT}
 WAYS = {
     "default": Way(),
-    "default, rescaled": Way(of="default", rescaled=1.0),
     "directional": Way(TURNED),
     "directional, twice as long": Way(TURNED | {"row_norm": 2.0}),
     "directional, context loss": Way(TURNED | NEAR),
@@ -77,7 +76,7 @@ WAYS = {
     "length kept": Way({"row_norm": 1.0}),
     "length at most 2": Way({"max_row_norm": 2.0}),
 }
-COLUMNS = ("alone", "in styles", "in company", "obeyed")  # shares of images
+WAYS |= {f"default, length {length:g}": Way(of="default", rescaled=length) for length in (0.5, 1, 1.5, 2, 3, 6, 9)}
 
 
 class Words(Study):
