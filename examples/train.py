@@ -23,6 +23,7 @@ import argparse
 import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,13 @@ from minti.evaluation.neighbours import learned_rows
 from minti.formats.image_files import open_folder, save_png
 from minti.personalization.augmented_images import open_captions
 from minti.personalization.config import PersonalizationConfig
-from minti.personalization.dreambooth import DreamBooth, DreamBoothConfig
+from minti.personalization.dreambooth import WORD_ONLY, DreamBooth, DreamBoothConfig
 from minti.personalization.initializer_search import choose_initializer
-from minti.personalization.num_vectors_search import NumVectorsSearch
+from minti.personalization.num_vectors_search import NumVectorsSearch, Restarts
 from minti.runs import distributed
 from minti.runs.word_checks import check_new_word
 from minti.templates import TEMPLATES
 
-WORD_ONLY = ("num_vectors", "row_update", "max_steps", "max_row_norm")  # of the word, where a LoRA follows
 CONCEPTS = Path(__file__).parent / "concepts"
 
 
@@ -55,9 +55,8 @@ def parse() -> argparse.Namespace:
     what.add_argument("--images", type=Path, help="a folder with your own images, three to ten, instead")
     learn_help = "a new word, a LoRA, a word first and then both together, or the whole network (DreamBooth)"
     what.add_argument("--learn", choices=LEARN, default="word", help=learn_help)
-    word = {"dest": "placeholder_token", "metavar": "WORD", "type": filled}
     word_help = "the new word; for lora and dreambooth a rare one that exists; default: <concept>, or sks"
-    what.add_argument("--placeholder", help=word_help, **word)
+    what.add_argument("--placeholder", type=filled, dest="placeholder_token", metavar="WORD", help=word_help)
     known = {"dest": "initializer_token", "metavar": "WORD", "type": filled}
     known_help = (
         "initializer token: a known word or phrase ('yellow moon') that says roughly what the images show; 'auto' "
@@ -65,9 +64,10 @@ def parse() -> argparse.Namespace:
         "model's own, 'toy' for the toybox, else 'object'"
     )
     what.add_argument("--initializer", help=known_help, **known)
-    vectors = {"dest": "num_vectors", "metavar": "N"}
     vectors_help = "embedding vectors of the new word; 'auto' adds one after another while the validation loss falls"
-    what.add_argument("--vectors", type=whole_or_auto(1), default=1, help=vectors_help, **vectors)
+    what.add_argument("--vectors", type=whole_or_auto(1), default=1, dest="num_vectors", metavar="N", help=vectors_help)
+    starts_help = "learn so many times, each from a seed of its own, and keep the run of the lowest validation loss"
+    what.add_argument("--starts", type=whole(1), default=1, metavar="N", help=starts_help)
     what.add_argument("--templates", choices=TEMPLATES, help="training prompts; default: the model's own")
     what.add_argument("--flip", action="store_true", dest="horizontal_flip", help="also train on mirror images")
     captions_help = "NAME.txt beside each image is its caption; {} in it becomes the word"
@@ -100,8 +100,8 @@ def parse() -> argparse.Namespace:
         args.class_pictures = None
     if args.learn == "dreambooth" and args.dtype == "auto":
         args.dtype = "float32"  # small steps round to none in half precision
-    if args.grow and args.learn != "word":
-        parser.error("--vectors auto goes with --learn word alone")
+    if (args.grow or args.starts > 1) and (args.learn != "word" or (args.grow and args.starts > 1)):
+        parser.error("--vectors auto, or --starts, goes with --learn word alone")
     args.initializer_token = {None: "", "random": None}.get(args.initializer_token, args.initializer_token)
     if wrong := [prompt for prompt in args.prompts or () if "{}" not in prompt]:
         parser.error(f"the prompt {wrong[0]!r} has no {{}} where the word goes")
@@ -146,17 +146,17 @@ def learn_word(
     Returns:
         The run whose vectors were kept, and the steps of the others by what they were.
     """
-    if not args.grow:
+    if not args.grow and args.starts == 1:
         learning = Learning(args, minti.TrainingWrapper(model, config), folder, validate)
         learning.run(images)
         learning.save()
         return learning, {}
-    search, runs = NumVectorsSearch(model, config, images), []
-    for wrapper in search:
-        vectors = wrapper.config.num_vectors
-        runs.append(Learning(args, wrapper, folder, validate, f"-{vectors}-vectors" if vectors > 1 else ""))
+    make, runs = NumVectorsSearch if args.grow else partial(Restarts, most=args.starts), []
+    for wrapper in (search := make(model, config, images)):
+        stage = f"-{search.label(wrapper.config).replace(' ', '-')}" if runs else ""
+        runs.append(Learning(args, wrapper, folder, validate, stage))
         runs[-1].run(images)
-        if vectors == 1:
+        if len(runs) == 1:
             runs[-1].save()
     for decision in search.decisions:
         say(str(decision))
@@ -164,8 +164,8 @@ def learn_word(
     if distributed.rank() == 0:
         learning.begin_results()
         minti.save_embeddings(search.best, folder / "learned_embeds.safetensors")
-    labels = ["1 vector", *(f"{vectors} vectors" for vectors in range(2, len(runs) + 1))]
-    return learning, {label: run.states for label, run in zip(labels, runs) if run is not learning and run.states}
+    others = {search.label(run.wrapper.config): run.states for run in runs if run is not learning}
+    return learning, {label: states for label, states in others.items() if states}
 
 
 def learn_more(

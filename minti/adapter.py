@@ -20,6 +20,7 @@ class Adapter(nn.Module):
 
     name = "the adapter"  # in messages
     own: slice | EllipsisType = ...  # which rows of its parameters are its own; the parameters may be the model's
+    constrain: Callable[[Tensor], Any] = staticmethod(lambda values: None)  # of a word: in place, after every step
     _attached = False
 
     def hooks(self, model: Any) -> Iterator[Callable[[], Any]]:

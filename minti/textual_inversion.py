@@ -3,7 +3,6 @@
 v* = argmin_v  E[ || epsilon - epsilon_theta(z_t, t, c(template with v)) ||^2 ]        (arXiv 2208.01618, eq. 2)
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +54,7 @@ class TextualInversionConfig:
     weight_decay: float = 1e-2
     max_gradient_norm: float | None = 1.0
     seed: int = 0
-    captions = max_row_norm = rate = loss = training_images = None  # what `minti.personalization.config` changes
+    captions = rate = loss = training_images = optimizer = None  # what `minti.personalization.config` changes
 
     def __new__(cls, **options: Any) -> "TextualInversionConfig":
         own = cls is not TextualInversionConfig or options.keys() <= cls.__dataclass_fields__.keys()
@@ -98,21 +97,21 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> Optimizer:
     model.freeze(checkpointing=config.gradient_checkpointing)
     ids = model.add_word(word, vectors)
     kind = MaskedEmbedding if config.row_update == "restore" else LearnedEmbedding
-    longest = (config.max_row_norm or math.inf) * wrapper.vocabulary_norm
-    embedding = kind(model.text_encoder.get_input_embeddings(), ids, longest)
+    embedding = wrapper.embedding = model.learning[word] = kind(model.text_encoder.get_input_embeddings(), ids)
     embedding.name = f"the word {word}"
-    wrapper.embedding = model.learning[word] = embedding
+    if config.optimizer is not None:
+        return wrapper.attach(config.optimizer(wrapper))
     optimizer = AdamW(embedding.trainable(), lr=wrapper.learning_rate, weight_decay=config.weight_decay)
     return wrapper.attach(optimizer)  # for those who write their own loop
 
 
 class LearnedEmbedding(Adapter):
     """The embedding vectors of a new word, `values`, (k, d) float32: all that is trained. The matrix's other rows,
-    49,408 in SD v1.4, have no gradient, optimizer state or copy, and cannot change. `longest`: the largest norm."""
+    49,408 in SD v1.4, have no gradient, optimizer state or copy, and cannot change."""
 
-    def __init__(self, embedding: nn.Embedding, ids: Sequence[int], longest: float = math.inf):
+    def __init__(self, embedding: nn.Embedding, ids: Sequence[int]):
         super().__init__()
-        self.values, self.longest = nn.Parameter(embedding.weight[list(ids)].detach().float().clone()), longest
+        self.values = nn.Parameter(embedding.weight[list(ids)].detach().float().clone())
         self.first = ids[0]  # the word's other tokens follow
 
     def hooks(self, model: Any) -> Iterator[Callable[[], Any]]:
@@ -127,7 +126,7 @@ class LearnedEmbedding(Adapter):
     @torch.no_grad()
     def after_step(self, model: Any) -> None:
         """Copies the vectors into the embedding matrix, so that the model has the word without the adapter too."""
-        self.values.div_(F.threshold(self.values.norm(dim=1, keepdim=True) / self.longest, 1.00001, 1.0))
+        self.constrain(self.values)
         weight = model.text_encoder.get_input_embeddings().weight
         weight[self.first : self.first + len(self.values)] = self.values.to(weight)
 
@@ -135,9 +134,9 @@ class LearnedEmbedding(Adapter):
 class MaskedEmbedding(Adapter):
     """Exercise E4's recipe: the whole embedding matrix is trained, and all other rows are restored after every step."""
 
-    def __init__(self, embedding: nn.Embedding, ids: Sequence[int], longest: float = math.inf):
+    def __init__(self, embedding: nn.Embedding, ids: Sequence[int]):
         super().__init__()
-        self.own, self.longest = slice(ids[0], ids[-1] + 1), longest
+        self.own = slice(ids[0], ids[-1] + 1)
         self.embedding, self.before = (embedding,), None  # in a tuple, which nn.Module does not register
 
     @property
@@ -172,7 +171,7 @@ class MaskedEmbedding(Adapter):
             self.before[self.own] = self.values
             self.embedding[0].weight[: len(self.before)] = self.before
         self.before = None  # once: what is learned or loaded from now on is newer
-        self.values.div_(F.threshold(self.values.norm(dim=1, keepdim=True) / self.longest, 1.00001, 1.0))  # idempotent
+        self.constrain(self.values)
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:
         return {"values": self.values.detach()}

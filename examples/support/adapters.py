@@ -22,6 +22,7 @@ from minti.adapters.tiny_decoder import TinyVAE
 from minti.editing.images import on_black
 from minti.evaluation.clip_scores import Clip
 from minti.formats.image_files import open_image
+from minti.personalization.vector_table import load_table
 from minti.runs import distributed
 from minti.speed.deep_cache import DeepCache
 from minti.speed.packed import Packed
@@ -49,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ip-scale", type=finite, default=1.0, help="of the image prompt; 0: off")
     encoder_help = "the CLIP image encoder of the IP-Adapter, a folder or hub id; the toybox has its own"
     group.add_argument("--ip-encoder", metavar="SOURCE", help=encoder_help)
+    table_help = "a word's vectors by layer and timestep, from train.py --by-layer or --timestep-ranges"
+    group.add_argument("--vector-table", type=Path, metavar="FILE", help=table_help)
     deep_help = "DeepCache: compute the whole UNet in every K-th step only, reuse its deep features between; 1: off"
     group.add_argument("--deep-cache", type=whole(1), default=1, metavar="K", help=deep_help)
     tiny_help = "decode by a tiny decoder: diffusers' folder of an AutoencoderTiny, or a taesd_decoder file"
@@ -128,6 +131,13 @@ def attached(args: argparse.Namespace, model: minti.StableDiffusion) -> Iterator
             stack.enter_context(lora.attached(model))
             if distributed.rank() == 0:
                 print(f"{path}: a LoRA of {len(lora.pairs)} layers, weight {weight:g}")
+        if args.vector_table is not None:
+            table = load_table(model, args.vector_table)
+            stack.enter_context(table.attached(model))
+            if distributed.rank() == 0:
+                print(
+                    f"{args.vector_table}: {table.name}, for {table.layers} layers and {table.ranges} timestep ranges"
+                )
         if args.hint or args.controlnet:
             control, path = controlnet(args, model)
             stack.enter_context(control.attached(model))

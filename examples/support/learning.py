@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import minti
+from minti.personalization.vector_table import VectorTable, save_table
 from minti.runs import distributed
 from minti.runs.files import remove_leftovers
 
@@ -41,7 +42,7 @@ class Learning:
 
     keep = 3  # checkpoints
     saves_early = True  # where a run is cut short
-    results = ("learned_embeds.safetensors",)
+    results: tuple[str, ...] = ("learned_embeds.safetensors",)
 
     def __init__(
         self,
@@ -53,6 +54,8 @@ class Learning:
     ):
         self.args, self.wrapper, self.folder, self.validate, self.stage = args, wrapper, folder, validate, stage
         self.checkpoints, self.losses = folder / f"checkpoints{stage}", folder / f"losses{stage}.csv"
+        if wrapper.config.by_layer or wrapper.config.timestep_ranges > 1:
+            self.results += ("vector_table.safetensors",)
         if distributed.rank() == 0:
             make_writable(self.checkpoints)  # if that fails, then now
             for each in (folder, self.checkpoints):
@@ -88,7 +91,8 @@ class Learning:
 
     def attached(self) -> Any:
         """A context in which the model samples what it has learned."""
-        return nullcontext()  # the model has the word anyway
+        word = self.wrapper.embedding  # the model has it anyway, but for a table
+        return word.attached(self.wrapper.model) if isinstance(word, VectorTable) else nullcontext()
 
     @contextmanager
     def saving_if_cut_short(self) -> Iterator[None]:
@@ -132,7 +136,9 @@ class Learning:
         """Writes the best vectors so far, if they are better than the initial ones."""
         if distributed.rank() == 0 and self.improved:
             self.begin_results()
-            minti.save_embeddings(self.wrapper, self.folder / "learned_embeds.safetensors")
+            minti.save_embeddings(self.wrapper, self.folder / self.results[0])
+            if isinstance(self.wrapper.embedding, VectorTable):
+                save_table(self.folder / self.results[1], self.wrapper.subject, self.wrapper.embedding)
 
     def begin(self) -> None:
         """Before the first file of a run that begins anew: puts aside the checkpoints and tables of an earlier one."""

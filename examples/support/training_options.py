@@ -17,6 +17,13 @@ HELP = {
     "lr_schedule": "of the learning rate; cosine falls to zero at the last step",
     "warmup_steps": "steps of linear rise of the learning rate",
     "max_row_norm": "clip the vectors to so many times the vocabulary's mean norm",
+    "row_norm": "keep the vectors at so many times the vocabulary's mean norm; default: free, or 1 with --directional",
+    "directional": "learn the vectors' direction only (arXiv 2512.13672); best with --steps 150 --lr-schedule cosine",
+    "kappa": "with --directional: how strongly it is drawn to the initializer's direction",
+    "by_layer": "own vectors for each cross-attention of the UNet (XTI, arXiv 2303.09522)",
+    "timestep_ranges": "own vectors for each of so many ranges of timesteps (ProSpect, arXiv 2305.16225)",
+    "context_weight": "of the context loss (CoRe, arXiv 2408.15914), which keeps other words as they are; usually 0.01",
+    "context_prompts": "prompts of the context loss, with {} for the word; default: the model's prompts",
     "row_update": "train the new vectors, or E4's recipe",
     "prompt_weights": "how templates and captions write weights: (red:1.4) or red++; default: they have none",
     "huber": "Huber loss: errors beyond this size count linearly, not squared",
@@ -36,6 +43,8 @@ def training_options(parser: argparse.ArgumentParser) -> None:
         field, option = PersonalizationConfig.__dataclass_fields__[name], f"--{name.replace('_', '-')}"
         if name in CHOICES:
             group.add_argument(option, choices=CHOICES[name], default=field.default, help=text)
+        elif "Sequence" in str(field.type):
+            group.add_argument(option, nargs="+", default=field.default, metavar="PROMPT", help=text)
         elif "bool" in str(field.type):
             group.add_argument(option, action="store_true", help=text)
         else:

@@ -23,8 +23,10 @@ from minti.runs.messages import one_line
 
 LEARN = ("word", "lora", "word+lora", "dreambooth")
 MEANT_FOR = {  # options by the name of their setting -> the ways of learning that they are for
-    "row_update": ("word",),  # a word learns along with a LoRA by new_rows only
-    "max_row_norm": ("word", "word+lora"),
+    # A word learns along with a LoRA by new_rows only, and without a table.
+    **dict.fromkeys(("row_update", "by_layer", "timestep_ranges"), ("word",)),
+    **dict.fromkeys(("max_row_norm", "row_norm", "directional", "kappa"), ("word", "word+lora")),
+    **dict.fromkeys(("context_weight", "context_prompts"), ("word", "word+lora")),
     **dict.fromkeys(("rank", "alpha", "layers"), ("lora", "word+lora")),
     "word_learning_rate": ("word+lora",),
     **dict.fromkeys(("class_prompt", "class_pictures", "class_images", "prior_weight"), LEARN[1:]),

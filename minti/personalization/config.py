@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from minti.model import StableDiffusion
 from minti.personalization.augmented_images import AugmentedImages
+from minti.personalization.context_loss import context_loss
+from minti.personalization.directional import LEARNING_RATE, word_optimizer
 from minti.personalization.losses import DiffusionLoss, weighted_loss
 from minti.prompts.syntax import parse
 from minti.runs.checks import check_range
 from minti.runs.messages import check_choice
-from minti.runs.word_checks import check_text
+from minti.runs.word_checks import check_templates, check_text
 from minti.textual_inversion import Batch, Images, TextualInversionConfig, TrainingImages, batch_loss
+from minti.wrapper import TrainingWrapper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,14 @@ class PersonalizationConfig(TextualInversionConfig):
     """`TextualInversionConfig` makes one of these where it is given one of these options.
 
     Attributes:
-        max_row_norm: each embedding vector is at most so many mean lengths of the vocabulary's long.
+        by_layer, timestep_ranges: own vectors for each cross-attention, and for so many ranges of timesteps; see
+            `minti.personalization.vector_table`.
+        context_weight, context_prompts: of the loss that keeps the other words of a prompt near what they are beside
+            the initializer; None: the model's `defaults.prompts`. See `minti.personalization.context_loss`.
+        max_row_norm, row_norm: each embedding vector is at most, or exactly, so many mean lengths of the vocabulary's
+            long; the latter is 1 for directional textual inversion. None: as long as it becomes.
+        directional, kappa: vectors learn their direction only; and the strength with which they are drawn to the
+            initializer's. See `minti.personalization.directional`.
         captions: instead of templates, a prompt for each image, in their order; `{}` in it becomes the word.
         horizontal_flip, masked: also show mirror images; learn only where the images are opaque.
         lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
@@ -30,6 +41,13 @@ class PersonalizationConfig(TextualInversionConfig):
     """
 
     max_row_norm: float | None = None
+    row_norm: float | None = None
+    directional: bool = False
+    kappa: float = 0.0
+    by_layer: bool = False
+    timestep_ranges: int = 1
+    context_weight: float = 0.0
+    context_prompts: Sequence[str] | None = None
     captions: Sequence[str] | None = None
     horizontal_flip: bool = False
     masked: bool = False
@@ -41,14 +59,26 @@ class PersonalizationConfig(TextualInversionConfig):
 
     def __post_init__(self) -> None:
         self.check_settings()
+        if self.directional and self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", LEARNING_RATE)
         self.rate(self.warmup_steps)  # refused now, not after the first step
 
     def check_settings(self) -> None:
         """Raises ValueError: a setting of another kind, or out of its range."""
         super().__post_init__()
         check_range(self, 0, 2**63 - 1, "warmup_steps")
-        check_range(self, 1e-12, 1e12, "max_row_norm", "huber", "min_snr")
+        check_range(self, 1e-12, 1e12, "max_row_norm", "row_norm", "huber", "min_snr")
         check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
+        check_range(self, 0.0, 1e6, "kappa", "context_weight")
+        check_range(self, 1, 1000, "timestep_ranges")
+        if self.context_prompts is not None:
+            check_templates(self.context_prompts)
+        if (self.by_layer or self.timestep_ranges > 1) and self.row_update == "restore":
+            raise ValueError("row_update = 'restore' trains the one matrix; by_layer and timestep_ranges need new_rows")
+        if self.max_row_norm and (self.directional or self.row_norm):
+            raise ValueError("max_row_norm lets the length change, which directional and row_norm fix; choose one")
+        if self.kappa and not self.directional:
+            raise ValueError(f"kappa = {self.kappa} draws to a direction; it needs directional")
         for caption in self.captions or ():
             check_text(caption, "caption")
         if self.prompt_weights is not None:
@@ -68,6 +98,10 @@ class PersonalizationConfig(TextualInversionConfig):
         progress = (taken - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
+    def optimizer(self, wrapper: TrainingWrapper) -> Optimizer:
+        """Of a word: AdamW or that of directional textual inversion; and the limits of its vectors' lengths."""
+        return word_optimizer(wrapper)
+
     @property
     def measure(self) -> DiffusionLoss | None:
         """Another loss than the mean of squares, if the settings ask for one."""
@@ -77,9 +111,15 @@ class PersonalizationConfig(TextualInversionConfig):
     def loss(self, model: StableDiffusion, batch: Batch) -> Tensor:
         """The loss of a batch by `measure`."""
         if self.measure is None:
-            return batch_loss(model, batch)
-        options = {"weights": self.prompt_weights} if self.prompt_weights else {}
-        return weighted_loss(model, batch, self.measure, **options)
+            loss = batch_loss(model, batch)
+        else:
+            options = {"weights": self.prompt_weights} if self.prompt_weights else {}
+            loss = weighted_loss(model, batch, self.measure, **options)
+        if self.context_weight:
+            known = self.initializer_token or model.defaults.initializer_token
+            prompts = self.context_prompts or model.defaults.prompts
+            loss = loss + self.context_weight * context_loss(model, self.placeholder_token, known, prompts)
+        return loss
 
     def training_images(self, model: StableDiffusion, images: Images) -> TrainingImages:
         """The images with what the settings ask for."""

@@ -41,6 +41,9 @@ from minti.textual_inversion import (
 )
 from minti.wrapper import TrainingWrapper
 
+WORD_ONLY = ("num_vectors", "row_update", "max_steps", "max_row_norm", "row_norm", "directional", "kappa")
+WORD_ONLY += ("by_layer", "timestep_ranges", "context_weight", "context_prompts")  # settings of textual inversion
+
 
 @dataclass(frozen=True, kw_only=True)
 class DreamBoothConfig(PersonalizationConfig):
@@ -78,7 +81,7 @@ class DreamBoothConfig(PersonalizationConfig):
         check_range(self, 0, 2**63 - 1, "class_pictures")
         check_range(self, 0.0, 1e6, "prior_weight", "word_learning_rate")
         check_choice("learns", self.learns, ("network", "lora"))
-        for name in ("num_vectors", "row_update", "max_steps", "max_row_norm"):
+        for name in WORD_ONLY:
             if getattr(self, name) != PersonalizationConfig.__dataclass_fields__[name].default:
                 raise ValueError(f"{name} is a setting of textual inversion; DreamBooth has none")
         subject, a_class = self.placeholder_token, self.initializer_token

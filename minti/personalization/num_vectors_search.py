@@ -22,17 +22,17 @@ from minti.textual_inversion import Images, TextualInversionConfig, TrainingImag
 
 
 class Decision(NamedTuple):
-    """What one more vector was worth: with `vectors` of them the validation loss, how much lower it is than with one
-    less and the standard error of that (NaN for the first), and whether the gain was above two of them."""
+    """What a further run was worth: its validation loss, how much lower that is than the best before and the standard
+    error of that (NaN for the first), and whether the run was kept."""
 
-    vectors: int
+    label: str
     loss: float
     gain: float
     error: float
     kept: bool
 
     def __str__(self) -> str:
-        loss = f"{self.vectors} {'vector' if self.vectors == 1 else 'vectors'}: loss {self.loss:.4f}"
+        loss = f"{self.label}: loss {self.loss:.4f}"
         gain = f", lower by {self.gain:.4f} +- {self.error:.4f}: {'kept' if self.kept else 'not kept'}"
         return loss if math.isnan(self.gain) else loss + gain
 
@@ -67,31 +67,71 @@ class NumVectorsSearch:
         model, word = self.model, self.config.placeholder_token
         others, losses, vectors = [other for other in model.words if other != word], None, None
         try:
-            for count in range(self.config.num_vectors, self.most + 1):
-                wrapper = TrainingWrapper(model, replace(self.config, num_vectors=count))
+            for config in self.configs():
+                wrapper = TrainingWrapper(model, config)
+                if self.decisions and word in model.learning:
+                    self.forget()
                 yield wrapper
                 if [other for other in model.words if other != word] != others:
                     raise ValueError(f"no word can be added while the vectors of {word} are chosen")
                 new = losses_of(model, self.validation, wrapper.prompts, self.config.loss or batch_loss)
                 gain, error = paired(losses, new)
-                kept = losses is None or gain > 2 * error
-                self.decisions.append(Decision(count, new.mean().item(), gain, error, kept))
-                if not kept:
+                kept = losses is None or self.pays(gain, error)
+                self.decisions.append(Decision(self.label(config), new.mean().item(), gain, error, kept))
+                if kept:
+                    self.best, losses, vectors = wrapper, new, wrapper.embedding.values.detach().clone()
+                elif self.stops:
                     break
-                self.best, losses, vectors = wrapper, new, wrapper.embedding.values.detach().clone()
-                if count < self.most:
-                    self.forget()
         finally:
             if self.best is not None and (self.best.embedding is not model.learning.get(word)):
                 self.forget()
                 model.add_word(word, vectors)
                 model.learning[word] = self.best.embedding
 
+    stops = True  # with the first that does not pay
+
+    def configs(self) -> Iterator[TextualInversionConfig]:
+        """What is tried."""
+        for count in range(self.config.num_vectors, self.most + 1):
+            yield replace(self.config, num_vectors=count)
+
+    def label(self, config: TextualInversionConfig) -> str:
+        """What a config has that others have not."""
+        return f"{config.num_vectors} {'vector' if config.num_vectors == 1 else 'vectors'}"
+
+    def pays(self, gain: float, error: float) -> bool:
+        """Whether another vector is kept, from how much it lowers the loss, and that gain's standard error."""
+        return gain > 2 * error
+
     def forget(self) -> None:
         """Takes the word out of the vocabulary again."""
         word = self.config.placeholder_token
         if word in self.model.learning:
             take_out(self.model, word)
+
+
+class Restarts(NumVectorsSearch):
+    """Learns a word several times, each from a seed of its own, and keeps the run of the lowest validation loss.
+
+    One vector can settle where it says the wrong thing, by the images and the noise that it met first; the loss on
+    `size` draws that are the same for all runs tells such a word apart. Use it as `NumVectorsSearch`; `most` is how
+    many runs there are.
+    """
+
+    stops = False
+
+    def configs(self) -> Iterator[TextualInversionConfig]:
+        """The config with one seed after another."""
+        for seed in range(self.config.seed, self.config.seed + self.most):
+            yield replace(self.config, seed=seed)
+
+    def label(self, config: TextualInversionConfig) -> str:
+        """Its seed."""
+        return f"seed {config.seed}"
+
+    def pays(self, gain: float, error: float) -> bool:
+        """Whether it is better at all."""
+        return gain > 0
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from helpers import learning, pictures, seeded, write
 
 import minti
 from minti.embeddings import write_embeddings
-from minti.personalization.num_vectors_search import NumVectorsSearch, losses_of, paired
+from minti.personalization.num_vectors_search import NumVectorsSearch, Restarts, losses_of, paired
 from minti.runs.monitor import ValidationSet
 from minti.textual_inversion import TrainingImages, batch_loss
 
@@ -58,7 +58,7 @@ def test_the_losses_of_the_images_have_the_loss_of_the_set_for_their_mean(tiny):
 def test_a_vector_that_pays_is_kept(tiny):
     word = grown(tiny, spoil, learn)
     first, second = word.decisions
-    assert (first.vectors, first.kept, second.vectors, second.kept) == (1, True, 2, True)
+    assert (first.label, first.kept, second.label, second.kept) == ("1 vector", True, "2 vectors", True)
     assert second.gain > 2 * second.error > 0
     assert second.gain == pytest.approx(first.loss - second.loss, rel=1e-4)
     assert word.best.config.num_vectors == 2
@@ -134,3 +134,22 @@ def test_a_search_that_is_left_early_leaves_the_best_so_far(tiny, begun):
     assert torch.equal(search.best.embedding.values, expected)
     assert tiny.tokenizer("<cat>", add_special_tokens=False).input_ids == [size]
     assert not embedding._forward_hooks
+
+
+@pytest.mark.parametrize(("trainings", "best"), [((spoil, learn, spoil), 1), ((learn, spoil, spoil), 0)])
+def test_of_several_starts_the_best_by_the_same_draws_is_kept(tiny, tiny_folder, trainings, best):
+    """The run of another seed is that of its config alone, to the last bit; the model has the best word, once."""
+    size = len(tiny.tokenizer)
+    search = Restarts(tiny, minti.TextualInversionConfig(**CONFIG, seed=5), pictures(), most=3, size=16)
+    for wrapper, training in zip(search, trainings, strict=True):
+        training(wrapper)
+    assert [decision.label for decision in search.decisions] == ["seed 5", "seed 6", "seed 7"]
+    losses = [decision.loss for decision in search.decisions]
+    assert search.best.config.seed == 5 + best == 5 + losses.index(min(losses))
+    alone = minti.TrainingWrapper(
+        minti.StableDiffusion.from_pretrained(tiny_folder), minti.TextualInversionConfig(**CONFIG, seed=5 + best)
+    )
+    learn(alone)
+    assert torch.equal(search.best.embedding.values, alone.embedding.values)
+    assert tiny.words == {"<cat>": [size]}
+    assert torch.equal(tiny.text_encoder.get_input_embeddings().weight[size:], alone.embedding.values)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from helpers import seeded
 
+from minti.embeddings import write_embeddings
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -38,3 +40,20 @@ def test_the_ends_are_the_ends(mix, way):
     between = getattr(mix, way)
     assert torch.equal(between(a, b, 0.0), a)
     assert torch.equal(between(a, b, 1.0), b)
+
+
+def test_between_two_words_the_sphere_keeps_their_length(mix, tiny, tmp_path):
+    """Half way between (1, 0) and (0, 1) both are at 45°; on the line the vector has 0.71 of the length."""
+    ends = torch.eye(48)[:2] * 0.3
+    paths = [str(tmp_path / f"{name}.safetensors") for name in ("one", "two")]
+    for path, end in zip(paths, ends):
+        write_embeddings(path, {"<word>": end[None]})
+    found = mix.between_words(tiny, paths, "a {}", [0.0, 0.5, 1.0])
+    matrix = tiny.text_encoder.get_input_embeddings().weight
+    rows = {kind: matrix[[tiny.words[f"<{kind}-{i}>"][0] for i in range(3)]] for kind in ("linear", "spherical")}
+    for kind, half in (("linear", 0.5), ("spherical", 0.5**0.5)):
+        torch.testing.assert_close(rows[kind], torch.stack([ends[0], half * (ends[0] + ends[1]), ends[1]]))
+        assert torch.equal(found[f"words, {kind}"][1], tiny.encode_prompt(f"a <{kind}-1>"))
+    write_embeddings(paths[1], {"<word>": torch.ones(2, 48)})
+    with pytest.raises(ValueError, match="between them words need the same"):
+        mix.between_words(tiny, paths, "a {}", [0.5])

@@ -1,0 +1,111 @@
+"""The tables and the plot of `examples/words.md`, from what `compare_words.py` has measured.
+
+    python examples/toybox/words_tables.py                                  # from the CSV files beside this script
+    python examples/toybox/words_tables.py --words FOLDER/words.csv --pairs FOLDER/pairs.csv
+
+Means over the words, with standard errors over the toys: words of one toy share its difficulties.
+"""
+
+from study import Row, cell, markdown, mean_and_error
+from support.command_line import run
+
+import argparse
+import csv
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+
+HERE = Path(__file__).resolve().parent
+SHARES = ("alone", "in styles", "in company", "obeyed")
+FIRST = "default"
+
+
+def read(path: Path) -> list[dict[str, float | str]]:
+    """The rows of a CSV file, with numbers as such."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{k: v if k == "way" else float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
+
+
+def by_toy(rows: Sequence[Row], name: str, key: Callable[[Row], object]) -> dict[object, float]:
+    """A column's mean for each toy, or pair of toys."""
+    found: dict[object, list[float]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row[name])
+    return {toy: fmean(values) for toy, values in found.items()}
+
+
+def difference(rows: Sequence[Row], base: Sequence[Row], name: str, key: Callable) -> tuple[float, float] | None:
+    """Mean over the toys, and its standard error, of what a way's words have more than the base's of the same seeds."""
+    seeds = {(key(row), row["seed"]) for row in rows}
+    both = [row for row in base if (key(row), row["seed"]) in seeds]
+    there = {(key(row), row["seed"]) for row in both}
+    mine = by_toy([row for row in rows if (key(row), row["seed"]) in there], name, key)
+    theirs = by_toy(both, name, key)
+    return mean_and_error([mine[toy] - theirs[toy] for toy in mine]) if mine else None
+
+
+def best_of(rows: Sequence[Row], starts: int) -> list[Row]:
+    """For each toy and each choice of so many of its seeds, the word of the lowest validation loss."""
+    found = []
+    for toy in sorted({row["toy"] for row in rows}):
+        words = [row for row in rows if row["toy"] == toy]
+        for some in combinations(words, starts):
+            best = min(some, key=lambda row: row["validation"])
+            found.append(
+                best | {"steps": sum(row["steps"] for row in some), "seconds": sum(r["seconds"] for r in some)}
+            )
+    return found
+
+
+def toy_of(row: Row) -> object:
+    """The toy of a word."""
+    return row["toy"]
+
+
+def pair_of(row: Row) -> object:
+    """The toys of a pair."""
+    return row["a"], row["b"]
+
+
+def tables(words: Sequence[Row], pairs: Sequence[Row]) -> tuple[str, str]:
+    """The measures of every way, and what they are more than the first way's, in per cent."""
+    groups = {way: [row for row in words if row["way"] == way] for way in dict.fromkeys(row["way"] for row in words)}
+    together = {way: [row for row in pairs if row["way"] == way] for way in dict.fromkeys(row["way"] for row in pairs)}
+    derived = {way: best_of(groups[way], 3) for way in list(groups) if len({row["seed"] for row in groups[way]}) >= 3}
+    groups |= {f"{way}, best of 3 starts": rows for way, rows in derived.items()}
+    measured, more = [], []
+    for way in [*groups, *(way for way in together if way not in groups)]:
+        rows, both = groups.get(way, []), together.get(way, [])
+        line: dict[str, object] = {"way": way, "words": len(rows) if "best of" not in way else ""}
+        line |= {
+            name: cell(mean_and_error(list(by_toy(rows, name, toy_of).values())), ".0%") for name in SHARES if rows
+        }
+        if both:
+            line |= {"two words": cell(mean_and_error(list(by_toy(both, "both", pair_of).values())), ".0%")}
+            line |= {"pairs": len(both)}
+        if rows:
+            line |= {"length": f"{fmean(row['length'] for row in rows):.1f}"}
+            line |= {"steps": f"{fmean(row['steps'] for row in rows):.0f}"}
+            line |= {"seconds": f"{fmean(row['seconds'] for row in rows):.0f}"}
+        measured.append(line)
+        if way != FIRST and "best of" not in way:
+            apart = {name: difference(rows, groups[FIRST], name, toy_of) for name in SHARES if rows}
+            apart |= {"two words": difference(both, together[FIRST], "both", pair_of)} if both else {}
+            more.append({"way": way} | {name: cell(value, ".1%") for name, value in apart.items() if value})
+    columns = dict.fromkeys(("way", "words", *SHARES, "two words", "pairs", "length", "steps", "seconds"), "")
+    return markdown(measured, columns), markdown(more, dict.fromkeys(("way", *SHARES, "two words"), ""))
+
+
+def main() -> None:
+    """Prints both."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--words", type=Path, default=HERE / "words.csv", help="a line for each word")
+    parser.add_argument("--pairs", type=Path, default=HERE / "word_pairs.csv", help="a line for each pair of words")
+    args = parser.parse_args()
+    measured, more = tables(read(args.words), read(args.pairs))
+    print(f"{measured}\n\nMore than {FIRST}, in points, of the same toys and seeds:\n\n{more}")
+
+
+if __name__ == "__main__":
+    run(main)

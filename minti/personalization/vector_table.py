@@ -1,0 +1,130 @@
+"""A word with embedding vectors of its own for each cross-attention and for each range of timesteps.
+
+By layer it is XTI (P+, arXiv 2303.09522), by timestep ProSpect (arXiv 2305.16225); with one entry textual inversion.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from minti.adapters.ip_adapter import cross_attentions
+from minti.formats.tensors import check_finite, read_content
+from minti.model import StableDiffusion
+from minti.runs.files import replacing
+from minti.runs.word_checks import loaded_words
+from minti.textual_inversion import LearnedEmbedding
+
+
+class VectorTable(LearnedEmbedding):
+    """While it is attached, prompts are encoded once for each entry, (b, entries m, d), and every cross-attention takes
+    its own part, by the layer and the range of the timestep. Without it the model has the mean of the entries.
+
+    entries: the vectors, (layers, ranges, k, d) float32, the layers from the top of the UNet's encoder to the end of
+    its decoder, or one for all; the ranges from little noise to much. first: the id of the word's first token."""
+
+    def __init__(self, model: StableDiffusion, entries: Tensor, first: int):
+        super(LearnedEmbedding, self).__init__()
+        self.layers, self.ranges, self.count, _ = entries.shape
+        self.table_values, self.first = nn.Parameter(entries.detach().flatten(0, 2).float().clone()), first
+        self.room, self.total = model.tokenizer.model_max_length, model.scheduler.config.num_train_timesteps
+        self.entry, self.timesteps = 0, torch.zeros(1)
+
+    @property
+    def entries(self) -> Tensor:
+        """The vectors, (layers ranges, k, d)."""
+        return self.table_values.unflatten(0, (-1, self.count))
+
+    @property
+    def values(self) -> Tensor:
+        """The mean of the entries, (k, d): the word for a model without the table."""
+        return self.entries.mean(dim=0)
+
+    def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
+        """On the embedding layer, the text encoder, the UNet for its timesteps, and every cross-attention."""
+        yield model.text_encoder.get_input_embeddings().register_forward_hook(self._put).remove
+        yield model.text_encoder.register_forward_hook(self._encode, with_kwargs=True).remove
+        yield model.unet.register_forward_pre_hook(self._look).remove
+        for i, layer in enumerate(in_order(model)):
+            take = partial(self._take, i if self.layers > 1 else 0)
+            yield layer.register_forward_pre_hook(take).remove
+
+    def _put(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        (ids,), vectors = inputs, self.entries[self.entry]
+        own = (ids >= self.first) & (ids < self.first + self.count)
+        return output.masked_scatter(own[..., None], vectors[ids[own] - self.first].to(output.dtype))  # b m d
+
+    def _encode(self, encoder: nn.Module, inputs: tuple, options: dict[str, Any], output: Any) -> Any:
+        """The first entry's output, (b, m, d), becomes that of all, (b, entries m, d)."""
+        parts = [output.last_hidden_state]
+        for entry in range(1, self.layers * self.ranges):
+            self.entry = entry
+            parts.append(encoder.forward(*inputs, **options).last_hidden_state)
+        self.entry, output.last_hidden_state = 0, torch.cat(parts, dim=1)
+        return output
+
+    def _look(self, unet: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        _, timesteps, context = inputs
+        if context.shape[1] % (self.layers * self.ranges * self.room):
+            raise ValueError(f"the prompts were encoded without {self.name}; encode them while it is attached")
+        self.timesteps = timesteps
+
+    def _take(self, layer: int, attention: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        x, context = inputs
+        parts = context.unflatten(1, (self.layers, self.ranges, -1))[:, layer]  # b ranges m d
+        chosen = (self.timesteps.expand(len(parts)) * self.ranges // self.total).long().to(parts.device)
+        return x, parts[torch.arange(len(parts), device=parts.device), chosen].contiguous()  # b m d
+
+    @torch.no_grad()
+    def after_step(self, model: Any) -> None:
+        """The limits of the vectors' lengths; and the mean goes into the embedding matrix."""
+        self.constrain(self.table_values)
+        weight = model.text_encoder.get_input_embeddings().weight
+        weight[self.first : self.first + self.count] = self.values.to(weight)
+
+
+def in_order(model: StableDiffusion) -> list[nn.Module]:
+    """The UNet's cross-attentions, from the beginning of its encoder through the middle to the end of its decoder."""
+    found = cross_attentions(model.unet)
+    middle = [layer for layer in found if any(layer is part for part in model.unet.mid_block.modules())]
+    down = [layer for layer in found if any(layer is part for part in model.unet.down_blocks.modules())]
+    return down + middle + [layer for layer in found if not any(layer is other for other in down + middle)]
+
+
+def table_of(wrapper: Any) -> VectorTable:
+    """The table of a word that begins to learn, by the settings of its config; all entries are the same."""
+    model, config, word = wrapper.model, wrapper.config, wrapper.embedding
+    layers = len(in_order(model)) if config.by_layer else 1
+    entries = word.values.detach().expand(layers, config.timestep_ranges, -1, -1)
+    table = VectorTable(model, entries, word.first)
+    table.name = word.name
+    return table
+
+
+def save_table(path: str | os.PathLike[str], placeholder: str, table: VectorTable) -> None:
+    """Writes {placeholder: (layers, ranges, k, d)} as safetensors, atomically."""
+    shape = (table.layers, table.ranges, table.count, -1)
+    with replacing(Path(path)) as temporary:
+        save_file({placeholder: table.table_values.detach().cpu().view(shape).clone()}, temporary)
+
+
+def load_table(model: StableDiffusion, path: str | os.PathLike[str]) -> VectorTable:
+    """Adds the word of a table to the model, and gives what attaches it. Raises OSError, ValueError: the file holds no
+    single table, is for another model, or its word is in the vocabulary already."""
+    tensors = read_content(Path(path), ": no such table of embedding vectors")
+    if len(tensors) != 1 or next(iter(tensors.values())).ndim != 4:
+        raise ValueError(f"{path} is no table of embedding vectors, {{word: (layers, ranges, vectors, width)}}")
+    ((placeholder, entries),) = tensors.items()
+    if len(entries) not in (1, len(in_order(model))):
+        raise ValueError(f"{path} is for {len(entries)} cross-attentions, the model has {len(in_order(model))}")
+    means = {placeholder: entries.float().mean(dim=(0, 1))}  # k d
+    check_finite(path, tensors)
+    loaded_words(model, path, means)
+    table = VectorTable(model, entries, model.add_word(placeholder, means[placeholder])[0])
+    table.name = f"the word {placeholder}"
+    return table
