@@ -56,7 +56,8 @@ def rows(study: Study) -> Iterator[list[Row]]:
         parts = torch.stack([first if own else second for own in chosen.flatten()], dim=1)  # b (l r) m d
         with table.attached(model):
             pixels = study.sample(parts.flatten(1, 2), negative_prompt="")
-        study.show("which_layer", name, pixels[:8])
+        if "all but" not in name:
+            study.show("which_layer", name, pixels[:8])
         found = []
         for verdict, pair in zip(verdicts(study.judge, pixels), toys):
             seen = {head: [verdict[f"{head}_0"] == getattr(toy, head) for toy in pair] for head in TOY}

@@ -1,7 +1,7 @@
 """The tables and the plot of `examples/words.md`, from what `compare_words.py` has measured.
 
     python examples/toybox/words_tables.py                                  # from the CSV files beside this script
-    python examples/toybox/words_tables.py --words FOLDER/words.csv --pairs FOLDER/pairs.csv
+    python examples/toybox/words_tables.py --words words.csv --pairs word_pairs.csv --plot words.png  # of any folder
 
 Means over the words, with standard errors over the toys: words of one toy share its difficulties.
 """
@@ -16,9 +16,14 @@ from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
 HERE = Path(__file__).resolve().parent
 SHARES = ("alone", "in styles", "in company", "obeyed")
-FIRST = "default"
+FIRST, AT = "default", "default, length "
 
 
 def read(path: Path) -> list[dict[str, float | str]]:
@@ -70,6 +75,7 @@ def pair_of(row: Row) -> object:
 
 def tables(words: Sequence[Row], pairs: Sequence[Row]) -> tuple[str, str]:
     """The measures of every way, and what they are more than the first way's, in per cent."""
+    words = [row for row in words if not row["way"].startswith(AT)]  # those are the plot's
     groups = {way: [row for row in words if row["way"] == way] for way in dict.fromkeys(row["way"] for row in words)}
     together = {way: [row for row in pairs if row["way"] == way] for way in dict.fromkeys(row["way"] for row in pairs)}
     derived = {way: best_of(groups[way], 3) for way in list(groups) if len({row["seed"] for row in groups[way]}) >= 3}
@@ -97,12 +103,35 @@ def tables(words: Sequence[Row], pairs: Sequence[Row]) -> tuple[str, str]:
     return markdown(measured, columns), markdown(more, dict.fromkeys(("way", *SHARES, "two words"), ""))
 
 
+def plot(words: Sequence[Row]) -> plt.Figure:
+    """Shares of right images over the length to which the default's words were rescaled after learning."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    scaled = [row for row in words if row["way"].startswith(AT)]
+    of = {(row["toy"], row["seed"]) for row in scaled}
+    own = [row["length"] for row in words if row["way"] == FIRST and (row["toy"], row["seed"]) in of]
+    for name in SHARES:
+        lengths = sorted({row["length"] for row in scaled})
+        at = {x: by_toy([row for row in scaled if row["length"] == x], name, toy_of) for x in lengths}
+        means, errors = zip(*(mean_and_error(list(at[x].values())) for x in lengths))
+        axes.errorbar(lengths, [100 * y for y in means], [100 * y for y in errors], fmt="o-", capsize=2, label=name)
+    if own:
+        axes.axvspan(min(own), max(own), color="0.9", zorder=0, label="as learned")
+    axes.set(xscale="log", xlabel="length of the vector, in mean lengths of the vocabulary's", ylabel="right, per cent")
+    axes.set_xticks(lengths, [f"{x:g}" for x in lengths], minor=False)
+    axes.minorticks_off()
+    axes.legend(fontsize=8)
+    return figure
+
+
 def main() -> None:
     """Prints both."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--words", type=Path, default=HERE / "words.csv", help="a line for each word")
     parser.add_argument("--pairs", type=Path, default=HERE / "word_pairs.csv", help="a line for each pair of words")
+    parser.add_argument("--plot", type=Path, help="a PNG: the length of the vectors against what is right")
     args = parser.parse_args()
+    if args.plot:
+        plot(read(args.words)).savefig(args.plot, dpi=120)
     measured, more = tables(read(args.words), read(args.pairs))
     print(f"{measured}\n\nMore than {FIRST}, in points, of the same toys and seeds:\n\n{more}")
 
