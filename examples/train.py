@@ -58,11 +58,11 @@ def parse() -> argparse.Namespace:
     word = {"dest": "placeholder_token", "metavar": "WORD", "type": filled}
     word_help = "the new word; for lora and dreambooth a rare one that exists; default: <concept>, or sks"
     what.add_argument("--placeholder", help=word_help, **word)
-    known = {"dest": "initializer_token", "metavar": "WORD", "type": filled}
+    known = {"dest": "initializer_token", "metavar": "WORD or FILE", "type": filled}
     known_help = (
         "initializer token: a known word or phrase ('yellow moon') that says roughly what the images show; 'auto' "
-        "searches the vocabulary for it (some 700 forward passes), 'random' starts from random vectors; default: the "
-        "model's own, 'toy' for the toybox, else 'object'"
+        "searches the vocabulary for it (some 700 forward passes), 'random' starts from random vectors; a file of a "
+        "learned word goes on from that; default: the model's own, 'toy' for the toybox, else 'object'"
     )
     what.add_argument("--initializer", help=known_help, **known)
     vectors = {"dest": "num_vectors", "metavar": "N"}

@@ -53,6 +53,9 @@ class Learning:
     ):
         self.args, self.wrapper, self.folder, self.validate, self.stage = args, wrapper, folder, validate, stage
         self.checkpoints, self.losses = folder / f"checkpoints{stage}", folder / f"losses{stage}.csv"
+        start = str(wrapper.initializer_token)
+        if Path(start).suffix and Path(start).resolve() in [(folder / name).resolve() for name in self.results]:
+            raise ValueError(f"the learned word would replace {start}, from which it starts; name another --output")
         if distributed.rank() == 0:
             make_writable(self.checkpoints)  # if that fails, then now
             for each in (folder, self.checkpoints):

@@ -9,6 +9,8 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
+from minti.personalization.initialization import learned_vectors
+from minti.personalization.vocabulary import is_learned
 
 
 def sample(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[str]) -> list[Image.Image]:
@@ -28,9 +30,14 @@ def sample_page(
     """The training images, the subject alone, and every prompt with the initializer (if any) above the subject."""
     size = model.resolution
     rows = [("the training images", [ImageOps.fit(image, (size, size)) for image in images[: args.columns]])]
-    jobs = [subject]
+    jobs, initializer = [subject], args.initializer_token
+    if is_learned(initializer):  # what the file says, as a word beside the one that has learned on
+        given = {"placeholder_token": args.placeholder_token, "num_vectors": args.num_vectors}
+        config = minti.TextualInversionConfig(initializer_token=initializer, **given)
+        vectors = learned_vectors(minti.TrainingWrapper(model, config))
+        model.add_word(initializer := f"{args.placeholder_token}-before", vectors)
     for prompt in args.prompts or model.defaults.prompts:
-        jobs += [prompt.replace("{}", word) for word in (args.initializer_token, subject) if word]
+        jobs += [prompt.replace("{}", word) for word in (initializer, subject) if word]
     for text in tqdm(jobs, desc="sampling", disable=True if args.quiet else None):
         rows.append((text, sample(args, model, [text] * args.columns)))
     return page(rows)
