@@ -16,11 +16,10 @@ from support.curves import plot
 from support.learning import Learning, say
 from support.option_types import filled, whole_or_auto
 from support.training_options import training_options
-from support.training_page import sample, sample_page
+from support.training_page import sample, sample_page, tell_of_images
 from support.tuning import LEARN, Tuning, check_options, class_images, optimizer_of, tune, tuning_options
 
 import argparse
-import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -212,10 +211,8 @@ def main() -> None:
         if args.with_word:
             word_first(args, captions)  # if its settings are wrong, then now
     folder = make_output(folder)
-    if args.images and Path(args.model) == minti.TOYBOX:
-        text = "the toybox knows only the toys of its own little world; images of yours need --model, see the README"
-        warnings.warn(text, stacklevel=2)
     model = load(args)
+    tell_of_images(args, model, source, images)
     with adapters.fast(args, model):
         model.scheduler.timesteps(args.sample_steps)  # if so many are not possible, then now
         if args.initializer_token == "":

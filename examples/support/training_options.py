@@ -5,6 +5,7 @@ from support.command_line import finite, whole
 import argparse
 
 from minti.personalization.config import PersonalizationConfig
+from minti.personalization.fitting import FITS
 
 HELP = {
     "steps": "exactly so many steps; default: early stopping by the validation loss, or the model's own number",
@@ -17,10 +18,12 @@ HELP = {
     "warmup_steps": "steps of linear rise of the learning rate",
     "max_row_norm": "clip the vectors to so many times the vocabulary's mean norm",
     "row_update": "train the new vectors, or E4's recipe",
+    "fit": "images that are no squares: their centre; the whole, on a square where only they count; or the nearest of "
+    "several shapes, with --batch-size 1",
     "huber": "Huber loss: errors beyond this size count linearly, not squared",
     "min_snr": "gamma of min-SNR weighting of the timesteps (arXiv 2303.09556); usually 5",
 }
-CHOICES = {"lr_schedule": ("constant", "cosine"), "row_update": ("new_rows", "restore")}
+CHOICES = {"lr_schedule": ("constant", "cosine"), "row_update": ("new_rows", "restore"), "fit": FITS}
 
 
 def training_options(parser: argparse.ArgumentParser) -> None:

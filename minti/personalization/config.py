@@ -8,6 +8,7 @@ from torch import Tensor
 
 from minti.model import StableDiffusion
 from minti.personalization.augmented_images import AugmentedImages
+from minti.personalization.fitting import FITS
 from minti.personalization.losses import DiffusionLoss, weighted_loss
 from minti.runs.checks import check_range
 from minti.runs.messages import check_choice
@@ -23,6 +24,8 @@ class PersonalizationConfig(TextualInversionConfig):
         max_row_norm: each embedding vector is at most so many mean lengths of the vocabulary's long.
         captions: instead of templates, a prompt for each image, in their order; `{}` in it becomes the word.
         horizontal_flip, masked: also show mirror images; learn only where the images are opaque.
+        fit: "crop", the centre (E4); "pad", the whole image on a square, of which only the image counts in the loss;
+            "bucket", the nearest of several aspect ratios, with a batch size of 1 unless all images have the same.
         lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
         huber, min_snr: robust loss and min-SNR weighting, see `DiffusionLoss`; None: neither.
     """
@@ -31,6 +34,7 @@ class PersonalizationConfig(TextualInversionConfig):
     captions: Sequence[str] | None = None
     horizontal_flip: bool = False
     masked: bool = False
+    fit: str = "crop"
     lr_schedule: str = "constant"
     warmup_steps: int = 0
     huber: float | None = None
@@ -46,6 +50,7 @@ class PersonalizationConfig(TextualInversionConfig):
         check_range(self, 0, 2**63 - 1, "warmup_steps")
         check_range(self, 1e-12, 1e12, "max_row_norm", "huber", "min_snr")
         check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
+        check_choice("fit", self.fit, FITS)
         for caption in self.captions or ():
             check_text(caption, "caption")
 
@@ -64,7 +69,7 @@ class PersonalizationConfig(TextualInversionConfig):
     @property
     def measure(self) -> DiffusionLoss | None:
         """Another loss than the mean of squares, if the settings ask for one."""
-        plain = self.huber is None and self.min_snr is None and not self.masked
+        plain = self.huber is None and self.min_snr is None and not self.masked and self.fit != "pad"
         return None if plain else DiffusionLoss(self.huber, self.min_snr)
 
     def loss(self, model: StableDiffusion, batch: Batch) -> Tensor:
@@ -72,5 +77,8 @@ class PersonalizationConfig(TextualInversionConfig):
         return batch_loss(model, batch) if self.measure is None else weighted_loss(model, batch, self.measure)
 
     def training_images(self, model: StableDiffusion, images: Images) -> TrainingImages:
-        """The images with what the settings ask for."""
-        return AugmentedImages(model, images, self.captions, self.horizontal_flip, self.masked)
+        """The images with what the settings ask for. Raises ValueError: images of several shapes in a batch."""
+        data = AugmentedImages(model, images, self.captions, self.horizontal_flip, self.masked, self.fit)
+        if data.shapes and (self.batch_size or model.defaults.batch_size) > 1:
+            data.shape(range(len(data)))
+        return data

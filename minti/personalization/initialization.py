@@ -37,14 +37,21 @@ def initial_vectors(wrapper: TrainingWrapper) -> Tensor:
         return phrase_vectors(model, token, config.num_vectors, wrapper.templates, config.placeholder_token)
     if token is not None:
         return weight[known_ids(model, token)].repeat(config.num_vectors, 1)
-    vocabulary, generator = weight[: model.tokenizer.vocab_size].float(), torch.Generator().manual_seed(config.seed)
-    noise = randn((config.num_vectors, weight.shape[1]), generator, weight.device, torch.float32)
-    return vocabulary.mean(dim=0) + vocabulary.std(dim=0) * noise
+    return random_vectors(wrapper, config.num_vectors)
+
+
+def random_vectors(wrapper: TrainingWrapper, count: int) -> Tensor:
+    """Random vectors with the vocabulary's mean and spread, (count, d) float32, by the config's seed."""
+    weight = wrapper.text_encoder.get_input_embeddings().weight.detach()[: wrapper.tokenizer.vocab_size].float()
+    generator = torch.Generator().manual_seed(wrapper.config.seed)
+    return weight.mean(dim=0) + weight.std(dim=0) * randn(
+        (count, weight.shape[1]), generator, weight.device, weight.dtype
+    )
 
 
 def learned_vectors(wrapper: TrainingWrapper) -> Tensor:
-    """The vectors of a file or tensor to go on from, (num_vectors, d) float32; where more are asked for, from the first
-    again, as copies of a word's are. Their hash stands for them in checkpoints.
+    """The vectors of a file or tensor to go on from, (num_vectors, d) float32. Where more are asked for, random ones
+    follow: short beside learned ones, they change least of what these say. A hash stands for them in checkpoints.
     Raises OSError, ValueError: the file; they do not fit the model; the file has several words, or more vectors."""
     model, count, word = wrapper.model, wrapper.config.num_vectors, wrapper.config.placeholder_token
     given, name = wrapper.initializer_token, "initializer_token"
@@ -61,7 +68,7 @@ def learned_vectors(wrapper: TrainingWrapper) -> Tensor:
         fewer = f"{len(vectors)} vectors, and num_vectors is {count}; set it (--vectors) to {len(vectors)} or more"
         raise ValueError(f"{name} has {fewer}")
     wrapper.metadata["initializer_token"] = f"vectors {tuple(vectors.shape)}, {pixels_hash(vectors)}"
-    return vectors[[i % len(vectors) for i in range(count)]]
+    return torch.cat([vectors.to(model.device), random_vectors(wrapper, count - len(vectors))])
 
 
 @torch.no_grad()

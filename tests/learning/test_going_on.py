@@ -51,9 +51,10 @@ def test_files_of_every_kind(tiny, tmp_path):
         assert torch.equal(started(copy.deepcopy(tiny), initializer), vectors(1)), initializer
 
 
-def test_more_vectors_than_the_file_has_are_copies_from_the_first_on(tiny, file):
-    """As a known word's vector is copied where there are several."""
-    assert torch.equal(started(tiny, file, num_vectors=5), vectors(2).repeat(3, 1)[:5])
+def test_more_vectors_than_the_file_has_are_random_ones(tiny, file):
+    """Those with which a word of so many vectors would start from nothing."""
+    random = wrapper(tiny, initializer_token=None, num_vectors=3).initial_vectors()
+    assert torch.equal(started(tiny, file, num_vectors=5), torch.cat([vectors(2), random]))
 
 
 def test_of_several_words_the_one_that_is_called_as_the_new_one(tiny, tmp_path):
