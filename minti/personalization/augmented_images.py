@@ -69,9 +69,8 @@ class AugmentedImages(TrainingImages):
         if flip:
             pixels, masks = ([*each, *(x.flip(-1) for x in each)] for each in (pixels, masks))
         alone = [TrainingImages(model, each[None]) for each in pixels]
-        vars(self).update(vars(alone[0]))
-        for name in ("pixels", "mean", "logvar"):
-            setattr(self, name, side_by_side([getattr(one, name) for one in alone]))
+        joined = {name: side_by_side([getattr(one, name) for one in alone]) for name in ("pixels", "mean", "logvar")}
+        vars(self).update(vars(alone[0]) | joined)
         self.masks = side_by_side([F.avg_pool2d(mask[None], factor) for mask in masks]).to(self.mean) if masks else None
         shapes = [one.mean.shape[-2:] for one in alone]
         self.shapes = shapes if len(set(shapes)) > 1 else None

@@ -33,8 +33,8 @@ def within(image: Image.Image, model: StableDiffusion) -> tuple[int, int]:
 
 
 def padded(x: Tensor, model: StableDiffusion, mode: str) -> Tensor:
-    """A tensor (c, h, w) in the middle of the model's square. Pixels with their edges continued ("replicate"): on the
-    toybox the loss beside them is a third of that with white, and half of that with grey."""
+    """A tensor (c, h, w) in the middle of the model's square, padded with zeros (`mode` "constant") or with its edges
+    ("replicate"): the UNet sees padded pixels as context; white bars treble the toybox's loss within the image."""
     factor, side = model.vae.config.factor, model.resolution
     top, left = ((side - length) // 2 // factor * factor for length in x.shape[1:])
     return F.pad(x, (left, side - left - x.shape[2], top, side - top - x.shape[1]), mode=mode)

@@ -44,9 +44,8 @@ def random_vectors(wrapper: TrainingWrapper, count: int) -> Tensor:
     """Random vectors with the vocabulary's mean and spread, (count, d) float32, by the config's seed."""
     weight = wrapper.text_encoder.get_input_embeddings().weight.detach()[: wrapper.tokenizer.vocab_size].float()
     generator = torch.Generator().manual_seed(wrapper.config.seed)
-    return weight.mean(dim=0) + weight.std(dim=0) * randn(
-        (count, weight.shape[1]), generator, weight.device, weight.dtype
-    )
+    noise = randn((count, weight.shape[1]), generator, weight.device, torch.float32)
+    return weight.mean(dim=0) + weight.std(dim=0) * noise
 
 
 def learned_vectors(wrapper: TrainingWrapper) -> Tensor:

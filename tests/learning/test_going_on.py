@@ -9,6 +9,7 @@ from helpers import learning, pictures, seeded, wrapper
 
 import minti
 from minti.embeddings import write_embeddings
+from minti.personalization.num_vectors_search import NumVectorsSearch
 from minti.personalization.removal import remove_word
 from minti.personalization.vocabulary import known_ids
 from minti.textual_inversion import batch_loss
@@ -55,6 +56,18 @@ def test_more_vectors_than_the_file_has_are_random_ones(tiny, file):
     """Those with which a word of so many vectors would start from nothing."""
     random = wrapper(tiny, initializer_token=None, num_vectors=3).initial_vectors()
     assert torch.equal(started(tiny, file, num_vectors=5), torch.cat([vectors(2), random]))
+
+
+def test_the_number_of_vectors_is_chosen_from_a_file_on(tiny, file):
+    """A further vector is behind those of the file, however often one is tried."""
+    word = wrapper(tiny, initializer_token=file, num_vectors=2, steps=1)
+    starts = []
+    for tried in NumVectorsSearch(tiny, word.config, pictures(), most=3, size=4):
+        run = minti.textual_inversion(tried, pictures())
+        starts.append(tried.embedding.values.detach().clone())
+        next(run)
+    assert [len(start) for start in starts] == [2, 3]
+    assert all(torch.equal(start[:2], vectors(2)) for start in starts)
 
 
 def test_of_several_words_the_one_that_is_called_as_the_new_one(tiny, tmp_path):
