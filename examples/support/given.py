@@ -44,7 +44,9 @@ def tell_of_crops(folder: Path, images: Sequence[Image.Image], fit: str, model: 
         warnings.simplefilter("ignore")
         names = [path.name for path in image_files(folder)]
     if much := [f"{name} ({share:.0%})" for name, share in zip(names, shares) if share > 0.2]:
-        mend = "--fit pad of train.py keeps all of it" + (", --fit bucket most" if fit == "crop" else "")
+        mend = "crop them yourself; train.py --fit pad keeps all of them" + (
+            ", --fit bucket most" if fit == "crop" else ""
+        )
         cut = f"more than a fifth is cut off, beside the middle, of {shortened(', '.join(much), 300)}"
         warnings.warn(f"{folder}: {cut}; {mend}", stacklevel=2)
 

@@ -39,11 +39,9 @@ def test_what_is_cropped_is_told(train, images, tmp_path):
     """Where it is more than a fifth: the share is 1 - 16 / 48; of the tall image it is 1 - 16 / 19."""
     (images / "notes.md").write_text("", encoding="utf-8")
     done = train("--images", images, "--initializer", "toy", check=False)
-    cut = (
-        f"{images}: more than a fifth is cut off, beside the middle, of wide.png (67%); --fit pad of train.py keeps all"
-    )
+    cut = f"{images}: more than a fifth is cut off, beside the middle, of wide.png (67%); crop them yourself"
     assert [line for line in done.stderr.splitlines() if "cut off" in line] == [
-        f"warning: {cut} of it, --fit bucket most"
+        f"warning: {cut}; train.py --fit pad keeps all of them, --fit bucket most"
     ]
     assert done.stderr.count("notes.md") == 1
     assert "cut off" not in train("--images", images, "--initializer", "toy", "--fit", "pad", check=False).stderr
