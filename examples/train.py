@@ -16,11 +16,10 @@ from support.curves import plot
 from support.learning import Learning, say
 from support.option_types import filled, whole_or_auto
 from support.training_options import training_options
-from support.training_page import sample, sample_page
+from support.training_page import sample, sample_page, tell_of_images
 from support.tuning import LEARN, Tuning, check_options, class_images, optimizer_of, tune, tuning_options
 
 import argparse
-import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
@@ -57,11 +56,11 @@ def parse() -> argparse.Namespace:
     what.add_argument("--learn", choices=LEARN, default="word", help=learn_help)
     word_help = "the new word; for lora and dreambooth a rare one that exists; default: <concept>, or sks"
     what.add_argument("--placeholder", type=filled, dest="placeholder_token", metavar="WORD", help=word_help)
-    known = {"dest": "initializer_token", "metavar": "WORD", "type": filled}
+    known = {"dest": "initializer_token", "metavar": "WORD or FILE", "type": filled}
     known_help = (
         "initializer token: a known word or phrase ('yellow moon') that says roughly what the images show; 'auto' "
-        "searches the vocabulary for it (some 700 forward passes), 'random' starts from random vectors; default: the "
-        "model's own, 'toy' for the toybox, else 'object'"
+        "searches the vocabulary for it (some 700 forward passes), 'random' starts from random vectors; a file of a "
+        "learned word goes on from that; default: the model's own, 'toy' for the toybox, else 'object'"
     )
     what.add_argument("--initializer", help=known_help, **known)
     vectors_help = "embedding vectors of the new word; 'auto' adds one after another while the validation loss falls"
@@ -212,10 +211,8 @@ def main() -> None:
         if args.with_word:
             word_first(args, captions)  # if its settings are wrong, then now
     folder = make_output(folder)
-    if args.images and Path(args.model) == minti.TOYBOX:
-        text = "the toybox knows only the toys of its own little world; images of yours need --model, see the README"
-        warnings.warn(text, stacklevel=2)
     model = load(args)
+    tell_of_images(args, model, source, images)
     with adapters.fast(args, model):
         model.scheduler.timesteps(args.sample_steps)  # if so many are not possible, then now
         if args.initializer_token == "":

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 class Adapter(nn.Module):
     """Says in `hooks` how it is attached. Several can be attached to one model, and detached in any order."""
 
-    name = "the adapter"  # in messages
+    name, _attached = "the adapter", False  # the name: in messages
     own: slice | EllipsisType = ...  # which rows of its parameters are its own; the parameters may be the model's
     constrain: Callable[[Tensor], Any] = staticmethod(lambda values: None)  # of a word: in place, after every step
-    _attached = False
 
     def hooks(self, model: Any) -> Iterator[Callable[[], Any]]:
         """Registers its hooks on the model one by one, and yields after each the function that removes it."""

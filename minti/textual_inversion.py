@@ -30,7 +30,7 @@ class TextualInversionConfig:
     """What word to learn and how. Further options, those of `minti.personalization.config`, make it the class there.
 
     placeholder_token, num_vectors: the new word, and how many embedding vectors it has.
-    initializer_token: the known word or phrase that it starts from; "": the model's own; None: random vectors.
+    initializer_token: a known word or phrase, a learned word's file or vectors (n, d); "": the model's; None: random.
     row_update: "new_rows" trains the new vectors alone; "restore" is E4's recipe: train the whole embedding matrix and
         restore its other rows after every step. Both learn the same.
     templates: "object", "style", or prompts with `{}` where the word goes; None: the model's own.
@@ -42,7 +42,7 @@ class TextualInversionConfig:
 
     placeholder_token: str = "<concept>"
     num_vectors: int = 1
-    initializer_token: str | None = ""
+    initializer_token: Any = ""
     row_update: str = "new_rows"
     templates: str | Sequence[str] | None = None
     steps: int | None = None
@@ -99,6 +99,7 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> Optimizer:
     kind = MaskedEmbedding if config.row_update == "restore" else LearnedEmbedding
     embedding = wrapper.embedding = model.learning[word] = kind(model.text_encoder.get_input_embeddings(), ids)
     embedding.name = f"the word {word}"
+    embedding.values.data.copy_(vectors)  # as they are, where the model's are rounded to half precision
     if config.optimizer is not None:
         return wrapper.attach(config.optimizer(wrapper))
     optimizer = AdamW(embedding.trainable(), lr=wrapper.learning_rate, weight_decay=config.weight_decay)

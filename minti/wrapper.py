@@ -53,9 +53,9 @@ class TrainingWrapper:
         return [template.replace("{}", self.subject) for template in self.templates]
 
     def initial_vectors(self) -> Tensor:
-        """What a new word starts from, (num_vectors, d): a known word's vector, a phrase's, or random ones."""
+        """What a new word starts from, (num_vectors, d): of a known word, a phrase, a file, a tensor, or random."""
         token, embedding = self.initializer_token, self.text_encoder.get_input_embeddings()
-        if token is None or len(token.split()) > 1:
+        if not (isinstance(token, str) and token.isalnum()):
             return plugin("minti.personalization.initialization:initial_vectors")(self)
         return embedding.weight[[single_token_id(self.tokenizer, token)]].repeat(self.config.num_vectors, 1)
 

@@ -88,8 +88,8 @@ def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=output and Path(output), help=where)
     seed = {"type": whole(0, 2**62), "default": 0}
     parser.add_argument("--seed", help="of everything random; image i is sampled with seed + i", **seed)
-    default_device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=default_device, help="cpu, cuda, cuda:1, mps ...")
+    device_help = "cpu, cuda, cuda:1, mps (a Mac's GPU) ..."
+    parser.add_argument("--device", default=default_device(), help=device_help)
     dtype_help = (
         "number format of the networks; auto: bfloat16 on a GPU or CPU that multiplies it, float16 on another GPU, "
         "else, and for the toybox, float32"
@@ -99,6 +99,14 @@ def arguments(description: str, output: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--guidance-scale", type=finite, help=guidance_help)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
+
+
+def default_device() -> str:
+    """cuda, else mps (Apple's GPUs), where there is one, else cpu; of several processes gloo, which mps lacks, needs
+    the cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() and "LOCAL_RANK" not in os.environ else "cpu"
 
 
 locked: list[int] = []  # descriptors of the folders that are this script's own

@@ -1,9 +1,10 @@
-"""Image to image, inpainting, DDIM inversion and masks, by the files that a command line names."""
+"""Training images, image to image, inpainting, DDIM inversion and masks, by the files that a command line names."""
 
 from support.prompt_options import Read
 
 import argparse
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import minti
 from minti.editing.image_to_image import ImageToImage
 from minti.editing.images import fit_mask, image_latents, latent_mask
 from minti.editing.inversion import inverted_noise
-from minti.formats.image_files import open_image
+from minti.formats.image_files import image_files, open_image
+from minti.personalization.fitting import bucket, buckets
+from minti.runs.messages import shortened
 
 HALVES = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 1, 1), "top": (0, 0, 1, 0.5), "bottom": (0, 0.5, 1, 1)}
 
@@ -27,11 +30,35 @@ def where_mask(where: str, height: int, width: int) -> Image.Image:
     return mask
 
 
+def cut_off(image: Image.Image, height: int, width: int) -> float:
+    """The share of an image that is cut off where its middle is taken in the shape height x width."""
+    ratio = image.width / image.height * height / width
+    return 1 - min(ratio, 1 / ratio)
+
+
+def tell_of_crops(folder: Path, images: Sequence[Image.Image], fit: str, model: minti.StableDiffusion) -> None:
+    """Warns of training images of which more than a fifth is cut off, by their files."""
+    if fit == "pad":
+        return
+    sizes = [bucket(image, buckets(model)) if fit == "bucket" else (1, 1) for image in images]
+    shares = [cut_off(image, *size) for image, size in zip(images, sizes)]
+    with warnings.catch_warnings():  # of other files in the folder, which is said already
+        warnings.simplefilter("ignore")
+        names = [path.name for path in image_files(folder)]
+    if much := [f"{name} ({share:.0%})" for name, share in zip(names, shares) if share > 0.2]:
+        mend = "crop them yourself; train.py --fit pad keeps all of them" + (
+            ", --fit bucket most" if fit == "crop" else ""
+        )
+        cut = f"more than a fifth is cut off, beside the middle, of {shortened(', '.join(much), 300)}"
+        warnings.warn(f"{folder}: {cut}; {mend}", stacklevel=2)
+
+
 def open_fitted(path: Path, height: int, width: int) -> Image.Image:
     """The image in a file, scaled, and cropped to height x width pixels; warns where its sides are cut off."""
     whole = open_image(path)
-    if abs(whole.width / whole.height * height / width - 1) > 0.02:
-        cropped = f"of its {whole.width} x {whole.height} pixels the middle is taken, in the shape of the sample"
+    if (cut := cut_off(whole, height, width)) > 0.02:
+        taken = f"the middle is taken ({1 - cut:.0%}), in the shape of the sample"
+        cropped = f"of its {whole.width} x {whole.height} pixels {taken}"
         warnings.warn(f"{path}: {cropped}, {width} x {height}; crop it yourself for another part", stacklevel=2)
     return ImageOps.fit(whole, (width, height), Image.Resampling.BICUBIC)
 

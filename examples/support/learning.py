@@ -56,6 +56,9 @@ class Learning:
         self.checkpoints, self.losses = folder / f"checkpoints{stage}", folder / f"losses{stage}.csv"
         if wrapper.config.by_layer or wrapper.config.timestep_ranges > 1:
             self.results += ("vector_table.safetensors",)
+        start = str(wrapper.initializer_token)
+        if Path(start).suffix and Path(start).resolve() in [(folder / name).resolve() for name in self.results]:
+            raise ValueError(f"the learned word would replace {start}, from which it starts; name another --output")
         if distributed.rank() == 0:
             make_writable(self.checkpoints)  # if that fails, then now
             for each in (folder, self.checkpoints):

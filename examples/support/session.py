@@ -30,6 +30,7 @@ from minti.adapters.tiny_decoder import TinyVAE
 from minti.denoising import SampleStep
 from minti.editing.attention_maps import AttentionMaps
 from minti.images import to_pil
+from minti.personalization.vocabulary import is_learned
 from noisy_judge import by_noisy_judge, load_noisy_judge
 
 Step = TypeVar("Step")
@@ -142,6 +143,8 @@ class Session:
     ) -> Iterator[tuple[Lesson, Image.Image]]:
         """Learns a word; with every validation loss, and in the end, yields the lesson and an image of the word.
         `steps`: 0 means early stopping."""
+        if is_learned(initializer):  # files are not for whoever opens the page to name
+            raise ValueError(f"the initializer {initializer!r} is no known word; choose a plain one, such as toy")
         config = minti.TextualInversionConfig(
             placeholder_token=word, initializer_token=initializer, steps=steps or None
         )

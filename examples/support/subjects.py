@@ -2,6 +2,7 @@
 
 from support.curves import write_losses
 from support.drawing import Artist
+from support.given import tell_of_crops
 from support.learning import put_aside
 
 import argparse
@@ -75,6 +76,8 @@ def open_subjects(args: argparse.Namespace, model: minti.StableDiffusion, concep
         Subject(name, initializer, folder, open_folder(folder))
         for name, initializer, (folder, _) in zip(names, initializers, folders)
     ]
+    for subject in subjects:
+        tell_of_crops(subject.folder, subject.pictures, "crop", model)
     for subject, (path, _) in zip(subjects, files):
         minti.load_embeddings(model, path, placeholder=subject.word)
         subject.summary = f"{subject.word} was read from {path.name}."

@@ -5,6 +5,7 @@ from support.command_line import finite, whole
 import argparse
 
 from minti.personalization.config import PersonalizationConfig
+from minti.personalization.fitting import FITS
 from minti.prompts.syntax import SYNTAXES
 
 HELP = {
@@ -26,6 +27,8 @@ HELP = {
     "context_prompts": "prompts of the context loss, with {} for the word; default: the model's prompts",
     "row_update": "train the new vectors, or E4's recipe",
     "prompt_weights": "how templates and captions write weights: (red:1.4) or red++; default: they have none",
+    "fit": "images that are no squares: their centre; the whole, on a square where only they count; or the nearest of "
+    "several shapes, with --batch-size 1",
     "huber": "Huber loss: errors beyond this size count linearly, not squared",
     "min_snr": "gamma of min-SNR weighting of the timesteps (arXiv 2303.09556); usually 5",
 }
@@ -33,6 +36,7 @@ CHOICES = {
     "prompt_weights": tuple(SYNTAXES),
     "lr_schedule": ("constant", "cosine"),
     "row_update": ("new_rows", "restore"),
+    "fit": FITS,
 }
 
 

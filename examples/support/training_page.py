@@ -1,14 +1,30 @@
 """The page of images that `train.py` makes: the training images, the subject, and prompts before and after."""
 
 from support.command_line import generators
+from support.given import tell_of_crops
 from support.pages import page
 
 import argparse
+import warnings
+from functools import partial
+from pathlib import Path
 
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import minti
+from minti.personalization.initialization import learned_vectors
+from minti.personalization.vocabulary import is_learned
+
+
+def tell_of_images(
+    args: argparse.Namespace, model: minti.StableDiffusion, folder: Path, images: list[Image.Image]
+) -> None:
+    """Warns of images that the toybox cannot know, and of those that are cropped much."""
+    if args.images and Path(args.model) == minti.TOYBOX:
+        text = "the toybox knows only the toys of its own little world; images of yours need --model, see the README"
+        warnings.warn(text, stacklevel=2)
+    tell_of_crops(folder, images, args.fit, model)
 
 
 def sample(args: argparse.Namespace, model: minti.StableDiffusion, prompts: list[str]) -> list[Image.Image]:
@@ -27,10 +43,16 @@ def sample_page(
 ) -> Image.Image:
     """The training images, the subject alone, and every prompt with the initializer (if any) above the subject."""
     size = model.resolution
-    rows = [("the training images", [ImageOps.fit(image, (size, size)) for image in images[: args.columns]])]
-    jobs = [subject]
+    shown = ImageOps.fit if args.fit == "crop" else partial(ImageOps.pad, color="white")
+    rows = [("the training images", [shown(image, (size, size)) for image in images[: args.columns]])]
+    jobs, initializer = [subject], args.initializer_token
+    if is_learned(initializer):  # what the file says, as a word beside the one that has learned on
+        given = {"placeholder_token": args.placeholder_token, "num_vectors": args.num_vectors}
+        config = minti.TextualInversionConfig(initializer_token=initializer, **given)
+        vectors = learned_vectors(minti.TrainingWrapper(model, config))
+        model.add_word(initializer := f"{args.placeholder_token}-before", vectors)
     for prompt in args.prompts or model.defaults.prompts:
-        jobs += [prompt.replace("{}", word) for word in (args.initializer_token, subject) if word]
+        jobs += [prompt.replace("{}", word) for word in (initializer, subject) if word]
     for text in tqdm(jobs, desc="sampling", disable=True if args.quiet else None):
         rows.append((text, sample(args, model, [text] * args.columns)))
     return page(rows)

@@ -18,6 +18,7 @@ import minti
 from minti.adapters.lora import LAYERS
 from minti.formats.image_files import image_files, open_image
 from minti.personalization.dreambooth import DreamBooth, DreamBoothConfig, class_pictures, dreambooth
+from minti.personalization.vocabulary import is_learned
 from minti.runs import distributed
 from minti.runs.messages import one_line
 
@@ -69,6 +70,8 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             names = {"text_encoder": "train-text-encoder", "class_pictures": "num-class-images"}
             option = names.get(setting, setting.replace("_", "-"))
             parser.error(f"--{option} means nothing for --learn {args.learn}; it goes with --learn {' or '.join(ways)}")
+    if args.learn != "word" and is_learned(args.initializer_token):
+        parser.error("--initializer FILE is for --learn word alone; here it names the class, such as toy")
 
 
 def class_images(

@@ -11,7 +11,9 @@ from minti.model import StableDiffusion
 from minti.personalization.augmented_images import AugmentedImages
 from minti.personalization.context_loss import context_loss
 from minti.personalization.directional import LEARNING_RATE, word_optimizer
+from minti.personalization.fitting import FITS
 from minti.personalization.losses import DiffusionLoss, weighted_loss
+from minti.personalization.vocabulary import is_learned
 from minti.prompts.syntax import parse
 from minti.runs.checks import check_range
 from minti.runs.messages import check_choice
@@ -35,6 +37,8 @@ class PersonalizationConfig(TextualInversionConfig):
             initializer's. See `minti.personalization.directional`.
         captions: instead of templates, a prompt for each image, in their order; `{}` in it becomes the word.
         horizontal_flip, masked: also show mirror images; learn only where the images are opaque.
+        fit: "crop", the centre (E4); "pad", the whole image on a square, of which only the image counts in the loss;
+            "bucket", the nearest of several aspect ratios, with a batch size of 1 unless all images have the same.
         lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
         prompt_weights: how the training prompts write weights, "a1111" or "compel"; None: they have none.
         huber, min_snr: robust loss and min-SNR weighting, see `DiffusionLoss`; None: neither.
@@ -51,6 +55,7 @@ class PersonalizationConfig(TextualInversionConfig):
     captions: Sequence[str] | None = None
     horizontal_flip: bool = False
     masked: bool = False
+    fit: str = "crop"
     lr_schedule: str = "constant"
     warmup_steps: int = 0
     prompt_weights: str | None = None
@@ -69,8 +74,13 @@ class PersonalizationConfig(TextualInversionConfig):
         check_range(self, 0, 2**63 - 1, "warmup_steps")
         check_range(self, 1e-12, 1e12, "max_row_norm", "row_norm", "huber", "min_snr")
         check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
+        check_choice("fit", self.fit, FITS)
         check_range(self, 0.0, 1e6, "kappa", "context_weight")
         check_range(self, 1, 1000, "timestep_ranges")
+        if self.context_weight and (self.initializer_token is None or is_learned(self.initializer_token)):
+            raise ValueError(
+                "context_weight compares with the initializer, which has to be a word or a phrase for that"
+            )
         if self.context_prompts is not None:
             check_templates(self.context_prompts)
         if (self.by_layer or self.timestep_ranges > 1) and self.row_update == "restore":
@@ -105,7 +115,8 @@ class PersonalizationConfig(TextualInversionConfig):
     @property
     def measure(self) -> DiffusionLoss | None:
         """Another loss than the mean of squares, if the settings ask for one."""
-        plain = self.huber is None and self.min_snr is None and not self.masked and self.prompt_weights is None
+        plain = self.huber is None and self.min_snr is None and not self.masked and self.fit != "pad"
+        plain = plain and self.prompt_weights is None
         return None if plain else DiffusionLoss(self.huber, self.min_snr)
 
     def loss(self, model: StableDiffusion, batch: Batch) -> Tensor:
@@ -122,5 +133,8 @@ class PersonalizationConfig(TextualInversionConfig):
         return loss
 
     def training_images(self, model: StableDiffusion, images: Images) -> TrainingImages:
-        """The images with what the settings ask for."""
-        return AugmentedImages(model, images, self.captions, self.horizontal_flip, self.masked)
+        """The images with what the settings ask for. Raises ValueError: images of several shapes in a batch."""
+        data = AugmentedImages(model, images, self.captions, self.horizontal_flip, self.masked, self.fit)
+        if data.shapes and (self.batch_size or model.defaults.batch_size) > 1:
+            data.shape(range(len(data)))
+        return data

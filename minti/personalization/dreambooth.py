@@ -26,6 +26,7 @@ from minti.adapters.network import Network
 from minti.formats.image_files import open_image, save_png
 from minti.model import StableDiffusion
 from minti.personalization.config import PersonalizationConfig
+from minti.personalization.vocabulary import is_learned
 from minti.runs.checkpoints import Checkpoint, fingerprint, pixels_hash, resumed
 from minti.runs.checks import check_range
 from minti.runs.distributed import add_up, rank, world_size
@@ -85,6 +86,8 @@ class DreamBoothConfig(PersonalizationConfig):
             if getattr(self, name) != PersonalizationConfig.__dataclass_fields__[name].default:
                 raise ValueError(f"{name} is a setting of textual inversion; DreamBooth has none")
         subject, a_class = self.placeholder_token, self.initializer_token
+        if is_learned(a_class):
+            raise ValueError("initializer_token names the class of the subject, such as toy; it is no learned vectors")
         if a_class and (not _names(self.prior_prompt, a_class) or _names(self.prior_prompt, subject)):
             wanted = f"expected one that names the class, {short_repr(a_class)}, without the word for the subject"
             raise ValueError(f"class_prompt = {short_repr(self.prior_prompt)}; {wanted}, {short_repr(subject)}")
@@ -139,7 +142,7 @@ class DreamBooth(TrainingWrapper):
             options = (config.rank, config.alpha, tuple(config.layers), config.text_encoder)
             self.lora = LoRA(model, *options, torch.Generator().manual_seed(config.seed))
         learner: Adapter = self.lora or Network(model, config.text_encoder)
-        self.metadata["word"] = word and str(word.embedding.values.detach().double().sum().item())
+        self.metadata["word"] = word and str(word.embedding.values.detach().cpu().double().sum().item())
         self.adapter = Compose(learner, word.embedding) if word else learner
 
     @property

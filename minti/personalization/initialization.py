@@ -1,4 +1,4 @@
-"""Initial embedding vectors of a word: random ones, or those of a phrase ("yellow moon"), fitted to the text encoder.
+"""Initial embedding vectors of a word: random ones, learned ones, or a phrase's, fitted to the text encoder.
 
 The text encoder is causal, so behind the end of a prompt every position has read all of it. There the prompt with the
 phrase ("a photo of a yellow moon") is compared with the prompt with the word ("a photo of a <concept>"), and the word's
@@ -10,11 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from minti.embeddings import read_embeddings
 from minti.model import StableDiffusion
-from minti.personalization.vocabulary import known_ids
+from minti.personalization.vocabulary import is_learned, is_phrase, known_ids
+from minti.runs.checkpoints import pixels_hash
 from minti.runs.distributed import add_up, world_size
-from minti.runs.messages import short_repr
-from minti.runs.word_checks import tokenizer_with
+from minti.runs.messages import short_repr, shortened
+from minti.runs.word_checks import check_vectors_fit, tokenizer_with
 from minti.text import token_ids, tokenize
 from minti.textual_inversion import LearnedEmbedding
 from minti.utils import randn
@@ -25,15 +27,47 @@ STEPS = 100
 
 @torch.no_grad()
 def initial_vectors(wrapper: TrainingWrapper) -> Tensor:
-    """The embedding vectors that a word starts from, (num_vectors, d): a phrase's, or, for None, random ones with the
-    vocabulary's mean and spread."""
+    """The embedding vectors that a word starts from, (num_vectors, d): those of a file or tensor, a phrase, a word, or,
+    for None, random ones with the vocabulary's mean and spread."""
     model, config, token = wrapper.model, wrapper.config, wrapper.initializer_token
-    if token is not None:
-        return phrase_vectors(model, token, config.num_vectors, wrapper.templates, config.placeholder_token)
     weight = model.text_encoder.get_input_embeddings().weight
-    vocabulary, generator = weight[: model.tokenizer.vocab_size].float(), torch.Generator().manual_seed(config.seed)
-    noise = randn((config.num_vectors, weight.shape[1]), generator, weight.device, torch.float32)
-    return vocabulary.mean(dim=0) + vocabulary.std(dim=0) * noise
+    if is_learned(token):
+        return learned_vectors(wrapper)
+    if is_phrase(token):
+        return phrase_vectors(model, token, config.num_vectors, wrapper.templates, config.placeholder_token)
+    if token is not None:
+        return weight[known_ids(model, token)].repeat(config.num_vectors, 1)
+    return random_vectors(wrapper, config.num_vectors)
+
+
+def random_vectors(wrapper: TrainingWrapper, count: int) -> Tensor:
+    """Random vectors with the vocabulary's mean and spread, (count, d) float32, by the config's seed."""
+    weight = wrapper.text_encoder.get_input_embeddings().weight.detach()[: wrapper.tokenizer.vocab_size].float()
+    generator = torch.Generator().manual_seed(wrapper.config.seed)
+    noise = randn((count, weight.shape[1]), generator, weight.device, torch.float32)
+    return weight.mean(dim=0) + weight.std(dim=0) * noise
+
+
+def learned_vectors(wrapper: TrainingWrapper) -> Tensor:
+    """The vectors of a file or tensor to go on from, (num_vectors, d) float32. Where more are asked for, random ones
+    follow: short beside learned ones, they change least of what these say. A hash stands for them in checkpoints.
+    Raises OSError, ValueError: the file; they do not fit the model; the file has several words, or more vectors."""
+    model, count, word = wrapper.model, wrapper.config.num_vectors, wrapper.config.placeholder_token
+    given, name = wrapper.initializer_token, "initializer_token"
+    if isinstance(given, Tensor):
+        vectors = given.detach().float().reshape(-1, given.shape[-1])
+    else:
+        words, name = read_embeddings(given), str(given)
+        if word not in words and len(words) > 1:
+            several = f"{len(words)} words ({shortened(', '.join(words))}), and none is called {word}"
+            raise ValueError(f"{name} holds {several}; give the new word (--placeholder) the name of one of them")
+        vectors = words[word if word in words else next(iter(words))]
+    check_vectors_fit(model, name, vectors)
+    if len(vectors) > count:
+        fewer = f"{len(vectors)} vectors, and num_vectors is {count}; set it (--vectors) to {len(vectors)} or more"
+        raise ValueError(f"{name} has {fewer}")
+    wrapper.metadata["initializer_token"] = f"vectors {tuple(vectors.shape)}, {pixels_hash(vectors)}"
+    return torch.cat([vectors.to(model.device), random_vectors(wrapper, count - len(vectors))])
 
 
 @torch.no_grad()

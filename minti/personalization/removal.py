@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from minti.model import StableDiffusion
-from minti.personalization.vocabulary import known_ids, words_of
+from minti.personalization.initialization import learned_vectors
+from minti.personalization.vocabulary import is_learned, known_ids, words_of
 from minti.runs.messages import short_repr
 from minti.runs.word_checks import check_new_word
 from minti.textual_inversion import LearnedEmbedding
@@ -80,9 +81,11 @@ def begin_anew(wrapper: TrainingWrapper) -> None:
     take_out(model, placeholder)
     try:
         check_new_word(wrapper)
-        if wrapper.initializer_token is not None:
+        if is_learned(wrapper.initializer_token):
+            learned_vectors(wrapper)
+        elif wrapper.initializer_token is not None:
             known_ids(model, wrapper.initializer_token)
-    except ValueError:
+    except (OSError, ValueError):
         model.add_word(placeholder, vectors)
         model.learning[placeholder] = adapter
         raise

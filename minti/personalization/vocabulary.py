@@ -1,7 +1,10 @@
 """The vocabulary that a model came with: its whole words, and the tokens of a phrase."""
 
+import os
 import warnings
 from itertools import chain, count, takewhile
+from pathlib import Path
+from typing import Any
 
 from transformers import CLIPTokenizer
 
@@ -9,6 +12,8 @@ from minti.model import StableDiffusion
 from minti.runs.messages import short_repr, shortened
 from minti.runs.word_checks import check_text
 from minti.text import single_token_id, token_ids
+
+EXTENSIONS = (".safetensors", ".pt", ".bin")  # of files of learned words; they may be images, too
 
 
 def known_words(model: StableDiffusion) -> dict[str, int]:
@@ -34,6 +39,15 @@ def words_of(tokenizer: CLIPTokenizer) -> dict[str, list[int]]:
 def is_phrase(text: str | None) -> bool:
     """Whether it is several words."""
     return isinstance(text, str) and len(text.split()) > 1
+
+
+def is_learned(initializer: Any) -> bool:
+    """Whether an initializer is learned vectors, or a file of them: a Path, or a text that ends as such a file or names
+    one. Without a dot or a slash it is a word, whatever files there are."""
+    if not isinstance(initializer, str):
+        return initializer is not None
+    named = any(mark in initializer for mark in "./\\") and os.path.isfile(initializer)
+    return named or Path(initializer).suffix in EXTENSIONS
 
 
 def known_ids(model: StableDiffusion, begin: str) -> list[int]:

@@ -5,13 +5,14 @@ The core calls them by name (`utils.check`) and runs without them.
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from minti.runs.messages import check_choice, short_repr
-from minti.runs.word_checks import check_templates, check_text
+from minti.runs.word_checks import check_templates, check_text, check_vectors
 from minti.scheduler import SPACINGS
 from minti.training import Trainer, TrainingError
 
@@ -41,6 +42,10 @@ def config(settings: Any) -> None:
     check_range(settings, 1e-12, 1e12, "max_gradient_norm")
     if settings.templates is not None:
         check_templates(settings.templates)
+    if isinstance(token := settings.initializer_token, Tensor):
+        check_vectors(token, "initializer_token")
+    elif not isinstance(token, str | Path | None):
+        raise ValueError(f"initializer_token = {short_repr(token)}; expected a word, a file, or vectors, (n, d)")
     check_text(settings.placeholder_token, "placeholder token")
     if not settings.placeholder_token.strip():
         raise ValueError(f"placeholder token {short_repr(settings.placeholder_token)} is empty; choose one word")

@@ -131,19 +131,23 @@ def check_vectors(tensor: Tensor, what: str) -> None:
         raise ValueError(f"{what}, {kind}, has numbers that are not finite; learn it again")
 
 
+def check_vectors_fit(model: Any, what: str, vectors: Tensor) -> None:
+    """Raises ValueError: vectors (n, d), called `what`, are none of this model's width, too many, or too large."""
+    weight = model.text_encoder.get_input_embeddings().weight
+    if vectors.shape[1] != weight.shape[1]:
+        other = WIDTHS.get(vectors.shape[1], "")
+        own = f"the words of this model are {weight.shape[1]} numbers wide; it was learned on another model{other}"
+        raise ValueError(f"{what} has shape {tuple(vectors.shape)}, but {own}")
+    if len(vectors) > model.tokenizer.model_max_length - 2:
+        raise ValueError(f"{what} has {len(vectors)} vectors, more than a prompt can hold")
+    if not vectors.to(weight).isfinite().all():
+        raise ValueError(f"{what} has numbers too large for this model's {weight.dtype}")
+
+
 def loaded_words(model: Any, path: Any, words: dict[str, Tensor]) -> None:
     """Raises ValueError: the words of a file do not fit a model; names the file and the word."""
-    weight = model.text_encoder.get_input_embeddings().weight
     for token, vectors in words.items():
-        what = f"{path}: {shortened(token)}"
-        if vectors.shape[1] != weight.shape[1]:
-            other = WIDTHS.get(vectors.shape[1], "")
-            own = f"the words of this model are {weight.shape[1]} numbers wide; it was learned on another model{other}"
-            raise ValueError(f"{what} has shape {tuple(vectors.shape)}, but {own}")
-        if len(vectors) > model.tokenizer.model_max_length - 2:
-            raise ValueError(f"{what} has {len(vectors)} vectors, more than a prompt can hold")
-        if not vectors.to(weight).isfinite().all():
-            raise ValueError(f"{what} has numbers too large for this model's {weight.dtype}")
+        check_vectors_fit(model, f"{path}: {shortened(token)}", vectors)
         try:
             tokenizer_with(model.tokenizer, token, len(vectors))
         except ValueError as error:

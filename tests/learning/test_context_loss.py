@@ -64,6 +64,12 @@ def test_learning_with_it_alone_takes_the_word_to_the_class_word_s_company(tiny)
     assert context_loss(tiny, "<other>", "toy", PROMPTS).item() < 0.5 * far
 
 
+@pytest.mark.parametrize("start", [None, torch.ones(1, 48), "word.safetensors"])
+def test_it_needs_a_class_word(start):
+    with pytest.raises(ValueError, match="has to be a word or a phrase"):
+        minti.TextualInversionConfig(context_weight=0.01, initializer_token=start)
+
+
 def test_it_is_added_to_the_diffusion_loss(tiny_folder):
     """The first step's loss of a run with it, less that without it, is its weight times it."""
     losses = []

@@ -1,6 +1,6 @@
 """`--dtype auto`: half precision where the machine multiplies it and the model is large enough to be faster for it."""
 
-from support.command_line import automatic_dtype, load
+from support.command_line import arguments, automatic_dtype, load
 
 import argparse
 
@@ -25,6 +25,26 @@ def test_a_cpu_that_multiplies_bfloat16_takes_it(monkeypatch, able, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
     assert automatic_dtype("cpu") == expected
     assert automatic_dtype("mps") == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "rank", "expected"),
+    [
+        (True, False, None, "cuda"),
+        (True, True, None, "cuda"),
+        (False, True, None, "mps"),
+        (False, True, "0", "cpu"),
+        (False, False, None, "cpu"),
+    ],
+)
+def test_a_gpu_is_the_default(monkeypatch, cuda, mps, rank, expected):
+    """Of NVIDIA or of Apple; which torchrun's processes cannot share."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert arguments("Tests.", None).parse_args([]).device == expected
 
 
 def test_what_torch_does_not_tell_is_no(monkeypatch):
