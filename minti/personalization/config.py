@@ -78,9 +78,7 @@ class PersonalizationConfig(TextualInversionConfig):
         check_range(self, 0.0, 1e6, "kappa", "context_weight")
         check_range(self, 1, 1000, "timestep_ranges")
         if self.context_weight and (self.initializer_token is None or is_learned(self.initializer_token)):
-            raise ValueError(
-                "context_weight compares with the initializer, which has to be a word or a phrase for that"
-            )
+            raise ValueError("context_weight compares with the initializer, which has to be a word or a phrase then")
         if self.context_prompts is not None:
             check_templates(self.context_prompts)
         if (self.by_layer or self.timestep_ranges > 1) and self.row_update == "restore":

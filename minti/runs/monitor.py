@@ -230,6 +230,7 @@ def monitored(trainer: Trainer, stop: bool | None = None) -> Monitor:
     """
     training, data = trainer.training, trainer.data
     size, seed = training.batch_size, training.config.seed
-    validation = ValidationSet(data, max(8, 2 * size), torch.Generator().manual_seed(seed + 1))
+    images = max(8, 2 * size * training.config.gradient_accumulation)  # of two steps
+    validation = ValidationSet(data, images, torch.Generator().manual_seed(seed + 1))
     stop = training.config.steps is None if stop is None else stop
     return Monitor(trainer, validation, training.prompts, size, trainer.loss, stop)
