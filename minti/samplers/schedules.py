@@ -22,7 +22,7 @@ def make_betas(config: SchedulerConfig) -> Tensor:
 def cosine_betas(steps: int) -> Tensor:
     """The cosine schedule, "squaredcos_cap_v2" (arXiv 2102.09672, eq. 17), (T,) float32.
 
-    f(t) = cos^2((t / T + 0.008) / 1.008 pi / 2),   alpha-bar_t = f(t) / f(0),   beta_t = min(1 - f(t + 1) / f(t), 0.999)
+    f(t) = cos^2((t / T + 0.008) / 1.008 pi / 2),  alpha-bar_t = f(t) / f(0),  beta_t = min(1 - f(t + 1) / f(t), 0.999)
     """
 
     def f(t: int) -> float:
