@@ -7,9 +7,11 @@ from support.command_line import arguments, generators, load, make_output, run, 
 from support.pages import page
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 import minti
+from minti.formats.image_files import save_png
 from minti.utils import randn
 
 
@@ -50,10 +52,10 @@ def main() -> None:
     # Prompt arithmetic: the difference of the two encodings, added to the first, and beyond the second.
     differences = [first + 1.5 * share * (last - first) for share in shares]
     rows = {
-        "contexts": (contexts, [here] * args.columns),
-        "text difference, to 1.5": (differences, [here] * args.columns),
+        "encoded prompts": (contexts, [here] * args.columns),
         "noise, linear": ([first] * args.columns, [lerp(here, there, share) for share in shares]),
         "noise, spherical": ([first] * args.columns, [slerp(here, there, share) for share in shares]),
+        "text difference": (differences, [here] * args.columns),
     }
     options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale, "sampler": "dpm-solver++"}
     images = [
@@ -63,7 +65,15 @@ def main() -> None:
     for label, (_, noises) in rows.items():
         if label.startswith("noise"):
             print(f"{label}: standard deviation half way {noises[args.columns // 2].std():.2f}")
-    page(images, size=96, headings=[f"{share:.2f}" for share in shares]).save(folder / "interpolation.png")
+    parts = (
+        (images[:-1], [f"{share:.2f}" for share in shares]),
+        (images[-1:], [f"{1.5 * share:.2f}" for share in shares]),
+    )
+    above, below = (page(part, size=96, headings=headings) for part, headings in parts)
+    whole_page = Image.new("RGB", (above.width, above.height + below.height))
+    whole_page.paste(above, (0, 0))
+    whole_page.paste(below, (0, above.height))
+    save_png(whole_page, folder / "interpolation.png")
     print(f"wrote {folder}/interpolation.png")
 
 
