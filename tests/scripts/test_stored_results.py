@@ -7,7 +7,9 @@ import csv
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from running import script
 
 import minti
@@ -67,6 +69,16 @@ def test_the_evaluation_of_two_words(tmp_path):
         r"of `<first>` in the first\s+prompt rises from ([\d.]+)\s+to ([\d.]+) at .* to ([\d.]+), and", text
     )
     same(" ".join(stored.groups()), ends)
+
+
+def test_the_image_of_the_readme(tmp_path, monkeypatch):
+    """examples/first_word.png, by first_word.py: to a grey level on average, as other kernels round otherwise."""
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
+    script("first_word.py")
+    paths = (tmp_path / "outputs/first_word/gem.png", EXAMPLES / "first_word.png")
+    made, stored = (np.asarray(Image.open(path).convert("RGB"), dtype=float) for path in paths)
+    assert np.abs(made - stored).mean() < 1
 
 
 def test_the_energies_of_two_images(tmp_path):
