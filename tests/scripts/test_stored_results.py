@@ -93,6 +93,23 @@ def test_the_energies_of_two_images(tmp_path):
         same(" ".join(row("questions.md", beginning)[1:3]), values)
 
 
+def test_what_guidance_costs(tmp_path):
+    """toybox/README.md: evaluations, and how far the images are from the exact ones; seconds are another machine's."""
+    printed = script("toybox/evaluate_toybox.py", "--only", "guidance", "--quiet", "--output", tmp_path).stdout
+    found = [line.strip("| ").split(" | ") for line in printed.splitlines() if re.match(r"\| .* \| \d+ \|", line)]
+    for way in (
+        "one unconditional trajectory",
+        "the same, noisier half",
+        "the noisier half only",
+        "none",
+        "first step",
+    ):
+        (values,) = (cells for cells in found if cells[0].startswith(way))
+        _, evaluations, _, deviation = row("toybox/README.md", way, after="| guidance, 8 prompts, 50 steps |")
+        assert evaluations == values[1]
+        same(deviation, [values[3]])
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "heun", "pndm", "dpm-solver++"])
 def test_the_errors_where_the_flow_is_known(sampler):
     cells = row("steering/tables.md", sampler, after="| linear schedule |")[1:]
