@@ -47,7 +47,8 @@ def read(path):
 
 def test_the_evaluation_of_two_words(tmp_path):
     """evaluate.md, by its command: steps, scores, what the judge says, the vectors' lengths, guidance and attention."""
-    printed = script("evaluate.py", "--output", tmp_path, "--quiet").stdout
+    sections = ("--sections", "words", "guidance", "attention")
+    printed = script("evaluate.py", "--output", tmp_path, "--quiet", *sections).stdout
     text = page("evaluate.md")
     steps = re.search(r"learned in (\d+) steps, `<second>` is\s+`[\w-]+`, in (\d+)", text)
     assert list(steps.groups()) == re.findall(r"images in (\d+) steps", printed)
