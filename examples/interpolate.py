@@ -8,10 +8,12 @@ from support.command_line import arguments, generators, load, make_output, run, 
 from support.pages import page
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 import minti
 from minti.embeddings import read_embeddings
+from minti.formats.image_files import save_png
 from minti.utils import randn
 
 
@@ -44,10 +46,10 @@ def between_prompts(
     differences = [first + 1.5 * share * (last - first) for share in shares]
     same = len(shares)
     return {
-        "contexts": ([lerp(first, last, share) for share in shares], [here] * same),
-        "text difference, to 1.5": (differences, [here] * same),
+        "encoded prompts": ([lerp(first, last, share) for share in shares], [here] * same),
         "noise, linear": ([first] * same, [lerp(here, there, share) for share in shares]),
         "noise, spherical": ([first] * same, [slerp(here, there, share) for share in shares]),
+        "text difference": (differences, [here] * same),
     }
 
 
@@ -98,7 +100,14 @@ def main() -> None:
     for label, (_, noises) in rows.items():
         if label.startswith("noise"):
             print(f"{label}: standard deviation half way {noises[args.columns // 2].std():.2f}")
-    page(images, size=96, headings=[f"{share:.2f}" for share in shares]).save(folder / "interpolation.png")
+    even = images if args.words else images[:-1]  # the rest goes beyond the second prompt
+    whole_page = page(even, size=96, headings=[f"{share:.2f}" for share in shares])
+    if not args.words:
+        above, below = whole_page, page(images[-1:], size=96, headings=[f"{1.5 * share:.2f}" for share in shares])
+        whole_page = Image.new("RGB", (above.width, above.height + below.height))
+        whole_page.paste(above, (0, 0))
+        whole_page.paste(below, (0, above.height))
+    save_png(whole_page, folder / "interpolation.png")
     print(f"wrote {folder}/interpolation.png")
 
 

@@ -144,3 +144,27 @@ def test_the_timestep_s_two_layers():
     layer, features = TimestepEmbedding(8, 20), timestep_embedding(torch.tensor([0, 3, 999]), 8)
     hidden = F.silu(features @ layer.linear_1.weight.T + layer.linear_1.bias)
     torch.testing.assert_close(layer(features), hidden @ layer.linear_2.weight.T + layer.linear_2.bias)
+
+
+# --- what the errata say ----------------------------------------------------------------------------------------------
+
+
+def test_adam_divides_a_common_factor_out_of_the_gradients():
+    """`002`, 16: gradients that are all clipped by the same factor lead to the same steps."""
+    gradients, ends = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)), []
+    for factor in (1, 1e-2):
+        weight = torch.zeros(8, requires_grad=True)
+        optimizer = torch.optim.AdamW([weight], lr=0.01)
+        for gradient in gradients:
+            weight.grad = factor * gradient
+            optimizer.step()
+        ends.append(weight.detach())
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-6)
+    assert ends[0].abs().max() > 0.01
+
+
+def test_the_range_of_the_two_float8_formats():
+    """`003`, 38: gradients need the larger range, which is E5M2's; E4M3 has the finer steps."""
+    fine, wide = torch.finfo(torch.float8_e4m3fn), torch.finfo(torch.float8_e5m2)
+    assert (fine.max, wide.max) == (448, 57344)
+    assert fine.eps < wide.eps

@@ -126,12 +126,15 @@ def edits(study: Study) -> Iterator[list[Row]]:
     how = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
     seeds = range(args.seed, args.seed + args.count)
     for start in study.bar(range(0, args.count, args.batch_size), "batches"):
-        scenes = task(study.model, seeds[start : start + args.batch_size])
+        scenes, shown = task(study.model, seeds[start : start + args.batch_size]), None
+        wanted = [f"{scene.toys[0].main} to {colour}" for scene, colour in zip(scenes.scenes[:6], scenes.colours)]
         for way in args.ways:
             before, after = WAYS[way](study.model, scenes, sampler="ddim", output="latents", **how)
             if start == 0:
-                study.show("edits", f"{way}: before", before[:6])
-                study.show("edits", f"{way}: after", after[:6])
+                if before is not shown:  # all ways that edit the painted images begin with the same
+                    study.show("edits", f"before: {'painted' if before is scenes.pictures else way}", before[:6])
+                study.show("edits", way, after[:6], wanted, size=96)
+                shown = before
             yield [{"way": way} | row for row in judged(study.judge, scenes, before, after)]
 
 

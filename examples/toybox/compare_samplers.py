@@ -147,16 +147,19 @@ def rows(study: Study, name: str, ways: Ways) -> Iterator[Row]:
 def plot(folder: Path, tables: dict[str, list[Row]]) -> None:
     """Error and accuracy over the number of evaluations, side by side."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    colours = {name: f"C{i}" for i, name in enumerate(SAMPLERS)}  # left and right the same
     for row in tables.get("flow", []):
         errors = {int(key.split()[0]): value for key, value in row.items() if key.endswith("steps")}
         if row["schedule"] == "linear":
             costs = [evaluations(row["sampler"], n) for n in errors]
             label = f"{row['sampler']}, slope {row['slope']:.1f}"
-            left.loglog(costs, list(errors.values()), "x--" if row["sampler"] == "ddim" else ".-", label=label)
+            style = "x--" if row["sampler"] == "ddim" else ".-"
+            left.loglog(costs, list(errors.values()), style, color=colours[row["sampler"]], label=label)
     for name in SAMPLERS:
         if own := [row for row in tables.get("drawn", []) if row["sampler"] == name]:
             rates, errors = ([100 * row[key] for row in own] for key in ("right", "error"))
-            right.errorbar([row["evaluations"] for row in own], rates, errors, marker=".", label=name)
+            costs = [row["evaluations"] for row in own]
+            right.errorbar(costs, rates, errors, marker=".", color=colours[name], label=name)
     left.set(title="distance from the exact flow of a Gaussian", xlabel="evaluations")
     right.set(title="toys right in all four, per cent", xlabel="evaluations", xscale="log", ylim=(0, 101))
     for axes in (left, right):

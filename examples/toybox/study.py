@@ -136,11 +136,13 @@ class Study:
             write_table(self.folder / f"{name}.csv", kept)
         return kept
 
-    def show(self, name: str, label: str, images: Tensor | list[Image.Image]) -> None:
-        """Adds a row of images to the page NAME.png of the output folder."""
+    def show(
+        self, name: str, label: str, images: Tensor | list[Image.Image], headings: Sequence[str] = (), size: int = 64
+    ) -> None:
+        """Adds a row of images to the page NAME.png of the output folder; `headings`: above its columns."""
         rows = self.pages.setdefault(name, [])
         rows.append((label, to_pil(images) if isinstance(images, Tensor) else images))
-        save_png(page(rows, size=64), self.folder / f"{name}.png")
+        save_png(page(rows, size, headings), self.folder / f"{name}.png")
 
 
 def line(row: Row, columns: Columns) -> str:

@@ -22,13 +22,13 @@ def make_betas(config: SchedulerConfig) -> Tensor:
 def cosine_betas(steps: int) -> Tensor:
     """The cosine schedule, "squaredcos_cap_v2" (arXiv 2102.09672, eq. 17), (T,) float32.
 
-    alpha-bar_t = cos^2((t / T + 0.008) / 1.008 pi / 2),   beta_t = min(1 - alpha-bar_(t + 1) / alpha-bar_t, 0.999)
+    f(t) = cos^2((t / T + 0.008) / 1.008 pi / 2),  alpha-bar_t = f(t) / f(0),  beta_t = min(1 - f(t + 1) / f(t), 0.999)
     """
 
-    def alpha_bar(u: float) -> float:
-        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    def f(t: int) -> float:
+        return math.cos((t / steps + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    betas = [min(1 - alpha_bar((t + 1) / steps) / alpha_bar(t / steps), 0.999) for t in range(steps)]
+    betas = [min(1 - f(t + 1) / f(t), 0.999) for t in range(steps)]
     return torch.tensor(betas, dtype=torch.float32)
 
 

@@ -1,5 +1,7 @@
 """The noise schedule against diffusers, Bayes' rule, and a world whose energy is known."""
 
+import math
+
 import diffusers
 import pytest
 import torch
@@ -22,6 +24,36 @@ def test_betas_equal_diffusers(schedule):
     ours, theirs = pair(beta_schedule=schedule)
     assert torch.equal(ours.betas, theirs.betas)
     assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod)
+
+
+def test_the_linear_schedule_of_the_notes():
+    """`002`, 4.1: beta from 1e-4 to 0.02 in equal steps; these are diffusers' defaults, too."""
+    betas = make_betas(SchedulerConfig(beta_schedule="linear", beta_start=1e-4, beta_end=0.02))
+    expected = torch.tensor([1e-4 + t / 999 * (0.02 - 1e-4) for t in range(1000)], dtype=torch.float64)
+    torch.testing.assert_close(betas.double(), expected, rtol=1e-5, atol=0)
+    assert torch.equal(betas, diffusers.DDPMScheduler().betas)
+
+
+def test_the_cosine_schedule_in_closed_form():
+    """alpha-bar_t = f(t) / f(0) (arXiv 2102.09672, eq. 17), where beta_t is not capped; f(0) = 0.99984."""
+    scheduler = NoiseScheduler(SchedulerConfig(beta_schedule="squaredcos_cap_v2"))
+    f = [math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(1, 991)]
+    expected = torch.tensor(f, dtype=torch.float64) / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    torch.testing.assert_close(scheduler.alphas_cumprod[:990].double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("t", [50, 300, 600, 999])
+def test_the_noise_loss_is_alpha_bar_times_the_velocity_loss(t):
+    """The same prediction, measured as noise and as velocity; as clean latents it is (1 - alpha-bar) times."""
+    scheduler = NoiseScheduler(SchedulerConfig(prediction_type="v_prediction"))
+    clean, noise, error = torch.randn(3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noisy, velocity, a = scheduler.add_noise(clean, noise, t), scheduler.velocity(clean, noise, t) + error, 1.0
+    for beta in scheduler.betas[: t + 1].double():
+        a = a * (1 - beta)
+    got_clean, got_noise = scheduler.clean_and_noise(velocity, noisy, t)
+    loss = error.square().mean()
+    torch.testing.assert_close((got_noise - noise).square().mean(), a * loss, rtol=1e-4, atol=0)
+    torch.testing.assert_close((got_clean - clean).square().mean(), (1 - a) * loss, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

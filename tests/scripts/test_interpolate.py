@@ -34,6 +34,12 @@ def test_slerp_has_an_even_angle(mix):
     torch.testing.assert_close(mix.slerp(a, b, 1 / 3), expected)
 
 
+def test_the_notes_mixture(mix):
+    """`002`, 15, class mixing: 0.7 [human] + 0.3 [food]."""
+    human, food = torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])
+    torch.testing.assert_close(mix.lerp(human, food, 0.3), torch.tensor([0.7, 0.3, 0]))
+
+
 @pytest.mark.parametrize("way", ["lerp", "slerp"])
 def test_the_ends_are_the_ends(mix, way):
     a, b = (torch.randn(1, 4, 8, 8, generator=seeded(seed)) for seed in (1, 2))

@@ -58,7 +58,7 @@ def image(mine: Any) -> Image.Image:
             return [float(mine.diffusion_loss(wrapper, latents, t, context, seeded(1))) for t in told]
 
         lines = {prompt or "(no words)": losses(prompt) for prompt in prompts}
-    return chart("A red diamond's loss, by prompt", lines, timesteps, ("timestep", "loss"), logarithmic=True)
+    return chart("A red diamond's loss, by prompt", lines, timesteps, ("timestep", "noise loss"), logarithmic=True)
 
 
 def scaled_probe(function: Callable[..., Tensor]) -> Tensor:
