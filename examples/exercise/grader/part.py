@@ -142,9 +142,11 @@ def counting(expected: Seen, *but: str) -> tuple[str, ...]:
 
 
 def alike(given: Seen | BaseException, made: Seen | BaseException, by: tuple[str, ...]) -> bool:
-    """Of two functions the same is seen, of `by`; or they stop with the same error."""
+    """Of two functions the same is seen, of `by`; or they stop with the same error after that."""
     if isinstance(given, BaseException) or isinstance(made, BaseException):
-        return type(given) is type(made) and (str(given) == str(made) or isinstance(given, RecursionError))
+        if type(given) is not type(made) or (str(given) != str(made) and not isinstance(given, RecursionError)):
+            return False
+        given, made = (getattr(error, "seen", {}) for error in (given, made))
     return all(same(given.get(key), made.get(key)) for key in by)
 
 

@@ -28,7 +28,11 @@ def calling(*cases: Case) -> Probe:
         found, changed, again, returned = {}, [], True, None
         for case in cases:
             given, once_more = copied(case), copied(case)
-            found[words(case)] = result = function(*given.values())
+            try:
+                found[words(case)] = result = function(*given.values())
+            except Exception as error:
+                error.seen = found  # before it
+                raise
             again &= same(result, function(*once_more.values()))
             changed += [name for name, value in case.items() if not same(given[name], value)]
             back = {name for name, value in case.items() if isinstance(value, Tensor) and same(result, value)}

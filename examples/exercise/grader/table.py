@@ -35,7 +35,7 @@ def mistakes(signature: str, given: str, text: str, by: tuple[str, ...] = ()) ->
 
 def function(signature: str, given: str, line: str) -> Function:
     *first, last = line.split("; ")
-    body = [*first, *filter(None, dedent(given).split("\n")), f"return {last}"]
+    body = [*first, *filter(None, dedent(given).strip("\n").split("\n")), f"return {last}"]
     scope = {"torch": torch, "F": F}
     exec(f"def wrong({signature}):\n" + "\n".join(f"    {each}" for each in body), scope)
     return scope["wrong"]

@@ -43,7 +43,11 @@ def some(clean: float, noise: float) -> dict[str, Any]:
 
 SMALL = torch.tensor([0.64, 0.36])
 PAIR = {"clean": torch.ones(2, 1, 1, 1), "noise": torch.zeros(2, 1, 1, 1), "timesteps": torch.tensor([0, 1])}
-LATENTS = {"clean": randn(4, 4, 4, 4), "noise": randn(4, 4, 4, 4, seed=1), "timesteps": torch.tensor([1, 300, 700, 998])}
+LATENTS = {
+    "clean": randn(4, 4, 4, 4),
+    "noise": randn(4, 4, 4, 4, seed=1),
+    "timesteps": torch.tensor([1, 300, 700, 998]),
+}
 PART = Part(
     (
         Task(

@@ -45,11 +45,6 @@ DDIM_STEP = mistakes(
         t, s = s, t; right
         ? At which of the two is x_t, and at which the result?
 
-    the level of s in the first formula
-        signal * (x - noisy * e) / signal + noisy * e
-        (x - noisy * e) / signal
-        ? At which level is the noise that is in x_t?
-
     the rates of image and noise exchanged
         noisy * x0 + signal * e
         signal * (x - a**0.5 * e) / (1 - a) ** 0.5 + noisy * e
