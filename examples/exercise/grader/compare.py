@@ -8,7 +8,7 @@ from torch import Tensor, allclose
 
 from minti.runs.messages import shortened
 
-LONGEST = 40  # numbers of a tensor in a message
+LONGEST = 16  # numbers of a tensor in a message
 
 
 def same(a: Any, b: Any) -> bool:
@@ -19,7 +19,7 @@ def same(a: Any, b: Any) -> bool:
         return a.shape == b.shape and allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5, equal_nan=True)
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
         return abs(a - b) <= 1e-5 + 1e-4 * abs(b) or (a != a and b != b) or a == b
-    return type(a) is type(b) and (a is None or isinstance(a, str) and a == b)
+    return type(a) is type(b) and (a is None or (isinstance(a, str) and a == b))
 
 
 def difference(given: dict[str, Any], expected: dict[str, Any]) -> str:

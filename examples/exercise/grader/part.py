@@ -43,7 +43,7 @@ class Task:
     Attributes:
         right: minti's own, with the signature that is asked for; its name is the task's.
         probe: what is seen of a function.
-        place: in the notes.
+        place: in the notes, for the mistakes that have none of their own.
     """
 
     right: Function
@@ -102,7 +102,7 @@ def judge(task: Task, function: Function, file: Path) -> Verdict:
             says = f"{mistake.name}{line}. {mistake.hint} ({mistake.place or task.place})"
             return Verdict(task.name, "mistake", says)
     if isinstance(given, BaseException):
-        why = f"stops with {type(given).__name__}: {one_line(given)}{line}; read {task.place}"
+        why = f"stops with {type(given).__name__}: {one_line(given)}{line}"
         return Verdict(task.name, "error", why)
     if named := in_general(given, task.expected):
         return Verdict(task.name, "mistake", named)

@@ -5,8 +5,8 @@
         ? A step adds the variance beta; what fraction of the variance does it keep?
         @ `002` 4.1
 
-Several lines of code make the same mistake. A line's last expression, after `;`, is what the wrong function returns; the
-others come before all else. The line with `@`, where to read, may be left out.
+Several lines of code make the same mistake. What is before a `;` is done first of all, and the expression behind it is
+what the wrong function returns. The line with `@`, where to read, may be left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from exercise.grader.seen import Function
 
 
 def mistakes(signature: str, given: str, text: str, by: tuple[str, ...] = ()) -> tuple[Mistake, ...]:
-    """The mistakes of a function with these arguments; `given` are lines of code that all wrong functions begin with."""
+    """The mistakes of a function with these arguments; `given` is code that all wrong functions begin with."""
     found = []
     for block in inspect.cleandoc(text).split("\n\n"):
         name, *lines = block.split("\n")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from exercise.grader.compare import same
 from exercise.grader.mistakes.lora import GRADIENT, KEY, LINEAR, LORA_FORWARD, MERGED
-from exercise.grader.mistakes.start import A_ZERO, B_ZERO, DIFFERENT, OTHER, RANK, SAME, SHAPES, SIZE, START
+from exercise.grader.mistakes.start import A_ZERO, B_ZERO, DIFFERENT, NEXT, OTHER, RANK, SAME, SHAPES, SIZE, START
 from exercise.grader.part import Part, Task
 from exercise.grader.seen import Case, Seen, calling
 from exercise.grader.world import chart, gradient, randn, seeded
@@ -52,30 +52,14 @@ def image(mine: Any) -> Image.Image:
     return chart("An update of rank 4, learned", lines, names=("step", "mean squared error"), logarithmic=True)
 
 
-def image(mine: Any) -> Image.Image:
-    """An update of a layer, of rank four, learned by LoRAs of three ranks."""
-    weight, x = randn(24, 16), randn(256, 16, seed=1)
-    wanted = F.linear(x, weight + randn(24, 4, seed=2) @ randn(4, 16, seed=3) / 8)
-    lines = {}
-    for rank in (1, 2, 4):
-        down, up = (nn.Parameter(each) for each in mine.start(rank, 16, 24, seeded()))
-        optimizer = torch.optim.Adam([down, up], lr=0.02)
-        lines[f"rank {rank}"] = losses = []
-        for _ in range(200):
-            optimizer.zero_grad()
-            loss = F.mse_loss(mine.lora_forward(x, weight, down, up, rank), wanted)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-    return chart("An update of rank 4, learned", lines, names=("step", "mean squared error"), logarithmic=True)
-
-
 def start_probe(function: Callable[..., Any]) -> Seen:
     """The shapes, and what the numbers are like."""
     pair = function(3, 8, 6, seeded())
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(each, Tensor) for each in pair):
         return {SHAPES: pair}
     down, up = pair
+    generator = seeded()
+    one, next_one = (function(3, 8, 6, generator)[0] for _ in range(2))
     (same_seed, _), (other, _), (large, _) = (
         function(3, 8, 6, seeded()),
         function(3, 8, 6, seeded(1)),
@@ -88,6 +72,7 @@ def start_probe(function: Callable[..., Any]) -> Seen:
         DIFFERENT: len(down.unique()) > 1,
         SAME: same(down, same_seed),
         OTHER: not same(down, other),
+        NEXT: not same(one, next_one),
         RANK: int(torch.linalg.matrix_rank(down.float())) if down.dim() == 2 else None,
         SIZE: bool(large.float().std() < 3),
     }

@@ -13,7 +13,7 @@ from torch import Tensor
 import minti
 from exercise.grader.compare import same
 from exercise.grader.mistakes.latents import ENCODED, OTHER, SAME, SAMPLES, SCALED_LATENTS
-from exercise.grader.mistakes.loss import CALLS, DIFFUSION_LOSS, GRADIENT, LOSS, NOISY, PLACE, PROMPTS, TOLD
+from exercise.grader.mistakes.loss import CALLS, DIFFUSION_LOSS, GRADIENT, NOISY, OFF, PLACE, PROMPTS, TOLD
 from exercise.grader.part import Part, Task
 from exercise.grader.seen import Seen
 from exercise.grader.world import SCHEDULER, chart, gradient, predicting_noise, randn, seeded, toybox, toys
@@ -95,12 +95,20 @@ def loss_probe(function: Callable[..., Tensor]) -> Seen:
         NOISY: noisy,
         TOLD: told,
         PROMPTS: prompts,
-        LOSS: value,
+        **{says: function(*nearly_right(off), words, seeded(2)) for off, says in OFF.items()},
+        "the loss of a batch of three": value,
         GRADIENT: gradient(value, words),
-        "the loss of another batch": whole,
+        "the loss of larger images": whole,
         "its gradient": gradient(whole, words),
         "the loss of a second call with the same generator": again,
     }
+
+
+def nearly_right(off: float) -> tuple[SimpleNamespace, Tensor, Tensor]:
+    """A network whose prediction is the noise that was added, and `off` more; clean latents; timesteps."""
+    latents, timesteps = torch.ones(2, 1, 1, 1), torch.tensor([400, 600])
+    unet = lambda x, t, context: SCHEDULER.noise_from_clean(x, latents, timesteps) + off  # noqa: E731
+    return SimpleNamespace(unet=unet, scheduler=SCHEDULER), latents, timesteps
 
 
 SPREAD = 2 * randn(2, 4, 4, 4), randn(2, 4, 4, 4, seed=1).abs()

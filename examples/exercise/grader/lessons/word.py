@@ -32,12 +32,12 @@ def keep_the_rest(optimizer: Optimizer, weight: nn.Parameter, first: int) -> Non
 
 def image(mine: Any) -> Image.Image:
     """How far the rows of a matrix have moved, step by step, with the learner's patch and without."""
-    start = randn(8, 4) + 2
+    start = randn(5, 2) + 2
     ways = {"patched": mine.keep_the_rest, "not patched": lambda optimizer, weight, first: None}
     lines = {}
     for way, function in ways.items():
         seen = steps(function, 30)
-        for which, rows in (("old", start[:6]), ("new", start[6:])):
+        for which, rows in (("old", start[:3]), ("new", start[3:])):
             after = [seen[f"{which} rows after step {i}"] for i in range(1, 31)]
             lines[f"{way}: {which} rows"] = [(each - rows).norm(dim=1).mean().item() for each in after]
     return chart("How far rows move", lines, names=("step", "distance"))
@@ -64,35 +64,46 @@ def has_a_view(step: Callable, weight: Tensor) -> bool:
     return sum(isinstance(each, Tensor) and each.data_ptr() == weight.data_ptr() for each in held) > 1
 
 
-def steps(function: Callable[..., None], count: int) -> Seen:
-    """A matrix of eight rows, whose last two are new, after each step of AdamW with some weight decay."""
-    weight = nn.Parameter(randn(8, 4) + 2)
-    optimizer = AdamW([weight], lr=0.1, weight_decay=0.1)
-    writes = written_by(AdamW([nn.Parameter(randn(8, 4))], weight_decay=0.1))
-    classes = [(kind, dict(vars(kind))) for kind in AdamW.__mro__[:-1]]
-    seen, hooks = {}, [len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)]
+def steps(function: Callable[..., None], count: int, rows: int = 5, first: int = 3) -> Seen:
+    """A matrix, of which the rows from `first` on are new, after each step of AdamW with some weight decay."""
+    weight = nn.Parameter(randn(rows, 2) + 2)
+    optimizer, before = AdamW([weight], lr=0.1, weight_decay=0.1), steps_of_classes()
+    writes = written_by(AdamW([nn.Parameter(randn(rows, 2))], weight_decay=0.1))
     try:
-        function(optimizer, weight, 6)
-        others = all(vars(kind).get("step") is before.get("step") for kind, before in classes)
-        hooked = hooks != [len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)]
-        seen = {OTHERS: others, PATCHED: "step" in vars(optimizer) or hooked or not others, WRITTEN: True, TAKEN: 0}
+        function(optimizer, weight, first)
+        others = steps_of_classes() == before
+        hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+        patched = "step" in vars(optimizer) or bool(hooked) or not others
+        seen = {OTHERS: others, PATCHED: patched, WRITTEN: True, TAKEN: 0}
         for i in range(count):
-            slope = randn(8, 4, seed=i) * torch.tensor([1.0, 0, 1, 0, 0, 1, 1, 1])[:, None]
+            slope = randn(rows, 2, seed=i)
+            slope[1] = 0  # a token that the prompts do not have
             optimizer.zero_grad()
             (slope * weight).sum().backward()  # so that a hook of the gradient's is called
             version = weight._version
             optimizer.step()
             seen[WRITTEN] &= weight._version - version > writes or has_a_view(optimizer.step, weight)
-            seen[f"old rows after step {i + 1}"] = weight[:6].detach().clone()
-            seen[f"new rows after step {i + 1}"] = weight[6:].detach().clone()
+            seen[f"old rows after step {i + 1}"] = weight[:first].detach().clone()
+            seen[f"new rows after step {i + 1}"] = weight[first:].detach().clone()
         seen[TAKEN] = int(optimizer.state[weight].get("step", 0))
     finally:
-        for kind, before in classes:
-            if "step" in before:
-                kind.step = before["step"]
+        for kind, step in before.items():
+            if step:
+                kind.step = step
             elif "step" in vars(kind):
                 del kind.step
     return seen
+
+
+def steps_of_classes() -> dict[type, Any]:
+    """AdamW's own `step`, and those of the classes that it is made from."""
+    return {kind: vars(kind).get("step") for kind in AdamW.__mro__[:-1]}
+
+
+def probe(function: Callable[..., None]) -> Seen:
+    """Two matrices, so that no number of rows can be written into the code."""
+    another = {f"of another matrix, {key}": rows for key, rows in steps(function, 2, 6, 5).items() if "rows" in key}
+    return steps(function, 3) | another
 
 
 PART = Part(
@@ -107,7 +118,7 @@ PART = Part(
             ROWS,
             EXTENDED,
         ),
-        Task(keep_the_rest, lambda function: steps(function, 3), TRICK, KEEP_THE_REST),
+        Task(keep_the_rest, probe, TRICK, KEEP_THE_REST),
     ),
     image,
 )

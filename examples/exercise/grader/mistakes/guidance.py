@@ -119,12 +119,14 @@ EVALUATIONS = mistakes(
         pictures * (steps + (0 if off else steps // every))
         pictures * (steps + steps // every)
         pictures * (steps if scale <= 1 else steps + steps // every)
+        pictures * (steps + (0 if off else max(1, steps // every)))
         ? Of 7 steps with k = 4, in which ones is it computed? Count from the first.
 
     steps divided by k and rounded to the nearest
         pictures * (steps + (0 if off else round(steps / every)))
         pictures * (steps + round(steps / every))
         pictures * (steps + (0 if off else int(steps / every + 0.5)))
+        pictures * (steps + (0 if off else max(1, round(steps / every))))
         ? Of 9 steps with k = 4, in which ones is it computed? Count from the first.
 
     steps divided by k and not rounded

@@ -6,7 +6,8 @@ from exercise.grader.table import mistakes
 PLACE = "`002` 4.3; `000`, task 1; `003` 26"
 CALLS, NOISY = "how often the network is called", "the noisy latents that the network gets"
 TOLD, PROMPTS = "the timesteps that the network gets", "the network gets the embeddings as they came"
-LOSS, GRADIENT = "the loss", "the gradient of the embeddings"
+GRADIENT = "the gradient of the embeddings"
+OFF = {0.5: "two images, the prediction 0.5 too large: the loss", -2.0: "the same, 2 too small: the loss"}
 ARGUMENTS = "wrapper, latents, t, embeddings, generator"
 GIVEN = """
 def draw(kind=torch.randn, shape=latents.shape, generator=generator): return kind(shape, generator=generator)

@@ -12,7 +12,8 @@ from exercise.grader.seen import Function
 
 SHAPES, RANK, SIZE = "the shapes of A and B", "the rank of A", "A's numbers are not too large"
 A_ZERO, B_ZERO, DIFFERENT = "A is zero", "B is zero", "A's numbers differ"
-SAME, OTHER = "the same generator gives the same A", "another generator gives another A"
+SAME, OTHER = "the same seed gives the same A", "another seed gives another A"
+NEXT = "a generator gives another A the next time"
 
 
 def shaped(a: Callable[..., tuple], b: Callable[..., tuple] = lambda r, i, o: (o, r)) -> Function:
@@ -110,6 +111,13 @@ START = (
         "What is the argument `generator` for?",
         "the argument `generator`",
         by=(OTHER, SHAPES),
+    ),
+    Mistake(
+        "the same A at every call: the generator started anew",
+        made(lambda shape, g: rand(shape, torch.Generator().manual_seed(g.initial_seed()))),
+        "A model has many layers: should all of them start with the same A?",
+        "the argument `generator`",
+        by=(NEXT, SHAPES),
     ),
     Mistake(
         "the rows of A all alike",

@@ -66,7 +66,7 @@ KEEP_THE_REST = (
     Mistake(
         "what is put back is what was just there, so that all rows move: the copy is none",
         (afterwards(patches.back, kept=lambda weight: weight.detach()), patched(patches.copied_in_the_step)),
-        "`detach` gives another view of the same numbers. Which numbers does your copy hold after a step, and from when?",
+        "`detach` gives another view of the same numbers. Which numbers does yours hold, and from when?",
         by=(*OLD, *NEW, WRITTEN),
     ),
     Mistake(
