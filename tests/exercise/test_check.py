@@ -1,6 +1,7 @@
 """The grader as it is run: submissions that do harm, notebooks, and what is typed wrongly."""
 
 import csv
+import math
 
 import nbformat
 import pytest
@@ -9,7 +10,7 @@ from running import ROOT, script_inside
 
 from exercise import make_notebook
 from exercise.grader import progress
-from exercise.grader.part import difference
+from exercise.grader.compare import difference, shown
 from exercise.grader.submission import functions, judged
 
 CHECK = "exercise/check.py"
@@ -90,13 +91,28 @@ def test_a_folder_s_progress_is_its_own(tmp_path):
     "given, says",
     [
         (torch.tensor(0.5), "gives a tensor, expected a number: `.item()`?"),
-        (0.25, "gives 0.25, and another number was expected"),
+        (0.25, "yours 0.25, right 0.5"),
+        (math.nan, "your result contains NaN"),
         ("half", "gives a text, expected a number"),
         (None, "gives nothing: is there a return?"),
     ],
 )
 def test_how_a_result_differs(given, says):
-    assert difference(given, 0.5) == says
+    assert difference({"": given}, {"": 0.5}) == says
+
+
+@pytest.mark.parametrize(
+    "value, says",
+    [
+        (torch.tensor([0.9, 0.72]), "[0.9, 0.72]"),
+        (torch.ones(1, 1, 1, 1), "1"),
+        (torch.tensor([3]), "[3]"),
+        (torch.ones(2, 1, 2, 1) / 3, "[[0.333, 0.333], [0.333, 0.333]]"),
+        (("a toy", 2), '("a toy", 2)'),
+    ],
+)
+def test_how_a_value_is_shown(value, says):
+    assert shown(value) == says
 
 
 @pytest.mark.parametrize(

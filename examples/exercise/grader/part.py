@@ -6,6 +6,7 @@ A known mistake is a wrong function; a learner's function of which the same is s
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,7 +123,8 @@ def in_general(given: Seen, expected: Seen) -> str:
 
 def seen(task: Task, function: Function) -> Seen:
     """What the probe sees of a function. Noise from torch's global generator is seeded: the same every time."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a wrong function does
         torch.manual_seed(0)
         found = task.probe(function)
     return found if isinstance(found, dict) else {"": found}

@@ -37,7 +37,7 @@ def image(mine: Any) -> Image.Image:
     """Each bundled concept's images beside those of each other: a table of likenesses as shades of grey."""
     toybox_folder = str(CONCEPTS.parent / "toybox")
     if toybox_folder not in sys.path:
-        sys.path.insert(0, toybox_folder)  # before the worker's own folder, which has a world.py, too
+        sys.path.insert(0, toybox_folder)
     from toy_clip import load_toy_clip
 
     clip = load_toy_clip(toybox(), minti.TOYBOX)
@@ -66,7 +66,7 @@ PART = Part(
         Task(
             likeness,
             calling(
-                {"drawn": torch.tensor([[2.0, 0]]), "training": TWO},
+                {"drawn": torch.tensor([[6.0, 8]]), "training": TWO},
                 {"drawn": randn(5, 8) + 1, "training": 3 * randn(5, 8, seed=1) + 1},
                 {"drawn": randn(3, 8), "training": 3 * randn(5, 8, seed=1) - 1},
             ),
