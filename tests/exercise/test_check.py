@@ -11,7 +11,7 @@ from running import ROOT, script_inside
 from exercise import make_notebook
 from exercise.grader import progress
 from exercise.grader.compare import difference, shown
-from exercise.grader.submission import functions, judged
+from exercise.grader.submission import PARTS, functions, judged, lesson
 
 CHECK = "exercise/check.py"
 LINE = "    return torch.cumprod(1 - betas, dim=0)"
@@ -85,6 +85,12 @@ def test_a_folder_s_progress_is_its_own(tmp_path):
     progress.write(tmp_path, tmp_path / "one", one)
     progress.write(tmp_path, tmp_path / "other", other)
     assert progress.read(tmp_path, tmp_path / "one") == one and progress.read(tmp_path, tmp_path / "other") == other
+
+
+def test_the_last_part_leads_to_the_challenge():
+    done = {part: [task.name for task in lesson(part).tasks] for part in PARTS}
+    assert "examples/challenge.md" in progress.shown(done) and (ROOT / "examples/challenge.md").is_file()
+    assert "challenge" not in progress.shown(done | {"loop": []})
 
 
 @pytest.mark.parametrize(

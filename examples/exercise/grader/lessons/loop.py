@@ -58,7 +58,12 @@ def image(mine: Any) -> Image.Image:
         said = ["a photo of a <mine>", "a sketch of a <mine>", "a <mine> next to a blue star"]
         options = {"num_inference_steps": 15, "sampler": "ddim", "generator": seeded(1)}
         drawn = minti.sample(model, said, **options)
-    curve = chart("A word is learned", {"validation loss": validation}, range(0, 61, 10), ("step", "loss"))
+    curve = chart(
+        "The validation loss, as a word is learned",
+        {"loss of the noise": validation},
+        range(0, 61, 10),
+        ("step", "loss"),
+    )
     side = drawn[0].size
     shown = [*(each.resize(side) for each in images[:2]), *drawn]
     strip = captioned(shown, ["training image"] * 2 + [said[0], said[1], "beside a blue star"], 5)
