@@ -92,8 +92,8 @@ UNNAMED = [
     (
         "evaluation",
         "position",
-        "((value - floor) / (ceiling - floor)) ** 2",
-        "value = 0.7, floor = 0.5, ceiling = 0.9: yours 0.25, right 0.5",
+        "((value - floor) / (ceiling - floor)) ** 3",
+        "value = 0.7, floor = 0.5, ceiling = 0.9: yours 0.125, right 0.5",
     ),
     (
         "lora",
@@ -110,8 +110,8 @@ UNNAMED = [
     (
         "gradient",
         "gradient_of",
-        "torch.zeros_like(x)",
-        "log p(y | x) = -|x|^2 / 2, x = [[1, 2], [3, -1]]: yours [[0, 0], [0, 0]], right [[-1, -2], [-3, 1]]",
+        "-3 * x",
+        "log p(y | x) = -|x|^2 / 2, x = [[1, 2], [3, -1]]: yours [[-3, -6], [-9, 3]], right [[-1, -2], [-3, 1]]",
     ),
 ]
 

@@ -13,7 +13,8 @@ from torch import Tensor
 import minti
 from exercise.grader.compare import same
 from exercise.grader.mistakes.latents import ENCODED, OTHER, SAME, SAMPLES, SCALED_LATENTS
-from exercise.grader.mistakes.loss import CALLS, DIFFUSION_LOSS, GRADIENT, NOISY, OFF, PLACE, PROMPTS, TOLD
+from exercise.grader.mistakes.loss import DIFFUSION_LOSS, GRADIENT, OFF, PLACE
+from exercise.grader.mistakes.noise import ANOTHER, CALLS, NOISY, PROMPTS, TOLD
 from exercise.grader.part import Part, Task
 from exercise.grader.seen import Seen
 from exercise.grader.world import SCHEDULER, chart, gradient, predicting_noise, randn, seeded, toybox, toys
@@ -88,10 +89,13 @@ def loss_probe(function: Callable[..., Tensor]) -> Seen:
     calls = len(heard) / 2
     (noisy, told, prompts), *_ = heard or [(None, None, None)]
     seeds = [loss((3, 1, 1, 2), [10, 400, 900], seeded(seed)) for seed in (4, 4)]
+    loss((3, 1, 1, 2), [10, 400, 900], seeded(5))
+    *_, fourth, fifth = [None, 0, *(x for x, *_ in heard)]
     whole = loss((3, 4, 4, 4), [1, 500, 998], seeded(2))
     return {
         CALLS: calls,
         SAME: same(*seeds),
+        ANOTHER: not same(fourth, fifth),
         NOISY: noisy,
         TOLD: told,
         PROMPTS: prompts,

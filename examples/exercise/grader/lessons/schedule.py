@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from exercise.grader.mistakes.schedule import ADD_NOISE, ALPHAS_CUMPROD, BAR, PLACE
+from exercise.grader.mistakes.add_noise import ADD_NOISE, PLACE
+from exercise.grader.mistakes.alphas_cumprod import ALPHAS_CUMPROD, BAR
 from exercise.grader.part import Part, Task
 from exercise.grader.seen import calling
 from exercise.grader.world import ALPHAS, BETAS, captioned, randn, scheduler_of, toybox, toys

@@ -83,8 +83,10 @@ ATTENTION = mistakes(
         right.softmax(-1).softmax(-1) @ v
         ? The weights sum to 1 already after the first; what does the second do to them?
 
-    queries and keys exchanged
+    queries and keys exchanged, or one of them used twice
         (k @ q.mT / d**0.5).softmax(-1) @ v
+        (q @ q.mT / d**0.5).softmax(-1) @ v
+        (k @ k.mT / d**0.5).softmax(-1) @ v
         ? The result has a row for each query: which of the two axes of the scores is the queries'?
 
     the transpose forgotten
@@ -118,6 +120,29 @@ ATTENTION = mistakes(
         right.softmax(-1)[:, 0] @ v[:, 0]
         ? Heads are independent; how many are there in the result?
         @ `002` 1.4
+
+    the values in front of the weights
+        v @ right.softmax(-1)
+        ? The result has a row for each query. Which of the two has these rows?
+
+    the values in the scores, where the keys belong
+        (q @ v.mT / d**0.5).softmax(-1) @ v
+        (q @ v.mT / d**0.5).softmax(-1) @ k
+        ? Which of them say what is looked for, and which say what is found?
+
+    a softmax of queries or keys, where that of the scores belongs
+        (q @ k.softmax(-1).mT / d**0.5) @ v
+        (q.softmax(-1) @ k.mT / d**0.5) @ v
+        ? Of which numbers is the softmax?
+
+    the queries added to the result
+        q + right.softmax(-1) @ v
+        v + right.softmax(-1) @ v
+        ? What is around attention in a network, and what is attention itself?
+
+    the weights divided by d after the softmax
+        scores.softmax(-1) / d @ v
+        ? What do a query's weights sum to now?
 
     only the token with the largest score
         F.one_hot(right.argmax(-1), k.shape[-2]).float() @ v

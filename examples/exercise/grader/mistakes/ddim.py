@@ -135,6 +135,19 @@ DDIM_STEP = mistakes(
         ? Entry 0 is already one step of noise; which s is the clean image?
         @ the argument `s`
 
+    x_t as it is, for the clean image
+        (x if s < 0 else right)
+        ? Is x_t clean already, where the step ends at s = -1?
+        @ the argument `s`
+
+    x_t scaled, and its noise left as it was
+        (b / a) ** 0.5 * x
+        ? What is x_t made of, and which part of it is to be scaled?
+
+    the two added without their rates
+        x0 + e
+        ? How much of the image and how much noise is there at s?
+
     an index off by one
         s = max(s - 1, -1); right
         s = s - 1 if s >= 0 else len(alphas_cumprod) - 2; right

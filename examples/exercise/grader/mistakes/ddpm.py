@@ -137,6 +137,23 @@ DDPM_STEP = mistakes(
         (x + weight * e) / divisor + sigma * z
         ? Should x_{t-1} have more noise than x_t, or less?
 
+    beta squared, with the predicted noise
+        (x - b**2 / (1 - a) ** 0.5 * e) / divisor + sigma * z
+        ? Which power of beta is in this part's formula?
+
+    alpha alone before the predicted noise
+        (x - (1 - b) * e) / divisor + sigma * z
+        ? How much noise did this one step add, and how large is all of it?
+
+    a step towards noise, not away from it
+        (1 - b) ** 0.5 * x + b**0.5 * z
+        (1 - b) ** 0.5 * x + b**0.5 * e
+        ? Is x_{t-1} to have more noise than x_t, or less?
+
+    everything divided by the noise's rate as well
+        (x - b * e) / (divisor * (1 - a) ** 0.5) + sigma * z
+        ? Which of the terms stands over sqrt(1 - alpha-bar_t)?
+
     the predicted noise left out
         x / divisor + sigma * z
         ? What is the network's prediction for?

@@ -67,6 +67,15 @@ AMONG_THEMSELVES = mistakes(
         ((cosines.sum() - n) / (n * (n + 1))).item()
         ? How many pairs of different images are there, for n = 2?
 
+    the diagonal's ones taken from the mean, not from the sum
+        cosines.mean().item() - 1
+        ? How many ones are on the diagonal, and how many pairs are left?
+
+    the diagonal's ones in a half of the matrix
+        cosines.triu().mean().item()
+        cosines.tril().mean().item()
+        ? What is on the diagonal, and does it say anything?
+
     a sum, where the mean belongs
         (cosines.sum() - n).item()
         cosines.triu(1).sum().item()
@@ -148,6 +157,14 @@ POSITION = mistakes(
     upside down
         (ceiling - floor) / (value - floor)
         ? What should the result be at the floor?
+
+    counted from the middle
+        (value - (floor + ceiling) / 2) / (ceiling - floor)
+        ? What should the result be at the floor?
+
+    the square or the root of the position
+        ((value - floor) / (ceiling - floor)) ** 2
+        ? Linear: where is a value that is half way?
 
     cut off at 0 and 1
         min(max((value - floor) / (ceiling - floor), 0.0), 1.0)

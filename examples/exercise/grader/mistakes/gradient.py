@@ -87,6 +87,16 @@ GRADIENT_OF = mistakes(
         ? A sampler runs within `torch.no_grad()`. What switches gradients on again, and for which tensor?
         @ the text of `gradient_of`
 
+    the gradient of a tensor that was in no computation: none
+        x.grad
+        ? Which tensor was handed to `log_probability`, and from which one is the gradient read?
+
+    a logarithm of a sum, or shares of the batch, where a sum belongs
+        of(lambda l: l.logsumexp(0))
+        of(lambda l: l.softmax(0).sum())
+        of(lambda l: l.softmax(0)[0])
+        ? Should one image's gradient depend on which others are in the batch?
+
     one gradient of several numbers: the sum is missing
         of(lambda l: l)
         ? `grad` wants one number. Each image's depends on itself only: which number has all their gradients?
@@ -159,6 +169,14 @@ GUIDED_NOISE = mistakes(
         noise - s * alpha_bar * gradient
         noise - s * (1 - alpha_bar**0.5) * gradient
         ? How strong should guidance be where there is no noise left?
+
+    the signal's rate where the noise's belongs, and a plus
+        noise + s * alpha_bar**0.5 * gradient
+        ? How strong should guidance be where there is no noise left, and towards what?
+
+    the gradient as the result
+        gradient
+        ? What does the network predict without a class?
 
     divided by the noise's rate instead of multiplied
         noise - s / r * gradient

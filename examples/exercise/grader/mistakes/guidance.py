@@ -74,6 +74,15 @@ GUIDED = mistakes(
         uncond + min(scale, 1.0) * (cond - uncond)
         ? Guidance extrapolates: may it go beyond `cond`?
 
+    both predictions returned, one behind the other
+        torch.cat([uncond, cond])
+        (uncond, cond)
+        ? How many predictions does a step need?
+
+    the unconditional prediction added twice
+        uncond + scale * cond + uncond
+        ? If both predictions are the same, what should guidance change?
+
     the mean of both
         (uncond + scale * cond) / (1 + scale)
         (uncond + cond) / 2
@@ -171,6 +180,26 @@ EVALUATIONS = mistakes(
     the number of images on the unconditional predictions only
         steps + (0 if off else pictures * up(steps, every))
         ? Does the network see one image in each step, or a batch?
+
+    the steps alone, or the images alone
+        steps
+        pictures
+        pictures + steps
+        ? How many images does the network see in one step?
+
+    k added or multiplied, where one divides
+        pictures * (steps + (0 if off else every))
+        pictures * steps * every
+        pictures * (steps + every)
+        ? With a larger k, should there be more evaluations or fewer?
+
+    the scale as a number of evaluations
+        int(pictures * steps * scale)
+        ? Is there more to compute at a larger scale?
+
+    steps and images rounded together
+        pictures * steps + (0 if off else up(pictures * steps, every))
+        ? In how many steps is it computed, and of how many images each time?
 
     the conditional predictions left out
         pictures * up(steps, every)

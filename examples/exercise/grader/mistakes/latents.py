@@ -92,6 +92,21 @@ SCALED_LATENTS = mistakes(
         ? In diffusers the encoder's output has a field of that name; which method has `encoded` here?
         @ the argument `encoded`
 
+    the method itself, which was not called
+        encoded.sample * scaling_factor
+        ? What makes a method return something?
+        @ the argument `encoded`
+
+    only the first image
+        x[0] * scaling_factor
+        x[:1] * scaling_factor
+        ? Which shape have the latents?
+
+    numbers moved as pixels are
+        2 * x * scaling_factor - 1
+        (x * scaling_factor).clamp(0, 1)
+        ? These are latents, not pixels: what is done to them?
+
     the distribution itself multiplied: nothing was sampled
         encoded * scaling_factor
         scaling_factor * encoded

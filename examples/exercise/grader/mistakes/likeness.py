@@ -88,6 +88,11 @@ LIKENESS = mistakes(
         cosines.arccos().mean().item()
         ? A cosine is between -1 and 1. What do you do with it before the mean?
 
+    the samples compared with themselves
+        (a @ a.T).mean().item()
+        (b @ b.T).mean().item()
+        ? Which two sets of images are compared?
+
     the median, where the mean belongs
         cosines.median().item()
         ? Which of the two do all pairs have a part in?

@@ -70,6 +70,11 @@ LEARN = (
         "After `backward` the graph is gone. How often does a step need it?",
     ),
     Mistake(
+        "the loss handed to the optimizer's step",
+        lambda steps, draw, loss, optimizer: optimizer.step(loss(draw())),
+        "How does the optimizer know the gradient? It is in `.grad`, once something has put it there.",
+    ),
+    Mistake(
         "nothing is done at all",
         lambda *_: [],
         "What stands in this part's first line?",
@@ -195,6 +200,12 @@ LEARN = (
             loop(RIGHT, noted=lambda value, notes: value, returned=lambda notes: sum(notes)),
         ),
         "A loss tensor keeps its whole graph in memory; which method returns its number?",
+        "what `learn` returns",
+    ),
+    Mistake(
+        "texts, where numbers belong",
+        loop(RIGHT, noted=lambda value, notes: str(value.item())),
+        "What could draw a curve of them?",
         "what `learn` returns",
     ),
     Mistake(

@@ -1,140 +1,12 @@
-"""Part 5: what often goes wrong with the diffusion loss."""
+"""Part 5: what often goes wrong with the diffusion loss, where the network is given what it should be."""
 
-from exercise.grader.mistakes.latents import SAME
+from exercise.grader.mistakes.noise import ARGUMENTS, GIVEN, GIVEN_TO_THE_NETWORK
 from exercise.grader.table import mistakes
 
 PLACE = "`002` 4.3; `000`, task 1; `003` 26"
-CALLS, NOISY = "how often the network is called", "the noisy latents that the network gets"
-TOLD, PROMPTS = "the timesteps that the network gets", "the network gets the embeddings as they came"
 GRADIENT = "the gradient of the embeddings"
 OFF = {0.5: "two images, the prediction 0.5 too large: the loss", -2.0: "the same, 2 too small: the loss"}
-ARGUMENTS = "wrapper, latents, t, embeddings, generator"
-GIVEN = """
-def draw(kind=torch.randn, shape=latents.shape, generator=generator): return kind(shape, generator=generator)
-def anew(): return torch.Generator().manual_seed(generator.initial_seed())
-def net(x, t=t, c=embeddings): return wrapper.unet(x, t, c)
-def noisy(n, x=latents, t=t): return wrapper.scheduler.add_noise(x, n, t)
-def mse(a, b): return ((a - b) ** 2).mean()
-"""
-DIFFUSION_LOSS = mistakes(
-    ARGUMENTS,
-    GIVEN,
-    """
-    the network not asked
-        mse(noisy(n := draw()), n)
-        ? What has to predict the noise?
-    """,
-    by=(CALLS,),
-)
-DIFFUSION_LOSS += mistakes(
-    ARGUMENTS,
-    GIVEN,
-    """
-    noise that does not come from the generator
-        mse(net(noisy(n := torch.randn_like(latents))), n)
-        ? Would another run with the same seed get the same noise?
-        @ the argument `generator`
-    """,
-    by=(SAME,),
-)
-DIFFUSION_LOSS += mistakes(
-    ARGUMENTS,
-    GIVEN,
-    """
-    the noise drawn twice
-        net(noisy((draw(), draw())[1])).mean()
-        ? Can the network predict noise that is not in the image?
-
-    the clean latents shown to the network
-        net(latents).mean()
-        ? Which latents is the network to find the noise in?
-
-    the noise alone shown to the network
-        net(draw()).mean()
-        ? Which latents is the network to find the noise in?
-
-    noise added without the schedule
-        net(latents + draw()).mean()
-        ? How much noise belongs to timestep t? `wrapper.scheduler` knows.
-
-    latents and noise exchanged in `add_noise`
-        net(noisy(latents, draw())).mean()
-        ? In which order does `add_noise` take its arguments?
-
-    noise from `torch.rand`, where normal numbers belong
-        net(noisy(draw(torch.rand))).mean()
-        net(noisy(2 * draw(torch.rand) - 1)).mean()
-        ? What are the mean and the variance of the noise that is added?
-
-    one noise for the whole batch
-        net(noisy(draw(shape=latents.shape[1:]).expand_as(latents))).mean()
-        ? Are the images of a batch to learn from the same noise?
-
-    the noise taken away, not added
-        net(noisy(-draw())).mean()
-        ? What does `add_noise` do with the noise that it is given?
-
-    the noise added at another timestep, off by one
-        net(noisy(draw(), t=t + 1)).mean()
-        net(noisy(draw(), t=(t - 1).clamp(min=0))).mean()
-        ? Which timestep is the network told, and at which was the noise added?
-
-    the noise added at one timestep for the whole batch
-        net(noisy(draw(), t=t[:1].expand_as(t))).mean()
-        ? Is each image at a timestep of its own?
-
-    the latents scaled once more
-        net(noisy(draw(), latents * 0.18215)).mean()
-        net(noisy(draw(), latents / 0.18215)).mean()
-        ? The argument `latents` is clean, and what else?
-        @ the argument `latents`
-
-    noise added twice
-        net(noisy(n := draw(), noisy(n))).mean()
-        ? How many calls of `add_noise` does a timestep need?
-
-    the same noise at every call: the generator started anew
-        net(noisy(draw(generator=anew()))).mean()
-        ? A generator goes on from where it is; what does its seed say about that?
-        @ the argument `generator`
-    """,
-    by=(NOISY,),
-)
-DIFFUSION_LOSS += mistakes(
-    ARGUMENTS,
-    GIVEN,
-    """
-    the network told another timestep, off by one
-        net(noisy(draw()), t + 1).mean()
-        net(noisy(draw()), t - 1).mean()
-        ? At which timestep was the noise added?
-
-    the network told timestep 0, whichever it is
-        net(noisy(draw()), t * 0).mean()
-        ? At which timestep was the noise added?
-
-    the network told timesteps between 0 and 1
-        net(noisy(draw()), t / 1000).mean()
-        net(noisy(draw()), t / 999).mean()
-        ? How are the timesteps of this schedule counted?
-
-    the network told one timestep for the whole batch
-        net(noisy(draw()), t[:1].expand_as(t)).mean()
-        ? Is each image at a timestep of its own?
-    """,
-    by=(TOLD,),
-)
-DIFFUSION_LOSS += mistakes(
-    ARGUMENTS,
-    GIVEN,
-    """
-    the prompt kept from the network
-        net(noisy(draw()), c=embeddings * 0).mean()
-        ? What is the argument `embeddings` for?
-    """,
-    by=(PROMPTS,),
-)
-DIFFUSION_LOSS += mistakes(
+DIFFUSION_LOSS = GIVEN_TO_THE_NETWORK + mistakes(
     ARGUMENTS,
     GIVEN,
     """
@@ -211,6 +83,31 @@ DIFFUSION_LOSS += mistakes(
     the squares themselves: the mean forgotten
         (net(noisy(n := draw())) - n) ** 2
         ? Over which axes is the mean?
+
+    `.sample` asked of the prediction, which is a tensor here
+        mse(net(noisy(n := draw())).sample, n)
+        ? In diffusers the UNet's output has a field of that name. What does `wrapper.unet` return?
+        @ the argument `wrapper`
+
+    arguments in another order
+        mse(wrapper.unet(noisy(n := draw()), embeddings, t), n)
+        mse(net(wrapper.scheduler.add_noise(latents, t, n := draw())), n)
+        mse(net(wrapper.scheduler.add_noise(t, latents, n := draw())), n)
+        ? In which order do `add_noise` and the network take theirs?
+        @ the argument `wrapper`
+
+    `backward` called here already
+        (l := mse(net(noisy(n := draw())), n)).backward()
+        ? Whose part is that? The loss's gradient is taken in part 7.
+
+    the largest error, where the mean belongs
+        ((net(noisy(n := draw())) - n) ** 2).max()
+        ((net(noisy(n := draw())) - n) ** 2).median()
+        ? Which of the errors count in this part's formula?
+
+    the clean image predicted, where the noise belongs
+        mse(noisy(n := draw()) - n, net(noisy(n)))
+        ? What does this network predict?
 
     a number, where a tensor is needed
         mse(net(noisy(n := draw())), n).item()

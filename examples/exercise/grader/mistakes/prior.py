@@ -93,6 +93,21 @@ PROMPTS = mistakes(
         put(f"{rare} toy", "toy")
         ? What are `rare_word` and `class_word` for?
 
+    an article too many
+        put(f"a {both}", f"a {kind}")
+        ? What is in front of the {} already?
+
+    words between the two
+        put(f"{rare} the {kind}", kind)
+        put(f"{kind} called {rare}", kind)
+        put(f"{rare}, a {kind}", kind)
+        put(f"{kind} named {rare}", kind)
+        ? How is the subject called in the text of this part?
+
+    another way of formatting than the {} needs
+        (template % both, template % kind)
+        ? Which method of a string fills in its {}?
+
     one prompt only
         put(both)[0]
         put(both)
@@ -179,6 +194,18 @@ PRIOR_LOSS = mistakes(
     the product of the losses, where their sum belongs
         loss(instance) * weight * loss(prior)
         ? What would the loss be, if one of the two is learned perfectly?
+
+    losses weighted by how many images there are
+        (len(instance) * loss(instance) + weight * len(prior) * loss(prior)) / (len(instance) + len(prior))
+        ? `loss` is a mean already. What weighs the two means?
+
+    one minus lambda
+        loss(instance) + (1 - weight) * loss(prior)
+        ? What should the loss be with lambda = 0?
+
+    the losses squared
+        loss(instance) ** 2 + weight * loss(prior) ** 2
+        ? `loss` is a squared error already. What is added?
 
     lambda squared, or its root
         loss(instance) + weight**2 * loss(prior)

@@ -79,6 +79,18 @@ EXTENDED = mistakes(
         torch.cat([weight, weight.new_zeros(len(weight), n)], dim=1)
         ? Which axis of the matrix counts the tokens?
 
+    the last old rows overwritten
+        torch.cat([weight[:-n], rows])
+        ? Are the tokens that had these rows still to be used?
+
+    nothing added
+        weight
+        ? How many rows has the matrix afterwards?
+
+    the two stacked, not joined
+        torch.stack([weight, rows])
+        ? Which function joins along an axis that is there already?
+
     the whole matrix repeated
         weight.repeat(n, 1)
         weight.repeat(n + 1, 1)

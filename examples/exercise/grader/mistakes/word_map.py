@@ -112,6 +112,25 @@ WORD_MAP = mistakes(
         page(w.mean(1)[..., places].sum(-1) / w.mean(1)[..., places].sum(-1).sum(-1, keepdim=True))
         ? Could two words' maps still be compared?
 
+    the heads not averaged
+        page(w[..., places].sum(-1))
+        w[..., places].sum(-1).reshape(*w.shape[:2], height, width)
+        ? How many maps has a word, for each image?
+        @ `002` 1.4
+
+    the smallest weight of all heads, where their mean belongs
+        page(w.amin(1)[..., places].sum(-1))
+        ? A map is the mean over the heads.
+        @ `002` 1.4
+
+    the word's places taken from the positions, not from the tokens
+        page(w.mean(1)[:, places].sum(1))
+        ? Which axis of the weights counts the tokens?
+
+    all tokens from the word's first on
+        page(w.mean(1)[..., places[0] :].sum(-1))
+        ? Where does the word end?
+
     all tokens but the word's
         page(1 - w.mean(1)[..., places].sum(-1))
         ? Whose weights are wanted?
