@@ -1,5 +1,6 @@
 """minti's own functions are right; mistakes, written down as a learner would, are recognised by their names."""
 
+import e4_mistakes
 import pytest
 from running import ROOT
 
@@ -347,6 +348,7 @@ WRITTEN = [
     ("gradient", "guided_noise", "return noise - scale * (1 - alpha_bar) * gradient", "1 - alpha-bar where"),
     ("gradient", "guided_noise", "return noise - scale * alpha_bar ** 0.5 * gradient", "the signal's rate"),
     ("gradient", "guided_noise", "return noise - scale / (1 - alpha_bar) ** 0.5 * gradient", "divided by the noise's"),
+    *e4_mistakes.WRITTEN,
 ]
 
 
@@ -358,6 +360,16 @@ def test_a_mistake_is_recognised(part, name, body, mistake, tmp_path):
     (task,) = (task for task in lesson(part).tasks if task.name == name)
     verdict = judge(task, functions(file)[name], file)
     assert verdict.state == "mistake" and verdict.says.startswith(mistake), verdict.says
+
+
+@pytest.mark.parametrize("part, name, body", e4_mistakes.RIGHT, ids=lambda value: str(value)[:30])
+def test_another_way_to_write_it_is_right(part, name, body, tmp_path):
+    before, after = (EXERCISE / f"{PARTS[part]}.py").read_text(encoding="utf-8").split(f"def {name}(")
+    file = tmp_path / f"{PARTS[part]}.py"
+    file.write_text(before + f"def {name}(" + after.replace(HOLE, body, 1), encoding="utf-8")
+    (task,) = (task for task in lesson(part).tasks if task.name == name)
+    verdict = judge(task, functions(file)[name], file)
+    assert verdict.state == "right", verdict.says
 
 
 def test_every_known_mistake_is_put_in_once():

@@ -12,6 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 import minti
+from exercise.grader.lessons.evaluation_prompts import TASKS as PROMPTS_AND_SAMPLES
+from exercise.grader.lessons.evaluation_prompts import eight_prompts as eight_prompts
+from exercise.grader.lessons.evaluation_prompts import samples_of as samples_of
 from exercise.grader.part import Mistake, Part, Task
 from exercise.grader.world import CONCEPTS, randn, toybox, toys
 from minti.evaluation import clip_scores
@@ -74,6 +77,7 @@ def of_means(drawn: Tensor, training: Tensor) -> float:
 SIMILAR, BOUNDS = "arXiv 2208.01618, section 5; `000`, task 3c", "the text of this part"
 PART = Part(
     (
+        *PROMPTS_AND_SAMPLES,
         Task(
             likeness,
             lambda function: function(randn(5, 8) + 1, 3 * randn(5, 8, seed=1) + 1),
