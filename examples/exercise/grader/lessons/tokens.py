@@ -175,7 +175,7 @@ def image(mine: Any) -> Image.Image:
     """Three toys with the initializer token, and with a word that has just been added: the same, noise for noise."""
     model = toybox()
     text_encoder, tokenizer = model.text_encoder, model.tokenizer
-    before = text_encoder.get_input_embeddings().weight
+    before = len(text_encoder.get_input_embeddings().weight)
     if "<gem>" not in tokenizer.get_vocab():
         ids = mine.add_placeholders(tokenizer, "<gem>", 1)
         mine.add_rows(text_encoder, tokenizer, ids, "toy")
@@ -185,7 +185,7 @@ def image(mine: Any) -> Image.Image:
     prompts = ["a photo of a toy", "a photo of a <gem>"]
     rows = [minti.sample(model, [prompt] * 3, generator=seeded(3), **options) for prompt in prompts]
     model.freeze()
-    grown = f"{len(before)} rows before, {len(text_encoder.get_input_embeddings().weight)} now"
+    grown = f"{before} embedding vectors before, {len(text_encoder.get_input_embeddings().weight)} now"
     return captioned([each for row in rows for each in row], [""] * 6, 3, [f"{prompts[0]}; {grown}", prompts[1]])
 
 

@@ -151,7 +151,12 @@ def image(mine: Any) -> Image.Image:
     side = rows[0][0].size
     shown = [[images[i].resize(side) for i in order], *([row[i] for i in order] for row in rows)]
     captions = [""] * 8 + [f"t = {timesteps[i]}" for i in order] + [""] * 4
-    titles = ["training images", "their latents, decoded", "with noise", 'what the network makes of it, with "a toy"']
+    titles = [
+        "training images",
+        "their latents, decoded",
+        "with noise",
+        'what the network makes of it, with "a photo of a toy"',
+    ]
     return captioned([each for row in shown for each in row], captions, 4, titles)
 
 
