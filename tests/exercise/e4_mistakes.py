@@ -99,6 +99,12 @@ WRITTEN = [
     (
         "tokens",
         "add_placeholders",
+        ADD.replace("{}", "[tokenizer.encode(token)[0] for token in tokens]"),
+        "the id of the text's beginning",
+    ),
+    (
+        "tokens",
+        "add_placeholders",
         TOKENS + KNOWN + "ids = tokenizer.convert_tokens_to_ids(tokens); tokenizer.add_tokens(tokens); return ids",
         "the ids asked for before",
     ),
@@ -186,6 +192,12 @@ WRITTEN = [
         "freeze_all_but_embeddings",
         "unet.requires_grad_(False); vae.requires_grad_(False); " + EMBEDDINGS,
         "the rest of the text encoder not frozen",
+    ),
+    (
+        "tokens",
+        "freeze_all_but_embeddings",
+        "unet.requires_grad_(False); vae.requires_grad_(False)",
+        "the text encoder left",
     ),
     (
         "tokens",
@@ -354,6 +366,9 @@ WRITTEN = [
     ),
     ("training_step", "training_loss", step("t, c, generator)", "t, c, None)"), "the generator not passed"),
     ("training_step", "training_loss", step(" * wrapper.vae.config.scaling_factor", ""), "latents that are not"),
+    ("training_step", "training_loss", step("with torch.no_grad():\n", "if True:\n"), "latents with a gradient"),
+    ("training_step", "training_loss", step("torch.randint(T, (b,)", "torch.randint(T, (1,)"), "one timestep, and not"),
+    ("training_step", "training_loss", step("torch.randint(T, (b,)", "torch.rand((b,)"), "timesteps between 0 and 1"),
     ("training_step", "training_loss", step("c, generator)", "c, generator).item()"), "a number, where"),
     (
         "training_step",

@@ -10,6 +10,8 @@ from transformers import CLIPTextModel
 
 from exercise.grader.part import Mistake
 
+ONLY = '`000`, task 2, third item: "nothing else!"'
+
 
 def freezing_by(
     frozen: Iterable[int] = (0, 1, 2),
@@ -45,54 +47,59 @@ def the_others(text_encoder: CLIPTextModel) -> None:
     text_encoder.get_input_embeddings().requires_grad_(False)
 
 
-def freezing(place: str) -> tuple[Mistake, ...]:
-    return (
-        Mistake(
-            "everything frozen, the token embeddings as well",
-            freezing_by(last=True),
-            "In which order do you freeze and make trainable, and what holds in the end?",
-            place,
-        ),
-        Mistake("the UNet not frozen", freezing_by((1, 2)), "Which of the three networks did you treat?", place),
-        Mistake("the VAE not frozen", freezing_by((0, 2)), "Which of the three networks did you treat?", place),
-        Mistake("UNet and VAE not frozen", freezing_by((2,)), "Which of the three networks did you treat?", place),
-        Mistake(
-            "the rest of the text encoder not frozen",
-            freezing_by((0, 1)),
-            "Are the token embeddings all of the text encoder?",
-            place,
-        ),
-        Mistake(
-            "the whole text encoder trainable",
-            freezing_by(trained=lambda text: text.requires_grad_(True)),
-            "Which layer of the text encoder is it that is trained?",
-            place,
-        ),
-        Mistake(
-            "the position embeddings trainable, too",
-            freezing_by(trained=all_embeddings),
-            "How many embedding layers has a CLIP text encoder, and which one does a token's id go to?",
-            place,
-        ),
-        Mistake(
-            "a network given an attribute `requires_grad`, which it does not read",
-            by_attribute,
-            "A network is no tensor: which of its methods passes the wish on to its parameters?",
-            place,
-        ),
-        Mistake(
-            "nothing changed at all (`eval()` or `no_grad` freeze nothing)",
-            lambda unet, vae, text_encoder: None,
-            "Which attribute of a parameter says whether it is trainable?",
-            place,
-        ),
-        Mistake(
-            "all but the token embeddings trainable: the wrong way round",
-            freezing_by((0, 1), the_others),
-            "Which of the two is to learn?",
-            place,
-        ),
-    )
+FREEZING = (
+    Mistake(
+        "everything frozen, the token embeddings as well",
+        freezing_by(last=True),
+        "In which order do you freeze and make trainable, and what holds in the end?",
+        ONLY,
+    ),
+    Mistake("the UNet not frozen", freezing_by((1, 2)), "Which of the three networks did you treat?", ONLY),
+    Mistake("the VAE not frozen", freezing_by((0, 2)), "Which of the three networks did you treat?", ONLY),
+    Mistake("UNet and VAE not frozen", freezing_by((2,)), "Which of the three networks did you treat?", ONLY),
+    Mistake(
+        "the rest of the text encoder not frozen",
+        freezing_by((0, 1)),
+        "Are the token embeddings all of the text encoder?",
+        ONLY,
+    ),
+    Mistake(
+        "the text encoder left as it is",
+        freezing_by((0, 1), lambda text: None),
+        "What is trainable of it if all of it was before, and what if nothing was?",
+        ONLY,
+    ),
+    Mistake(
+        "the whole text encoder trainable",
+        freezing_by(trained=lambda text: text.requires_grad_(True)),
+        "Which layer of the text encoder is it that is trained?",
+        ONLY,
+    ),
+    Mistake(
+        "the position embeddings trainable, too",
+        freezing_by(trained=all_embeddings),
+        "How many embedding layers has a CLIP text encoder, and which one does a token's id go to?",
+        ONLY,
+    ),
+    Mistake(
+        "a network given an attribute `requires_grad`, which it does not read",
+        by_attribute,
+        "A network is no tensor: which of its methods passes the wish on to its parameters?",
+        ONLY,
+    ),
+    Mistake(
+        "nothing changed at all (`eval()` or `no_grad` freeze nothing)",
+        lambda unet, vae, text_encoder: None,
+        "Which attribute of a parameter says whether it is trainable?",
+        ONLY,
+    ),
+    Mistake(
+        "all but the token embeddings trainable: the wrong way round",
+        freezing_by((0, 1), the_others),
+        "Which of the two is to learn?",
+        ONLY,
+    ),
+)
 
 
 def checking_by(
@@ -121,62 +128,61 @@ def upside_down(unet: nn.Module, vae: nn.Module, text_encoder: CLIPTextModel) ->
     raise AssertionError
 
 
-def checking(place: str) -> tuple[Mistake, ...]:
-    return (
-        Mistake(
-            "nothing is ever refused (a value returned, or an assert with parentheses around condition and message?)",
-            lambda unet, vae, text_encoder: None,
-            "What does your function do with a model in which everything is trainable?",
-            place,
-        ),
-        Mistake(
-            "frozen token embeddings not noticed",
-            checking_by(embedding=False),
-            "What could be learned if nothing at all were trainable?",
-            place,
-        ),
-        Mistake(
-            "only the token embeddings looked at",
-            checking_by(checked=()),
-            "They are trainable; is that all that is asked?",
-            place,
-        ),
-        Mistake("the UNet not looked at", checking_by(checked=(1, 2)), "How many networks has the model?", place),
-        Mistake("the VAE not looked at", checking_by(checked=(0, 2)), "How many networks has the model?", place),
-        Mistake(
-            "the rest of the text encoder not looked at",
-            checking_by(checked=(0, 1)),
-            "What else does the text encoder have besides its token embeddings?",
-            place,
-        ),
-        Mistake(
-            "trainable position embeddings not noticed",
-            checking_by(free=lambda name: "embedding" in name),
-            "Which names of parameters do you let pass?",
-            place,
-        ),
-        Mistake(
-            "only the first parameter of each network looked at",
-            checking_by(parameters=lambda network: list(network.named_parameters())[:1]),
-            "How many parameters does `next(network.parameters())` look at?",
-            place,
-        ),
-        Mistake(
-            "a network noticed only if all of it is trainable",
-            checking_by(together=all),
-            "`all` or `any`: what if one layer of the UNet is trainable?",
-            place,
-        ),
-        Mistake(
-            "the token embeddings refused as well",
-            checking_by(free=lambda name: False),
-            "Which of the text encoder's parameters is allowed to be trainable?",
-            place,
-        ),
-        Mistake(
-            "refused where it is right, and accepted where it is wrong",
-            upside_down,
-            "What does `assert x` do if x is true?",
-            place,
-        ),
-    )
+CHECKING = (
+    Mistake(
+        "nothing is ever refused (a value returned, or an assert with parentheses around condition and message?)",
+        lambda unet, vae, text_encoder: None,
+        "What does your function do with a model in which everything is trainable?",
+        ONLY,
+    ),
+    Mistake(
+        "frozen token embeddings not noticed",
+        checking_by(embedding=False),
+        "What could be learned if nothing at all were trainable?",
+        ONLY,
+    ),
+    Mistake(
+        "only the token embeddings looked at",
+        checking_by(checked=()),
+        "They are trainable; is that all that is asked?",
+        ONLY,
+    ),
+    Mistake("the UNet not looked at", checking_by(checked=(1, 2)), "How many networks has the model?", ONLY),
+    Mistake("the VAE not looked at", checking_by(checked=(0, 2)), "How many networks has the model?", ONLY),
+    Mistake(
+        "the rest of the text encoder not looked at",
+        checking_by(checked=(0, 1)),
+        "What else does the text encoder have besides its token embeddings?",
+        ONLY,
+    ),
+    Mistake(
+        "trainable position embeddings not noticed",
+        checking_by(free=lambda name: "embedding" in name),
+        "Which names of parameters do you let pass?",
+        ONLY,
+    ),
+    Mistake(
+        "only the first parameter of each network looked at",
+        checking_by(parameters=lambda network: list(network.named_parameters())[:1]),
+        "How many parameters does `next(network.parameters())` look at?",
+        ONLY,
+    ),
+    Mistake(
+        "a network noticed only if all of it is trainable",
+        checking_by(together=all),
+        "`all` or `any`: what if one layer of the UNet is trainable?",
+        ONLY,
+    ),
+    Mistake(
+        "the token embeddings refused as well",
+        checking_by(free=lambda name: False),
+        "Which of the text encoder's parameters is allowed to be trainable?",
+        ONLY,
+    ),
+    Mistake(
+        "refused where it is right, and accepted where it is wrong",
+        upside_down,
+        "What does `assert x` do if x is true?",
+        ONLY,
+    ),
+)

@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import minti
-from exercise.grader.lessons import encoding_mistakes, step_mistakes
 from exercise.grader.lessons.e4 import in_words
+from exercise.grader.lessons.encoding_mistakes import ENCODED, IDS, LATENTS, TOKENS
+from exercise.grader.lessons.step_mistakes import LOSSES, STEP
 from exercise.grader.lessons.tokens import own_tokenizer, small_text_encoder
 from exercise.grader.part import Part, Task
 from exercise.grader.world import captioned, gradient, predicting_noise, randn, seeded, toybox, toys
@@ -110,15 +111,15 @@ def loss_probe(function: Callable[..., Any]) -> dict[str, Any]:
     wrapper = SimpleNamespace(vae=SmallVAE(), text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler)
 
     def loss(wrapper: Any, latents: Tensor, timesteps: Tensor, embeddings: Tensor, generator: Any) -> Tensor:
-        calls.append((latents.detach(), timesteps, embeddings.detach()))
+        calls.append((latents.detach(), timesteps, embeddings.detach(), graph(latents)))
         noise = torch.randn(1, generator=generator).squeeze()
         ramp = torch.arange(embeddings.numel()).view_as(embeddings) / embeddings.numel()
         return latents.detach().mean() + timesteps.float().mean() + (ramp * embeddings).sum() + noise
 
     value = function(wrapper, pixels_of(3), TEMPLATES, "<new>", loss, seeded(1))
-    called = calls[-1] if calls else (None, None, None)
+    called = calls[-1] if calls else (None,) * 4
     found = {"how often the loss was computed": len(calls)}
-    found |= dict(zip(("the latents", "the timesteps", "the context"), called))
+    found |= dict(zip(("the latents", "the timesteps", "the context", "do the latents have a gradient"), called))
     found["the loss"] = value.detach() if isinstance(value, Tensor) else value
     early = "computed already" if weight.grad is not None else None
     slope = early or gradient(value, weight)
@@ -160,12 +161,11 @@ def image(mine: Any) -> Image.Image:
     return captioned([each for row in shown for each in row], captions, 4, titles)
 
 
-ENCODED, TOKENS, STEP = "`000`, task 3a; `003` 8", "`002` 7.3; the argument `tokenizer`", "`000`, task 3a; `002` 16"
 PART = Part(
     (
-        Task(image_latents, latents_probe, ENCODED, encoding_mistakes.latents(ENCODED)),
-        Task(token_ids, ids_probe, TOKENS, encoding_mistakes.ids(TOKENS)),
-        Task(training_loss, loss_probe, STEP, step_mistakes.losses(STEP)),
+        Task(image_latents, latents_probe, ENCODED, LATENTS),
+        Task(token_ids, ids_probe, TOKENS, IDS),
+        Task(training_loss, loss_probe, STEP, LOSSES),
     ),
     image,
 )
