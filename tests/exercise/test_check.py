@@ -124,7 +124,7 @@ def test_how_a_value_is_shown(value, says):
 @pytest.mark.parametrize(
     "options, says",
     [
-        (["12"], "there is no part '12'; the parts are 1 schedule"),
+        (["14"], "there is no part '14'; the parts are 1 schedule"),
         (["--folder", "nowhere"], "nowhere is not a folder"),
         (["--time-limit", "0"], "is not above 0"),
     ],

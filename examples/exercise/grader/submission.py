@@ -23,6 +23,8 @@ PARTS = {
     "lora": "09_lora",
     "prior": "10_prior",
     "gradient": "11_gradient",
+    "tokens": "12_tokens",
+    "training_step": "13_training_step",
 }
 
 

@@ -12,6 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 import minti
+from exercise.grader.lessons.evaluation_prompts import TASKS as PROMPTS_AND_SAMPLES
+from exercise.grader.lessons.evaluation_prompts import eight_prompts as eight_prompts
+from exercise.grader.lessons.evaluation_prompts import samples_of as samples_of
 from exercise.grader.mistakes.evaluation import AMONG_THEMSELVES, BOUNDS, POSITION
 from exercise.grader.mistakes.likeness import LIKENESS, SIMILAR
 from exercise.grader.part import Part, Task
@@ -63,6 +66,7 @@ def between(value: float, floor: float, ceiling: float) -> Case:
 TWO = torch.tensor([[1.0, 0], [3, 4]])
 PART = Part(
     (
+        *PROMPTS_AND_SAMPLES,
         Task(
             likeness,
             calling(
