@@ -20,7 +20,6 @@ MISTAKEN = {  # what is in a file, and what is said of its first function
     "not Python": ("def make_alphas_cumprod(betas:\n", "01_schedule.py is not Python: "),
     "signature": (DEFINED.format(LINE).replace("betas):", "beta, t):"), "takes (beta, t); expected (betas)"),
     "imports": ("import nowhere_at_all\n", "cannot be opened: ModuleNotFoundError: No module named 'nowhere_at_all'"),
-    "nothing": ("", "there is no function make_alphas_cumprod in 01_schedule.py"),
 }
 HARMFUL = {
     "endless": (DEFINED.format("    while True:\n        pass"), "does a loop never end?"),

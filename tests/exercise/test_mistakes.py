@@ -1,6 +1,7 @@
 """Right functions are right, and mistakes, written down as a learner would, are recognised by their names.
 
-`mistakes/` has them part by part: the function and what is said of it, or "right"; below it, what stands in its hole.
+`mistakes/` has them part by part: the function and what is said of it, or "right", or "wrong" where a mistake has no name;
+below it, what stands in its hole.
 """
 
 import re
@@ -36,7 +37,10 @@ def verdict(part, name, body, folder):
 @pytest.mark.parametrize("part, name, says, body", list(written()))
 def test_what_is_said_of_a_function(part, name, says, body, tmp_path):
     found = verdict(part, name, body, tmp_path)
-    assert found.says.startswith(says) and found.state == ("right" if says == "right" else "mistake"), found.says
+    if says == "wrong":
+        assert found.state == "wrong"
+    else:
+        assert found.says.startswith(says) and found.state == ("right" if says == "right" else "mistake"), found.says
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -130,8 +134,11 @@ def test_the_holes_are_not_written_yet(part):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_missing_part_is_not_written_yet(part, tmp_path):
-    verdicts = list(judged(tmp_path, part))
-    assert {v.state for v in verdicts} == {"unwritten"} and len(verdicts) == len(lesson(part).tasks)
+    for source in (None, "import torch\n"):
+        if source:
+            (tmp_path / f"{PARTS[part]}.py").write_text(source, encoding="utf-8")
+        verdicts = list(judged(tmp_path, part))
+        assert {v.state for v in verdicts} == {"unwritten"} and len(verdicts) == len(lesson(part).tasks)
 
 
 @pytest.mark.parametrize("part", PARTS)

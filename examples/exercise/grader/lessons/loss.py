@@ -74,28 +74,28 @@ def scaled_probe(function: Callable[..., Tensor]) -> Seen:
 
 def loss_probe(function: Callable[..., Tensor]) -> Seen:
     """On a network whose answer depends on all that it is given; what it is given, and the embeddings' gradient."""
-    generator, heard, words = seeded(2), [], randn(3, 5, 8, seed=1).requires_grad_(True)
-    torch.randn(1, generator=generator)  # so that it is not as it was when it was made
+    words, nothing = randn(3, 5, 8, seed=1).requires_grad_(True), (None, None, None)
 
-    def unet(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        heard.append((x.detach().clone(), t.clone(), same(context, words)))
-        return 0.5 * x + torch.cos(t.float())[:, None, None, None] + context.mean()
+    def loss(generator: torch.Generator, side: int = 1, steps: tuple = (10, 400, 900)) -> tuple[Tensor, list[tuple]]:
+        heard = []
 
-    def loss(shape: tuple[int, ...], steps: list[int], generator: torch.Generator) -> Tensor:
+        def unet(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+            heard.append((x.detach().clone(), t.clone(), same(context, words)))
+            return 0.5 * x + torch.cos(t.float())[:, None, None, None] + context.mean()
+
         wrapper = SimpleNamespace(unet=unet, scheduler=SCHEDULER)
-        return function(wrapper, randn(*shape), torch.tensor(steps), words, generator)
+        return function(wrapper, randn(3, 1, side, 2), torch.tensor(steps), words, generator), heard
 
-    value, again = (loss((3, 1, 1, 2), [10, 400, 900], generator) for _ in range(2))
-    calls = len(heard) / 2
-    (noisy, told, prompts), *_ = heard or [(None, None, None)]
-    seeds = [loss((3, 1, 1, 2), [10, 400, 900], seeded(seed)) for seed in (4, 4)]
-    loss((3, 1, 1, 2), [10, 400, 900], seeded(5))
-    *_, fourth, fifth = [None, 0, *(x for x, *_ in heard)]
-    whole = loss((3, 4, 4, 4), [1, 500, 998], seeded(2))
+    generator = seeded(2)
+    torch.randn(1, generator=generator)  # so that it is not as it was when it was made
+    (value, heard), (again, _) = (loss(generator) for _ in range(2))
+    noisy, told, prompts = (heard or [nothing])[0]
+    (first, one), (second, _), (_, other) = (loss(seeded(seed)) for seed in (4, 4, 5))
+    whole, _ = loss(seeded(2), 8, (1, 500, 998))
     return {
-        CALLS: calls,
-        SAME: same(*seeds),
-        ANOTHER: not same(fourth, fifth),
+        CALLS: len(heard),
+        SAME: same(first, second),
+        ANOTHER: not one or not other or not same(one[0][0], other[0][0]),
         NOISY: noisy,
         TOLD: told,
         PROMPTS: prompts,

@@ -73,7 +73,11 @@ PART = Part(
         Task(
             ddim_step,
             calling(
-                *(ddim_case(*one, t, s, LEVELS) for t, s in ((2, 1), (1, -1), (1, 0)) for one in ((1, 0), (0, 1))),
+                *(
+                    ddim_case(*one, t, s, LEVELS)
+                    for t, s in ((2, 1), (1, -1), (0, -1), (1, 0))
+                    for one in ((1, 0), (0, 1))
+                ),
                 *(ddim_case(X, E, t, s, ALPHAS) for t, s in ((900, 850), (51, 1), (1, -1), (1, 0), (0, -1))),
             ),
             DDIM,

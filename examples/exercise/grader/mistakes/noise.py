@@ -21,6 +21,10 @@ GIVEN_TO_THE_NETWORK = mistakes(
     the network not asked
         mse(noisy(n := draw()), n)
         ? What has to predict the noise?
+
+    the network asked twice
+        (net(latents), net(latents))[0].mean()
+        ? How many predictions does a loss need? Guidance comes later, in sampling.
     """,
     by=(CALLS,),
 )
