@@ -1,7 +1,7 @@
 """Right functions are right, and mistakes, written down as a learner would, are recognised by their names.
 
-`mistakes/` has them part by part: the function and what is said of it, or "right", or "wrong" where a mistake has no name;
-below it, what stands in its hole.
+`mistakes/` has them part by part: a function and what is said of it, or "right", or "wrong" where it has no name. Below
+that is what stands in its hole.
 """
 
 import re
