@@ -4,7 +4,8 @@
     python examples/evaluate.py --embedding cat.safetensors='<cat>' --images my-cat \
         --embedding mug.safetensors='<mug>' --images my-mug --model path/to/stable-diffusion-v1-4
 
-Writes to outputs/report/: report.html, page.png, pictures/ (the 32 images), and PNG and CSV files of every section.
+Writes to outputs/report/: report.html, page.png, pictures/ (the 32 images), grids/ (each prompt's in one file), and PNG
+and CSV files of every section.
 """
 
 from support import adapters, html, rows, studies
@@ -36,6 +37,10 @@ TEMPLATES = (
     "a comic book illustration of a {} and a {} on the beach",
 )
 SECTIONS = ("words", "learning", "guidance", "attention", "together")
+QUESTIONS = {  # of task 3c, by the number of words in a prompt
+    1: "How well does each learned concept interact with other visual concepts and attributes?",
+    2: "How well do the two learned concepts interact with each other?",
+}
 NEEDED = {"guidance": 1, "together": 2}  # words in a prompt; the other sections take any prompt
 
 
@@ -161,7 +166,9 @@ def evaluate(args: argparse.Namespace, model: minti.StableDiffusion, encode: ada
 
     report = html.Report(f"{' and '.join(subject.word for subject in subjects)}, evaluated", introduction(args, clip))
     bounds = html.paragraph(BOUNDS, "soft") if clip else ""
-    report.section("Images and scores", bounds, *rows.cards(planned))
+    for words, question in QUESTIONS.items():
+        if asked := [row for row in planned if len(row.subjects) == words]:
+            report.section(question, bounds if words == 1 else "", *rows.cards(asked))
     made = {
         "words": ("The learned embedding vectors", lambda: studies.words(model, toybox, subjects, folder)),
         "learning": ("During the training", lambda: studies.learning(artist, subjects, folder)),
@@ -173,10 +180,12 @@ def evaluate(args: argparse.Namespace, model: minti.StableDiffusion, encode: ada
     for name, (title, study) in made.items():
         if name in args.sections and NEEDED.get(name, min(counts)) in counts:
             report.section(title, *study())
+    report.section("The important parts of the evaluation's code", html.code(rows.snippet()))
     minutes = (time.perf_counter() - begun) / 60
     report.introduction += html.paragraph(f"{artist.drawn} images in {minutes:.1f} minutes on {args.device}.", "soft")
     report.write(folder / "report.html")
-    print(f"wrote {folder}/report.html, page.png, {sum(len(row.pictures) for row in planned)} images and their tables")
+    count = sum(len(row.pictures) for row in planned)
+    print(f"wrote {folder}/report.html, page.png, {count} images, their grids and tables")
 
 
 def main() -> None:

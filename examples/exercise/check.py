@@ -82,6 +82,7 @@ def marks(folder: Path, parts: list[str], limit: float, output: Path) -> None:
         rows.append((name, found))
         total = sum(len(lesson(part).tasks) for part in parts)
         print(f"{name}: {sum(map(report.right, found.values()))} of {total}", file=sys.stderr)
+    rows.sort()
     print(report.table(rows, parts))
     report.write(output / "marks.csv", rows)
 

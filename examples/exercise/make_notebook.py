@@ -21,6 +21,10 @@ SETUP = """import os
 if not os.path.exists("examples/exercise"):
     %cd ../..
 %pip install -q -e '.[examples]'"""
+END = """## Afterwards
+
+Two open challenges: right toys in one, two and four evaluations, and seconds to a word that the judge
+knows. Both are in [`examples/challenge.md`](../challenge.md)."""
 SHOW = """from pathlib import Path
 
 from IPython.display import Image, display
@@ -33,7 +37,7 @@ if image.exists():
 
 
 def notebook() -> nbformat.NotebookNode:
-    """A heading, a cell of code and one that grades it, for each part; the text stands in the code cell."""
+    """A heading, a cell of code and one that grades it, for each part; the text stands in the code cell only."""
     cells = [new_markdown_cell(BEGIN), new_code_cell(SETUP)]
     for file in sorted(HERE.glob("[0-9][0-9]_*.py")):
         source = file.read_text(encoding="utf-8")
@@ -42,6 +46,7 @@ def notebook() -> nbformat.NotebookNode:
         cells.append(new_markdown_cell(f"## {title}"))
         cells.append(new_code_cell(f"%%writefile examples/exercise/{file.name}\n{source.rstrip()}"))
         cells.append(new_code_cell(SHOW.format(number=int(number), part=part)))
+    cells.append(new_markdown_cell(END))
     for i, cell in enumerate(cells):
         cell["id"] = f"cell-{i}"
     return new_notebook(cells=cells)

@@ -14,6 +14,7 @@ body { margin: auto; max-width: 64rem; padding: 1rem; font: 1rem/1.5 Georgia, se
 h2 { margin-top: 3rem; border-top: 1px solid #8888; padding-top: .8rem; }
 p { max-width: 42rem; }
 code { overflow-wrap: anywhere; }
+pre { overflow-x: auto; font-size: .85rem; }
 .soft, figcaption, th, .meter { color: GrayText; font-size: .85rem; }
 .card { border: 1px solid #8888; border-radius: .5rem; padding: .1rem 1rem .9rem; margin: .9rem 0;
   break-inside: avoid; }
@@ -92,6 +93,11 @@ def figure(shown: str, caption: str = "") -> str:
 def images(figures: Sequence[str], kind: str = "") -> str:
     """Figures in a line that wraps; of the kind "small", "wide" or "first" (with a line behind them)."""
     return f'<div class="images {kind}">{"".join(figures)}</div>'
+
+
+def code(text: str) -> str:
+    """Lines of a program."""
+    return f"<pre><code>{escape(text)}</code></pre>"
 
 
 def card(heading: str, *blocks: str) -> str:

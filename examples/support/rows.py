@@ -5,6 +5,7 @@ from support.drawing import Artist
 from support.pages import page
 from support.subjects import Subject
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from minti.evaluation import clip_scores
 from minti.evaluation.clip_scores import Clip, Score
+from minti.evaluation.grids import grid
 
 
 @dataclass
@@ -101,11 +103,18 @@ def measure(rows: Sequence[Row], clip: Clip | None, toybox: Any) -> None:
             row.counts, row.sentence = judged
 
 
+def snippet() -> str:
+    """The source of what samples and measures."""
+    return "\n\n".join(inspect.getsource(function) for function in (draw, measure))
+
+
 def write_pictures(rows: Sequence[Row], folder: Path) -> Image.Image:
-    """Writes every image to a file; returns the labelled page, with training images beside each row."""
-    (folder / "pictures").mkdir(exist_ok=True)
+    """Writes every image to a file, and every row's as a grid; returns the labelled page, with training images."""
+    for name in ("pictures", "grids"):
+        (folder / name).mkdir(exist_ok=True)
     labelled = []
     for number, row in enumerate(rows):
+        grid(row.pictures, columns=4).save(folder / "grids" / f"{number:02}.png")
         for i, picture in enumerate(row.pictures):
             picture.save(folder / "pictures" / f"{number:02}-{i:02}.png")
         tiles = [subject.tile(256) for subject in row.subjects]

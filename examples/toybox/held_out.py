@@ -50,12 +50,13 @@ def wrappers_to_train(
     vectors: int | str = 1,
     initializer: str = "toy",
     seed: int = 0,
+    **settings: int,
 ) -> NumVectorsSearch | list[minti.TrainingWrapper]:
-    """Textual inversions to run in turn: one, or with `vectors` "auto" several; `initializer` may be "auto", too."""
+    """Textual inversions to run in turn: one, or with `vectors` "auto" several; `initializer` may be "auto", too;
+    `settings` are the config's, such as `batch_size`."""
     grow = vectors == "auto"
-    config = minti.TextualInversionConfig(
-        placeholder_token=name, initializer_token=initializer, num_vectors=1 if grow else vectors, seed=seed
-    )
+    word = {"placeholder_token": name, "initializer_token": initializer, "num_vectors": 1 if grow else vectors}
+    config = minti.TextualInversionConfig(**word, seed=seed, **settings)
     if initializer == "auto":
         config = replace(config, initializer_token=choose_initializer(model, config, pictures)[0][0])
     return NumVectorsSearch(model, config, pictures) if grow else [minti.TrainingWrapper(model, config)]

@@ -37,6 +37,8 @@ WAYS = {
     "found initializer": {"initializer": "auto"},
     "short phrase": {"initializer": "{main} {shape}"},
     "full phrase": {"initializer": "{main} {shape} with a {second} {pattern}"},
+    "batch size 1": {"batch_size": 1},
+    "1, accumulated over 8": {"batch_size": 1, "gradient_accumulation": 8},
     "recipe": {},
 }
 LOOKS = 16  # samples

@@ -1,6 +1,7 @@
 """The grader as it is run: submissions that do harm, notebooks, and what is typed wrongly."""
 
 import csv
+import math
 
 import nbformat
 import pytest
@@ -9,8 +10,8 @@ from running import ROOT, script_inside
 
 from exercise import make_notebook
 from exercise.grader import progress
-from exercise.grader.part import difference
-from exercise.grader.submission import functions, judged
+from exercise.grader.compare import difference, shown
+from exercise.grader.submission import PARTS, functions, judged, lesson
 
 CHECK = "exercise/check.py"
 LINE = "    return torch.cumprod(1 - betas, dim=0)"
@@ -19,7 +20,6 @@ MISTAKEN = {  # what is in a file, and what is said of its first function
     "not Python": ("def make_alphas_cumprod(betas:\n", "01_schedule.py is not Python: "),
     "signature": (DEFINED.format(LINE).replace("betas):", "beta, t):"), "takes (beta, t); expected (betas)"),
     "imports": ("import nowhere_at_all\n", "cannot be opened: ModuleNotFoundError: No module named 'nowhere_at_all'"),
-    "nothing": ("", "there is no function make_alphas_cumprod in 01_schedule.py"),
 }
 HARMFUL = {
     "endless": (DEFINED.format("    while True:\n        pass"), "does a loop never end?"),
@@ -86,23 +86,44 @@ def test_a_folder_s_progress_is_its_own(tmp_path):
     assert progress.read(tmp_path, tmp_path / "one") == one and progress.read(tmp_path, tmp_path / "other") == other
 
 
+def test_the_last_part_leads_to_the_challenge():
+    done = {part: [task.name for task in lesson(part).tasks] for part in PARTS}
+    assert "examples/challenge.md" in progress.shown(done) and (ROOT / "examples/challenge.md").is_file()
+    assert "challenge" not in progress.shown(done | {"loop": []})
+
+
 @pytest.mark.parametrize(
     "given, says",
     [
         (torch.tensor(0.5), "gives a tensor, expected a number: `.item()`?"),
-        (0.25, "gives 0.25, and another number was expected"),
+        (0.25, "yours 0.25, right 0.5"),
+        (math.nan, "your result contains NaN"),
         ("half", "gives a text, expected a number"),
         (None, "gives nothing: is there a return?"),
     ],
 )
 def test_how_a_result_differs(given, says):
-    assert difference(given, 0.5) == says
+    assert difference({"": given}, {"": 0.5}) == says
+
+
+@pytest.mark.parametrize(
+    "value, says",
+    [
+        (torch.tensor([0.9, 0.72]), "[0.9, 0.72]"),
+        (torch.ones(1, 1, 1, 1), "1"),
+        (torch.tensor([3]), "[3]"),
+        (torch.ones(2, 1, 2, 1) / 3, "[[0.333, 0.333], [0.333, 0.333]]"),
+        (("a toy", 2), '("a toy", 2)'),
+    ],
+)
+def test_how_a_value_is_shown(value, says):
+    assert shown(value) == says
 
 
 @pytest.mark.parametrize(
     "options, says",
     [
-        (["12"], "there is no part '12'; the parts are 1 schedule"),
+        (["14"], "there is no part '14'; the parts are 1 schedule"),
         (["--folder", "nowhere"], "nowhere is not a folder"),
         (["--time-limit", "0"], "is not above 0"),
     ],

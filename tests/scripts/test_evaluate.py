@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -87,7 +88,14 @@ def test_two_words_from_files(monkeypatch, tmp_path, words, capsys):
     options = ("--samples", 2, "--steps", 1, "--sampler", "ddim", "--sections", "words")
     call(monkeypatch, *(part for pair in pairs for part in pair), *options, "--output", tmp_path)
     files = {path.name for path in tmp_path.iterdir()}
-    assert files == {"report.html", "page.png", "pictures", "scores.csv", "words.csv"}
+    assert files == {"report.html", "page.png", "pictures", "grids", "scores.csv", "words.csv"}
+    headings = re.findall("<h2[^>]*>(.*?)</h2>", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert headings[:2] == list(evaluate.QUESTIONS.values())
+    for row in range(8):
+        grid = np.asarray(Image.open(tmp_path / f"grids/{row:02}.png"))
+        for i in range(2):
+            own = np.asarray(Image.open(tmp_path / f"pictures/{row:02}-{i:02}.png"))
+            assert np.array_equal(grid[:, i * (own.shape[1] + 2) :][:, : own.shape[1]], own)
     drawn = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert drawn == [f"{row:02}-{i:02}.png" for row in range(8) for i in range(2)]
     assert Image.open(tmp_path / "page.png").height > 8 * 128

@@ -1,33 +1,40 @@
 """Grading: a learner's function is compared with minti's on the same inputs.
 
-A known mistake is a wrong function; a learner's function that gives the same numbers has made that mistake.
+A known mistake is a wrong function; a learner's function of which the same is seen has made that mistake.
 """
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from minti.runs.messages import one_line, short_repr
-
-Function = Callable[..., Any]
-Probe = Callable[[Function], Any]  # calls a function on inputs of its own, the same every time; what comes of it
+from exercise.grader.compare import difference, same
+from exercise.grader.seen import AGAIN, CHANGED, RETURNED, Function, Probe, Seen
+from minti.runs.messages import one_line
 
 
 class Mistake(NamedTuple):
-    """A wrong function that is often written, what is wrong with it, a question to ask oneself, and where to read."""
+    """A wrong function that is often written, what is wrong with it, a question to ask oneself, and where to read.
+
+    Attributes:
+        wrong: it, or several that make the same mistake.
+        place: in the notes; the task's where it is empty.
+        by: what alone is compared, of what is seen of a function; everything where it is empty.
+    """
 
     name: str
-    wrong: Function
+    wrong: Function | tuple[Function, ...]
     hint: str
-    place: str
+    place: str = ""
+    by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,8 @@ class Task:
 
     Attributes:
         right: minti's own, with the signature that is asked for; its name is the task's.
-        probe: what is compared of a function.
-        place: in the notes, for an error that is not a known one.
+        probe: what is seen of a function.
+        place: in the notes, for the mistakes that have none of their own.
     """
 
     right: Function
@@ -48,6 +55,16 @@ class Task:
     @property
     def name(self) -> str:
         return self.right.__name__
+
+    @cached_property
+    def expected(self) -> Seen:
+        return seen(self, self.right)
+
+    @cached_property
+    def known(self) -> list[tuple[Mistake, Seen | BaseException]]:
+        """Every mistake, and what is seen of it."""
+        several = [(each, each.wrong if isinstance(each.wrong, tuple) else (each.wrong,)) for each in self.mistakes]
+        return [(each, attempted(self, wrong)) for each, wrongs in several for wrong in wrongs]
 
 
 @dataclass(frozen=True)
@@ -74,62 +91,65 @@ def judge(task: Task, function: Function, file: Path) -> Verdict:
     asked, got = (list(inspect.signature(each).parameters) for each in (task.right, function))
     if asked != got:
         return Verdict(task.name, "error", f"takes ({', '.join(got)}); expected ({', '.join(asked)})")
-    expected = probed(task, task.right)
-    try:
-        given = probed(task, function)
-    except NotImplementedError:
+    given, line = attempted(task, function), ""
+    if isinstance(given, NotImplementedError):
         return Verdict(task.name, "unwritten", "not written yet")
-    except (Exception, SystemExit) as error:
-        why = f"stops with {type(error).__name__}: {one_line(error)}{line_of(error, file)}; read {task.place}"
-        return Verdict(task.name, "error", why)
-    if same(given, expected):
+    if isinstance(given, BaseException):
+        line = line_of(given, file)
+    elif alike(given, task.expected, counting(task.expected)):
         return Verdict(task.name, "right", "right")
-    for mistake in task.mistakes:
-        if same(given, probed(task, mistake.wrong)):
-            return Verdict(task.name, "mistake", f"{mistake.name}. {mistake.hint} ({mistake.place})")
-    return Verdict(task.name, "wrong", f"{difference(given, expected)}; none of the usual mistakes, read {task.place}")
+    for mistake, made in task.known:
+        if alike(given, made, mistake.by or counting(task.expected, CHANGED)):
+            says = f"{mistake.name}{line}. {mistake.hint} ({mistake.place or task.place})"
+            return Verdict(task.name, "mistake", says)
+    if isinstance(given, BaseException):
+        why = f"stops with {type(given).__name__}: {one_line(given)}{line}"
+        return Verdict(task.name, "error", why)
+    if named := in_general(given, task.expected):
+        return Verdict(task.name, "mistake", named)
+    return Verdict(task.name, "wrong", difference(given, task.expected))
 
 
-def probed(task: Task, function: Function) -> Any:
-    """The result of a function's probe. Noise from torch's global generator is seeded, so it is the same every time."""
-    with torch.random.fork_rng(devices=[]):
+def in_general(given: Seen, expected: Seen) -> str:
+    """The mistakes that any function can make; nothing where it is none of them."""
+    if given.get(CHANGED) and alike(given, expected, counting(expected, CHANGED)):
+        return f"right, but `{given[CHANGED]}` itself was changed. Which operation of yours works in place?"
+    if not given.get(AGAIN, True):
+        return "random numbers of its own: two calls differ. Is all the randomness that is needed an argument?"
+    if given.get(RETURNED):
+        return f"`{given[RETURNED]}` comes back as it was. What should become of it?"
+    return ""
+
+
+def seen(task: Task, function: Function) -> Seen:
+    """What the probe sees of a function. Noise from torch's global generator is seeded: the same every time."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a wrong function does
         torch.manual_seed(0)
-        return task.probe(function)
+        found = task.probe(function)
+    return found if isinstance(found, dict) else {"": found}
 
 
-def same(a: Any, b: Any) -> bool:
-    """Equal up to rounding: tensors, numbers, texts, and lists of them."""
-    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5, equal_nan=True)
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-        return abs(a - b) <= 1e-5 + 1e-4 * abs(b) or (a != a and b != b)
-    return type(a) is type(b) and isinstance(a, str) and a == b
+def attempted(task: Task, function: Function) -> Seen | BaseException:
+    """The same, or what it stops with."""
+    try:
+        return seen(task, function)
+    except (Exception, SystemExit) as error:
+        return error
 
 
-def difference(given: Any, expected: Any) -> str:
-    """How two results differ, in a few words."""
-    if isinstance(given, (tuple, list)) and isinstance(expected, (tuple, list)):
-        if len(given) != len(expected):
-            return f"gives {len(given)} values, expected {len(expected)}"
-        return next(difference(a, b) for a, b in zip(given, expected) if not same(a, b))
-    if given is None:
-        return "gives nothing: is there a return?"
-    if not isinstance(given, Tensor) or not isinstance(expected, Tensor):
-        got, asked = kind(given), kind(expected)
-        if got == asked:
-            return f"gives {short_repr(given)}, and another {asked.removeprefix('a ')} was expected"
-        return f"gives {got}, expected {asked}" + (": `.item()`?" if got == "a tensor" and asked == "a number" else "")
-    if given.shape != expected.shape:
-        return f"gives shape {tuple(given.shape)}, expected {tuple(expected.shape)}"
-    return f"is off by up to {(given.double() - expected.double()).abs().max().item():.3g}"
+def counting(expected: Seen, *but: str) -> tuple[str, ...]:
+    """What decides whether a function is right; the rest, beginning with "?", only tells mistakes apart."""
+    return tuple(key for key in expected if key[:1] != "?" and key not in but)
 
 
-def kind(value: Any) -> str:
-    """What a result is, in a learner's words."""
-    kinds = {Tensor: "a tensor", (int, float): "a number", str: "a text", (tuple, list): "a list"}
-    return next((name for types, name in kinds.items() if isinstance(value, types)), f"a {type(value).__name__}")
+def alike(given: Seen | BaseException, made: Seen | BaseException, by: tuple[str, ...]) -> bool:
+    """Of two functions the same is seen, of `by`; or they stop with the same error after that."""
+    if isinstance(given, BaseException) or isinstance(made, BaseException):
+        if type(given) is not type(made) or (str(given) != str(made) and not isinstance(given, RecursionError)):
+            return False
+        given, made = (getattr(error, "seen", {}) for error in (given, made))
+    return all(same(given.get(key), made.get(key)) for key in by)
 
 
 def line_of(error: BaseException, file: Path) -> str:

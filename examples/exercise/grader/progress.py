@@ -45,10 +45,12 @@ def with_results(solved: dict[str, list[str]], found: dict[str, Graded]) -> dict
 
 
 def shown(solved: dict[str, list[str]]) -> str:
-    """One line for each part."""
+    """One line for each part, and where to go on after the last."""
     lines = []
     for part, stem in PARTS.items():
         asked, done = [task.name for task in lesson(part).tasks], solved.get(part, [])
         mark = "x" if set(asked) <= set(done) else "-" if done else " "
         lines.append(f"[{mark}] {stem}.py  {sum(name in done for name in asked)} of {len(asked)}")
+    if all(line.startswith("[x]") for line in lines):
+        lines.append("All parts are solved. Two open challenges are next: examples/challenge.md.")
     return "\n".join(lines)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from exercise.grader.process import Graded, grade
+from exercise.grader.process import Graded, Grading
 from exercise.grader.submission import PARTS, lesson
 from minti.runs.files import replacing
 
@@ -22,10 +24,25 @@ def submissions(folder: Path) -> list[Path]:
 
 
 def marks(folder: Path, parts: list[str], limit: float) -> Iterator[Row]:
-    """One submission after another, in a process of its own; only files that were handed in are run."""
-    for path in submissions(folder):
-        handed_in = [part for part in parts if (path / f"{PARTS[part]}.py").is_file()]
-        yield path.name, grade(path, handed_in, limit) if handed_in else {}
+    """Each submission in a process of its own, as many at a time as there are cores, in the order in which they end."""
+    for part in parts:
+        for task in lesson(part).tasks:
+            _ = task.known  # here once, and not in every process anew
+    waiting, running = submissions(folder), []
+    try:
+        while waiting or running:
+            while waiting and len(running) < (os.cpu_count() or 1):
+                path = waiting.pop(0)
+                handed_in = [part for part in parts if (path / f"{PARTS[part]}.py").is_file()]
+                running.append((path.name, Grading(path, handed_in, limit)))
+            time.sleep(0.02)
+            for name, grading in [each for each in running if each[1].over()]:
+                yield name, grading.found()
+                grading.end()
+                running.remove((name, grading))
+    finally:
+        for _, grading in running:
+            grading.end()
 
 
 def right(graded: Graded | None) -> int:

@@ -1,4 +1,4 @@
-"""The process in which a learner's files run: `python worker.py JOB.json`.
+"""What runs in the process in which a learner's files are graded.
 
 What is found goes into a file, line by line, so that it is known also when the process is ended from outside.
 """
@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+import torch
 
 from exercise.grader.submission import draw, judged
 from minti.runs.messages import one_line
 
 
-def main() -> None:
-    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    folder, solved = Path(job["folder"]), job["solved"]
+def work(job: dict[str, Any]) -> None:
+    """Grades the parts of a folder; the process hears nothing, and what it prints is not seen."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # a group of its own, so that what it starts can be ended with it
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nowhere, stream)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)) if job["images"] else 1)
+    folder, solved = job["folder"], job["solved"]
     with open(job["results"], "a", encoding="utf-8") as file:
 
         def tell(*found: str) -> None:
@@ -41,7 +46,3 @@ def main() -> None:
                 except (Exception, SystemExit) as error:
                     tell(part, "failed", f"{type(error).__name__}: {one_line(error)}")
         tell("", "done")
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from exercise.grader.part import Mistake, Part, Task
+from exercise.grader.compare import same
+from exercise.grader.mistakes.gradient import AUTO, GRADIENT_OF, GRADIENTS, GUIDE, GUIDED_NOISE, KEEPS, LEFT, ON
+from exercise.grader.part import Part, Task
+from exercise.grader.seen import CHANGED, Case, Seen, calling
 from exercise.grader.world import ALPHAS, SCHEDULER, randn
 
 MEANS, STD = torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), 0.5
@@ -58,109 +61,50 @@ def image(mine: Any) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def gradient_probe(function: Callable[..., Tensor]) -> list[Any]:
-    """The gradient, and whether the sampler's x is as it was."""
-    x = randn(4, 2)
-    with torch.no_grad():  # as a sampler calls it
-        return [function(lambda x: left(x, ALPHAS[600]), x), int(x.requires_grad)]
+def parabola(x: Tensor) -> Tensor:
+    """A standard normal's log-density, but for a constant: its gradient is -x."""
+    return -(x**2).flatten(1).sum(1) / 2
 
 
-def on_x_itself(log_probability: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    found = gradient_of(log_probability, x)
-    x.requires_grad_(True)
-    return found
+def half(x: Tensor) -> Tensor:
+    return left(x, ALPHAS[600])
 
 
-def guiding(kind: Callable[[Tensor], Any], sign: float = -1.0) -> Callable[..., Tensor]:
-    return lambda noise, gradient, alpha_bar, scale: noise + sign * scale * kind(alpha_bar) * gradient
+def gradient_probe(function: Callable[..., Tensor]) -> Seen:
+    """The gradient, and what the sampler has to live with afterwards."""
+    cases = (parabola, torch.tensor([[1.0, 2.0], [3.0, -1.0]])), (half, randn(4, 2)), (parabola, randn(3, 2, 2, 2))
+    seen, inputs, results, on = {}, [], [], False
+    for name, (log, x) in zip(GRADIENTS, cases):
+        inputs.append((x, x.clone()))
+        with torch.no_grad():  # as a sampler calls it
+            seen[name] = function(log, x)
+            on |= torch.is_grad_enabled()
+        results.append(seen[name])
+    return seen | {
+        LEFT: any(x.requires_grad or x.grad is not None for x, _ in inputs),
+        KEEPS: any(isinstance(each, Tensor) and each.requires_grad for each in results),
+        ON: on,
+        CHANGED: "" if all(same(*pair) for pair in inputs) else "x",
+    }
 
 
-def summed(of: Callable[[Tensor], Tensor], sign: float = 1.0) -> Callable[..., Tensor]:
-    """A gradient of another number than the sum of the logarithms."""
-
-    def function(log_probability: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            return sign * torch.autograd.grad(of(log_probability(x)), x)[0]
-
-    return function
+def noise_case(noise: float, gradient: float, alpha_bar: float, scale: float) -> Case:
+    tensors = {"noise": noise, "gradient": gradient, "alpha_bar": alpha_bar}
+    return {name: torch.tensor(value) for name, value in tensors.items()} | {"scale": scale}
 
 
-def noise_probe(function: Callable[..., Tensor]) -> list[Tensor]:
-    noise, gradient = randn(4, 2), randn(4, 2, seed=1)
-    return [function(noise.clone(), gradient.clone(), ALPHAS[t], scale) for t, scale in ((600, 2.0), (100, 1.0))]
-
-
-AUTO, GUIDE = "`002` 6.2; `003` 6", "`003` 6, for any classifier; arXiv 2105.05233, Algorithm 2"
+PAIR = {"noise": randn(4, 2), "gradient": randn(4, 2, seed=1)}
 PART = Part(
     (
-        Task(
-            gradient_of,
-            gradient_probe,
-            AUTO,
-            (
-                Mistake(
-                    "the mean over the batch, so that the guidance depends on the batch size",
-                    summed(lambda log: log.mean()),
-                    "Should one image's gradient depend on how many others are in the batch?",
-                    AUTO,
-                ),
-                Mistake(
-                    "the gradient of the probability, not of its logarithm",
-                    summed(lambda log: log.exp().sum()),
-                    "Is `log_probability` already a logarithm?",
-                    AUTO,
-                ),
-                Mistake(
-                    "the sign of a loss: away from the class",
-                    summed(lambda log: log.sum(), -1.0),
-                    "In which direction does log p(y | x) grow?",
-                    AUTO,
-                ),
-                Mistake(
-                    "right, but the sampler's own x has a gradient from now on",
-                    on_x_itself,
-                    "The sampler goes on using x. Which tensor could you use instead?",
-                    "the argument `x`",
-                ),
-            ),
-        ),
+        Task(gradient_of, gradient_probe, AUTO, GRADIENT_OF),
         Task(
             guided_noise,
-            noise_probe,
-            GUIDE,
-            (
-                Mistake(
-                    "a plus, which steers away from the class",
-                    guiding(lambda a: (1 - a) ** 0.5, 1.0),
-                    "The score points towards the data; in which direction does the noise point?",
-                    GUIDE,
-                ),
-                Mistake(
-                    "the factor of the score forgotten",
-                    guiding(lambda a: 1.0),
-                    "By which factor do noise and score differ?",
-                    '`003` 11, "Connection to Noise Prediction"',
-                ),
-                Mistake(
-                    "1 - alpha-bar where its root belongs",
-                    guiding(lambda a: 1 - a),
-                    "Is the noise in x_t scaled by a variance or by a standard deviation?",
-                    GUIDE,
-                ),
-                Mistake(
-                    "the signal's rate where the noise's belongs",
-                    guiding(lambda a: a**0.5),
-                    "How strong should guidance be where there is no noise left?",
-                    GUIDE,
-                ),
-                Mistake(
-                    "divided by the noise's rate instead of multiplied",
-                    guiding(lambda a: (1 - a) ** -0.5),
-                    "score = -epsilon / rate; solve it for epsilon.",
-                    "`003` 11",
-                ),
+            calling(
+                *(noise_case(*each) for each in ((1.0, 0.0, 0.64, 2.0), (0.0, 1.0, 0.64, 1.0), (0.0, 1.0, 0.64, 2.0))),
+                *(PAIR | {"alpha_bar": ALPHAS[t], "scale": scale} for t, scale in ((600, 2.0), (100, 1.0), (0, 0.5))),
             ),
+            GUIDE,
+            GUIDED_NOISE,
         ),
     ),
     image,

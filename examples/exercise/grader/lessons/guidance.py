@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 import minti
-from exercise.grader.part import Mistake, Part, Task
+from exercise.grader.mistakes.guidance import COST, EVALUATIONS, GUIDED, SCALE
+from exercise.grader.part import Part, Task
+from exercise.grader.seen import Case, calling
 from exercise.grader.world import captioned, randn, toybox
 from minti.denoising import Predict
 from minti.guidance.conditions import Conditions
@@ -54,100 +55,32 @@ def image(mine: Any) -> Image.Image:
     return captioned(drawn, [f"scale {scale:g}" for scale in scales] * 2, len(scales), said)
 
 
-def combination(of_uncond: Callable[[float], float], of_cond: Callable[[float], float]) -> Callable[..., Tensor]:
-    return lambda uncond, cond, scale: of_uncond(scale) * uncond + of_cond(scale) * cond
+def two(uncond: float, cond: float, scale: float) -> Case:
+    return {"uncond": torch.full((1, 1, 1, 1), uncond), "cond": torch.full((1, 1, 1, 1), cond), "scale": scale}
 
 
-def guided_probe(function: Callable[..., Tensor]) -> list[Tensor]:
-    a, b = randn(2, 4, 4, 4), randn(2, 4, 4, 4, seed=1)
-    return [function(a.clone(), b.clone(), scale) for scale in (7.5, 1.0, 0.0)]
+def counts(pictures: int, steps: int, scale: float, every: int) -> Case:
+    return {"pictures": pictures, "steps": steps, "scale": scale, "every": every}
 
 
-def evaluations_probe(function: Callable[..., int]) -> list[int]:
-    return [
-        function(*case)
-        for case in ((4, 50, 7.5, 1), (4, 50, 1.0, 1), (4, 50, 7.5, 3), (1, 7, 2.0, 4), (3, 9, 5.0, 3), (2, 6, 0.0, 4))
-    ]
-
-
-SCALE, W = '`002` 7.4, "Combine them using guidance scale"; `003` 6', '`002` 15, "At generation time, the outputs"'
-COST = "the text of this part; `000` question 2"
+BOTH = {"uncond": randn(2, 4, 4, 4), "cond": randn(2, 4, 4, 4, seed=1)}
+SOME = (
+    *((1, 1, 3.0, 1), (1, 2, 3.0, 1), (1, 4, 3.0, 2), (1, 7, 3.0, 4), (1, 9, 3.0, 4), (1, 5, 1.0, 2)),
+    *((1, 5, 0.0, 2), (1, 5, 0.5, 2), (1, 5, 1.1, 2), (2, 5, 3.0, 2), (2, 5, 1.0, 2)),
+    *((4, 50, 7.5, 1), (4, 50, 7.5, 3), (3, 9, 5.0, 3), (3, 10, 5.0, 20)),
+)
 PART = Part(
     (
         Task(
             guided,
-            guided_probe,
+            calling(
+                *(two(*pair, scale) for scale in (3.0, 1.0, 0.0, 0.5) for pair in ((1.0, 0.0), (0.0, 1.0))),
+                *(BOTH | {"scale": scale} for scale in (7.5, 1.0, 0.0, -1.0)),
+            ),
             SCALE,
-            (
-                Mistake(
-                    "the two predictions exchanged",
-                    combination(lambda s: s, lambda s: 1 - s),
-                    "Which prediction should remain at scale 1?",
-                    SCALE,
-                ),
-                Mistake(
-                    "w taken for the guidance scale s = w + 1",
-                    combination(lambda s: -s, lambda s: 1 + s),
-                    "Papers count in two ways: which one gives the prompt's prediction at scale 1?",
-                    W,
-                ),
-                Mistake(
-                    "the scale on the prompt's prediction only",
-                    combination(lambda s: 1, lambda s: s),
-                    "What does the scale multiply, in this part's formula?",
-                    SCALE,
-                ),
-                Mistake(
-                    "the difference alone, from nowhere",
-                    combination(lambda s: -s, lambda s: s),
-                    "Which prediction is the difference added to?",
-                    SCALE,
-                ),
-                Mistake(
-                    "s - 1 in the formula that has s",
-                    combination(lambda s: 2 - s, lambda s: s - 1),
-                    "Which of the two formulas has w, and to which prediction does it add the difference?",
-                    W,
-                ),
-            ),
+            GUIDED,
         ),
-        Task(
-            evaluations,
-            evaluations_probe,
-            COST,
-            (
-                Mistake(
-                    "the unconditional prediction not counted",
-                    lambda pictures, steps, scale, every: pictures * steps,
-                    "How often does the network see each image, in a step?",
-                    COST,
-                ),
-                Mistake(
-                    "scale 1 counted like any other",
-                    lambda pictures, steps, scale, every: pictures * (steps + -(-steps // every)),
-                    "Which prediction has weight 0 there?",
-                    COST,
-                ),
-                Mistake(
-                    "steps divided by k and rounded down: the first step computes it, too",
-                    lambda pictures, steps, scale, every: pictures * (steps + (steps // every if scale != 1 else 0)),
-                    "Of 7 steps with k = 4, in which ones is it computed? Count from the first.",
-                    COST,
-                ),
-                Mistake(
-                    "one unconditional prediction for all images",
-                    lambda pictures, steps, scale, every: pictures * steps + (-(-steps // every) if scale != 1 else 0),
-                    "It depends on the latents, too, and after the first step no two images share those.",
-                    COST,
-                ),
-                Mistake(
-                    "both predictions in every step, whatever k is",
-                    lambda pictures, steps, scale, every: pictures * steps * (2 if scale != 1 else 1),
-                    "In which steps is the unconditional one computed anew?",
-                    COST,
-                ),
-            ),
-        ),
+        Task(evaluations, calling(*(counts(*each) for each in SOME)), COST, EVALUATIONS),
     ),
     image,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 import minti
-from exercise.grader.part import Mistake, Part, Task
+from exercise.grader.mistakes.loop import COUNTS, LEARN, LEARNED, NUMBERS, ORDER, TASK
+from exercise.grader.part import Part, Task
+from exercise.grader.seen import Seen
 from exercise.grader.world import captioned, chart, predicting_noise, randn, seeded, toybox, toys
 from minti.adapter import Adapter
 from minti.textual_inversion import LearnedEmbedding, TrainingImages
@@ -27,28 +29,6 @@ def learn(steps: int, draw: Callable[[], Any], loss: Callable[[Any], Tensor], op
     model = toybox()
     trainer = Trainer(model, adapter, lambda _: draw(), lambda _, batch: loss(batch), optimizer, steps, seeded())
     return [step.loss for step in trainer]
-
-
-def looping(
-    zeroed: bool = True, fresh: bool = True, extra: int = 0, order: str = "backward step", shown: str = "each"
-) -> Callable[..., list[float]]:
-    """The loop with one thing otherwise."""
-
-    def function(steps: int, draw: Callable, loss: Callable, optimizer: Optimizer) -> list[float]:
-        losses, kept = [], None
-        for _ in range(steps + extra):
-            batch = kept = draw() if fresh or kept is None else kept
-            value = loss(batch)
-            if zeroed and order == "backward step":
-                optimizer.zero_grad()
-            actions = {"backward": value.backward, "step": optimizer.step, "zero": optimizer.zero_grad}
-            for action in order.split():
-                actions[action]()
-            numbers = {"each": value, "sum": value.detach() + sum(losses[-1:])}
-            losses.append(value if shown == "tensor" else numbers[shown].item())
-        return losses
-
-    return function
 
 
 def image(mine: Any) -> Image.Image:
@@ -78,7 +58,12 @@ def image(mine: Any) -> Image.Image:
         said = ["a photo of a <mine>", "a sketch of a <mine>", "a <mine> next to a blue star"]
         options = {"num_inference_steps": 15, "sampler": "ddim", "generator": seeded(1)}
         drawn = minti.sample(model, said, **options)
-    curve = chart("A word is learned", {"validation loss": validation}, range(0, 61, 10), ("step", "loss"))
+    curve = chart(
+        "The validation loss, as a word is learned",
+        {"loss of the noise": validation},
+        range(0, 61, 10),
+        ("step", "loss"),
+    )
     side = drawn[0].size
     shown = [*(each.resize(side) for each in images[:2]), *drawn]
     strip = captioned(shown, ["training image"] * 2 + [said[0], said[1], "beside a blue star"], 5)
@@ -88,75 +73,32 @@ def image(mine: Any) -> Image.Image:
     return whole
 
 
-def probe(function: Callable[..., list[float]]) -> list[Any]:
-    """Fits three numbers to batches that come one by one; the losses, the numbers, and how often was drawn."""
-    row, drawn = nn.Parameter(torch.zeros(3)), []
+def run(function: Callable[..., list[float]], steps: int) -> Seen:
+    """Fits three numbers to batches that come one by one; what is called, the losses, and the numbers."""
+    row, calls = nn.Parameter(torch.zeros(3)), []
 
-    def batches() -> Iterator[Tensor]:
-        for seed in range(100):
-            drawn.append(seed)
-            yield randn(4, 3, seed=seed) + 1
+    class Stepping(torch.optim.SGD):
+        def step(self, closure: Callable | None = None) -> Any:
+            calls.append("step")
+            return super().step(closure)
 
-    optimizer, stream = torch.optim.SGD([row], lr=0.1), batches()
-    losses = function(5, lambda: next(stream), lambda batch: ((batch - row) ** 2).mean(), optimizer)
-    return [losses, row.detach(), len(drawn)]
+    def draw() -> Tensor:
+        calls.append("draw")
+        return randn(4, 3, seed=calls.count("draw") - 1) + 1
+
+    def loss(batch: Tensor) -> Tensor:
+        calls.append("loss")
+        return ((batch - row) ** 2).mean()
+
+    row.register_hook(lambda gradient: calls.append("gradient"))
+    losses = function(steps, draw, loss, Stepping([row], lr=0.1))
+    counts = {key: calls.count(name) for key, name in zip(COUNTS, ("draw", "loss", "gradient", "step"))}
+    return counts | {ORDER: " ".join(calls), LEARNED: row.detach(), NUMBERS: losses}
 
 
-ALGORITHM, TASK = (
-    "`002` 4.4, training; `001`, Algorithm 1",
-    '`000`, task 3a; `003` 27, "Initialize Gradients" to "Weight Update"',
-)
-PART = Part(
-    (
-        Task(
-            learn,
-            probe,
-            TASK,
-            (
-                Mistake(
-                    "the gradients of earlier steps never cleared",
-                    looping(zeroed=False),
-                    "`backward` adds to `.grad`; what is in it from the step before?",
-                    TASK,
-                ),
-                Mistake(
-                    "one batch drawn for all steps",
-                    looping(fresh=False),
-                    "How often is `draw` called?",
-                    ALGORITHM,
-                ),
-                Mistake(
-                    "the step taken before the gradient is there",
-                    looping(order="step zero backward"),
-                    "Which gradient does the optimizer see in the first step?",
-                    ALGORITHM,
-                ),
-                Mistake(
-                    "the gradient cleared between backward and step, so that nothing moves",
-                    looping(order="backward zero step"),
-                    "What is in `.grad` when the optimizer's step reads it?",
-                    TASK,
-                ),
-                Mistake(
-                    "a step too many",
-                    looping(extra=1),
-                    "`range(n)` has n numbers and starts at 0; how many does yours have?",
-                    TASK,
-                ),
-                Mistake(
-                    "losses added up, where each step's own belongs",
-                    looping(shown="sum"),
-                    "Can a curve of sums ever fall?",
-                    TASK,
-                ),
-                Mistake(
-                    "tensors kept, where numbers belong",
-                    looping(shown="tensor"),
-                    "A loss tensor keeps its whole graph in memory; which method returns its number?",
-                    "what `learn` returns",
-                ),
-            ),
-        ),
-    ),
-    image,
-)
+def probe(function: Callable[..., list[float]]) -> Seen:
+    """Five steps; and two, so that no number of steps can be written into the code."""
+    return run(function, 5) | {"the losses of 2 steps": run(function, 2)[NUMBERS]}
+
+
+PART = Part((Task(learn, probe, TASK, LEARN),), image)

@@ -11,8 +11,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from exercise.grader.part import Mistake, Part, Task
-from exercise.grader.world import chart, randn, seeded
+from exercise.grader.compare import same
+from exercise.grader.mistakes.lora import GRADIENT, KEY, LINEAR, LORA_FORWARD, MERGED
+from exercise.grader.mistakes.start import A_ZERO, B_ZERO, DIFFERENT, NEXT, OTHER, RANK, SAME, SHAPES, SIZE, START
+from exercise.grader.part import Part, Task
+from exercise.grader.seen import Case, Seen, calling
+from exercise.grader.world import chart, gradient, randn, seeded
 from minti.adapters.lora import Pair
 
 
@@ -28,23 +32,6 @@ def lora_forward(x: Tensor, weight: Tensor, down: Tensor, up: Tensor, alpha: flo
 
 def merged(weight: Tensor, down: Tensor, up: Tensor, alpha: float) -> Tensor:
     return weight + up @ down * alpha / len(down)
-
-
-def forward(scale: Callable[[float, int], float], frozen: bool = True) -> Callable[..., Tensor]:
-    return lambda x, weight, down, up, alpha: (
-        frozen * F.linear(x, weight) + F.linear(F.linear(x, down), up) * scale(alpha, len(down))
-    )
-
-
-def merging(scale: Callable[[float, int], float], frozen: bool = True) -> Callable[..., Tensor]:
-    return lambda weight, down, up, alpha: frozen * weight + up @ down * scale(alpha, len(down))
-
-
-def start_probe(function: Callable[..., Any]) -> list[Any]:
-    """Shapes, whether A is random and B is zero, and what the layer's answer is changed by."""
-    down, up = function(3, 8, 6, seeded())
-    shapes = [str(tuple(each.shape)) for each in (down, up)]
-    return [*shapes, int(bool(down.any())), int(bool(up.any()))]
 
 
 def image(mine: Any) -> Image.Image:
@@ -65,104 +52,54 @@ def image(mine: Any) -> Image.Image:
     return chart("An update of rank 4, learned", lines, names=("step", "mean squared error"), logarithmic=True)
 
 
-def forward_probe(function: Callable[..., Tensor]) -> Tensor:
-    return function(randn(2, 5, 8), randn(6, 8, seed=1), randn(3, 8, seed=2), randn(6, 3, seed=3), 2.0)
+def start_probe(function: Callable[..., Any]) -> Seen:
+    """The shapes, and what the numbers are like."""
+    pair = function(3, 8, 6, seeded())
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(each, Tensor) for each in pair):
+        return {SHAPES: pair}
+    down, up = pair
+    generator = seeded()
+    one, next_one = (function(3, 8, 6, generator)[0] for _ in range(2))
+    (same_seed, _), (other, _), (large, _) = (
+        function(3, 8, 6, seeded()),
+        function(3, 8, 6, seeded(1)),
+        function(9, 64, 5, seeded()),
+    )
+    return {
+        SHAPES: [tuple(each.shape) for each in pair],
+        A_ZERO: not down.any(),
+        B_ZERO: not up.any(),
+        DIFFERENT: len(down.unique()) > 1,
+        SAME: same(down, same_seed),
+        OTHER: not same(down, other),
+        NEXT: not same(one, next_one),
+        RANK: int(torch.linalg.matrix_rank(down.float())) if down.dim() == 2 else None,
+        SIZE: bool(large.float().std() < 3),
+    }
 
 
-def merged_probe(function: Callable[..., Tensor]) -> list[Tensor]:
-    weight = randn(6, 8, seed=1)
-    return [function(weight, randn(3, 8, seed=2), randn(6, 3, seed=3), 2.0), weight]
+def layer(x: Tensor, weight: Tensor, down: Tensor, up: Tensor, alpha: float) -> Case:
+    return {"x": x, "weight": weight, "down": down, "up": up, "alpha": alpha}
 
 
-def in_place(weight: Tensor, down: Tensor, up: Tensor, alpha: float) -> Tensor:
-    return weight.copy_(merged(weight, down, up, alpha))
+def forward_probe(function: Callable[..., Tensor]) -> Seen:
+    """Also what A, B and the layers before would learn."""
+    learned = {
+        name: value.clone().requires_grad_(name in ("x", "down", "up")) for name, value in list(LAYER.items())[:4]
+    }
+    answer = calling(SMALL, LAYER)(function) | {GRADIENT: []}
+    out = function(*learned.values(), 2.0)
+    answer[GRADIENT] = [gradient(out.sum(), learned[name]) for name in ("down", "up", "x")]
+    return answer
 
 
-LINEAR, KEY = '`001`, "LoRA in Linear Layers"; arXiv 2106.09685, 4.1', '`001`, "Key Idea: Decompose the weight update"'
-RANK = "What is r? The inner dimension of B A."
-RATIO = "What happens to the update if the rank is doubled? Its size should hardly change."
+SMALL = layer(torch.tensor([3.0]), torch.ones(1, 1), torch.ones(2, 1), torch.ones(1, 2), 4.0)
+LAYER = layer(randn(2, 5, 8), randn(6, 8, seed=1), randn(3, 8, seed=2), randn(6, 3, seed=3), 2.0)
 PART = Part(
     (
-        Task(
-            start,
-            start_probe,
-            LINEAR,
-            (
-                Mistake(
-                    "A and B both random, so that the model does not start unchanged",
-                    lambda rank, d_in, d_out, generator: (torch.ones(rank, d_in), torch.ones(d_out, rank)),
-                    "What should B A be before the first step?",
-                    LINEAR,
-                ),
-                Mistake(
-                    "A and B both zero, so that neither ever gets a gradient",
-                    lambda rank, d_in, d_out, generator: (torch.zeros(rank, d_in), torch.zeros(d_out, rank)),
-                    "The gradient of B has A in it, and that of A has B.",
-                    LINEAR,
-                ),
-                Mistake(
-                    "A zero and B random, the other way round",
-                    lambda rank, d_in, d_out, generator: (torch.zeros(rank, d_in), torch.ones(d_out, rank)),
-                    "Both start with the unchanged model, but which of the two is zero in the paper and in files?",
-                    LINEAR,
-                ),
-                Mistake(
-                    "the shapes of A and B exchanged",
-                    lambda rank, d_in, d_out, generator: (torch.ones(d_in, rank), torch.zeros(rank, d_out)),
-                    "A weight has a row for each output, as in nn.Linear.",
-                    KEY,
-                ),
-            ),
-        ),
-        Task(
-            lora_forward,
-            forward_probe,
-            LINEAR,
-            (
-                Mistake("alpha / r forgotten", forward(lambda alpha, rank: 1.0), RATIO, LINEAR),
-                Mistake("alpha not divided by the rank", forward(lambda alpha, rank: alpha), RATIO, LINEAR),
-                Mistake("r / alpha, upside down", forward(lambda alpha, rank: rank / alpha), RATIO, LINEAR),
-                Mistake(
-                    "the frozen layer's own answer left out",
-                    forward(lambda alpha, rank: alpha / rank, frozen=False),
-                    "Does a LoRA replace the layer, or is it added to it?",
-                    LINEAR,
-                ),
-                Mistake(
-                    "alpha divided by d_out, which is not the rank",
-                    lambda x, weight, down, up, alpha: lora_forward(x, weight, down, up, alpha * len(down) / len(up)),
-                    RANK,
-                    LINEAR,
-                ),
-            ),
-        ),
-        Task(
-            merged,
-            merged_probe,
-            KEY,
-            (
-                Mistake("alpha / r forgotten", merging(lambda alpha, rank: 1.0), RATIO, LINEAR),
-                Mistake("alpha not divided by the rank", merging(lambda alpha, rank: alpha), RATIO, LINEAR),
-                Mistake(
-                    "the update alone, without the weight",
-                    merging(lambda alpha, rank: alpha / rank, frozen=False),
-                    "Should the merged layer compute what layer and LoRA computed together?",
-                    KEY,
-                ),
-                Mistake(
-                    "alpha divided by d_out, which is not the rank",
-                    lambda weight, down, up, alpha: merged(weight, down, up, alpha * len(down) / len(up)),
-                    RANK,
-                    LINEAR,
-                ),
-                Mistake(
-                    "right, but `weight` itself was changed",
-                    in_place,
-                    "A second call would add the update twice. What does += do to a tensor?",
-                    "what `merged` returns",
-                ),
-            ),
-        ),
+        Task(start, start_probe, LINEAR, START),
+        Task(lora_forward, forward_probe, LINEAR, LORA_FORWARD),
+        Task(merged, calling(*({k: v for k, v in each.items() if k != "x"} for each in (SMALL, LAYER))), KEY, MERGED),
     ),
     image,
 )

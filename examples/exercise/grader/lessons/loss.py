@@ -11,7 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 import minti
-from exercise.grader.part import Mistake, Part, Task
+from exercise.grader.compare import same
+from exercise.grader.mistakes.latents import ENCODED, OTHER, SAME, SAMPLES, SCALED_LATENTS
+from exercise.grader.mistakes.loss import DIFFUSION_LOSS, GRADIENT, OFF, PLACE
+from exercise.grader.mistakes.noise import ANOTHER, CALLS, NOISY, PROMPTS, TOLD
+from exercise.grader.part import Part, Task
+from exercise.grader.seen import Seen
 from exercise.grader.world import SCHEDULER, chart, gradient, predicting_noise, randn, seeded, toybox, toys
 
 
@@ -23,24 +28,6 @@ def diffusion_loss(
     wrapper: Any, latents: Tensor, timestep_idx: Tensor, embeddings: Tensor, generator: torch.Generator
 ) -> Tensor:
     return minti.diffusion_loss(wrapper, latents, timestep_idx, embeddings, generator=generator)
-
-
-def losing(
-    noisy: Callable = lambda x, noise, again, t: SCHEDULER.add_noise(x, noise, t),
-    target: Callable = lambda x, noise, again: noise,
-    told: Callable = lambda t: t,
-    reduced: Callable = lambda squares: squares.mean(),
-) -> Callable[..., Tensor]:
-    """The loss with something else in one of its places; `again` is noise that was drawn after `noise`."""
-
-    def function(
-        wrapper: Any, latents: Tensor, timestep_idx: Tensor, embeddings: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        noise, again = (torch.randn(latents.shape, generator=generator) for _ in range(2))
-        prediction = wrapper.unet(noisy(latents, noise, again, timestep_idx), told(timestep_idx), embeddings)
-        return reduced((prediction - target(latents, noise, again)) ** 2)
-
-    return function
 
 
 def image(mine: Any) -> Image.Image:
@@ -61,117 +48,78 @@ def image(mine: Any) -> Image.Image:
     return chart("A red diamond's loss, by prompt", lines, timesteps, ("timestep", "noise loss"), logarithmic=True)
 
 
-def scaled_probe(function: Callable[..., Tensor]) -> Tensor:
-    mean, std = randn(2, 4, 4, 4), randn(2, 4, 4, 4, seed=1).abs()
+def encoded(mean: Tensor, std: Tensor) -> SimpleNamespace:
+    """The VAE encoder's distribution."""
     sample = lambda generator=None: mean + std * torch.randn(mean.shape, generator=generator)  # noqa: E731
-    return function(SimpleNamespace(mean=mean, std=std, sample=sample), seeded(2), 0.18215)
+    return SimpleNamespace(mean=mean, std=std, sample=sample, mode=lambda: mean)
 
 
-def loss_probe(function: Callable[..., Tensor]) -> list[Any]:
-    """On a network whose answer depends on all that it is given, and from one seed; the embeddings' gradient, too."""
-    unet = lambda x, t, context: 0.5 * x + torch.cos(t.float())[:, None, None, None] + context.mean()  # noqa: E731
-    wrapper = SimpleNamespace(unet=unet, scheduler=SCHEDULER)
-    words = randn(3, 5, 8, seed=1).requires_grad_(True)
-    values = [
-        function(wrapper, randn(3, 4, 4, 4), torch.tensor(steps), words, seeded(2))
-        for steps in ([10, 400, 900], [1, 500, 998])
-    ]
-    return [*values, *(gradient(value, words) for value in values)]
+def scaled_probe(function: Callable[..., Tensor]) -> Seen:
+    """Of a distribution that has a single value, and of one at random, twice from one generator."""
+    certain, spread = encoded(torch.full((1, 1, 1, 1), 4.0), torch.zeros(1, 1, 1, 1)), encoded(*SPREAD)
+
+    def samples(seed: int) -> list[Tensor]:
+        generator = seeded(seed)
+        torch.randn(1, generator=generator)  # so that it is not as it was when it was made
+        return [function(spread, generator, 0.13) for _ in range(2)]
+
+    first, second, other = samples(2), samples(2), samples(3)
+    return {
+        "a distribution that is always 4, scaling_factor = 0.5": function(certain, seeded(), 0.5),
+        SAMPLES: first,
+        SAME: same(first, second),
+        OTHER: not same(first, other),
+    }
 
 
-def unseeded(*arguments: Any) -> Tensor:
-    return diffusion_loss(*arguments[:-1], None)
+def loss_probe(function: Callable[..., Tensor]) -> Seen:
+    """On a network whose answer depends on all that it is given; what it is given, and the embeddings' gradient."""
+    words, nothing = randn(3, 5, 8, seed=1).requires_grad_(True), (None, None, None)
+
+    def loss(generator: torch.Generator, side: int = 1, steps: tuple = (10, 400, 900)) -> tuple[Tensor, list[tuple]]:
+        heard = []
+
+        def unet(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+            heard.append((x.detach().clone(), t.clone(), same(context, words)))
+            return 0.5 * x + torch.cos(t.float())[:, None, None, None] + context.mean()
+
+        wrapper = SimpleNamespace(unet=unet, scheduler=SCHEDULER)
+        return function(wrapper, randn(3, 1, side, 2), torch.tensor(steps), words, generator), heard
+
+    generator = seeded(2)
+    torch.randn(1, generator=generator)  # so that it is not as it was when it was made
+    (value, heard), (again, _) = (loss(generator) for _ in range(2))
+    noisy, told, prompts = (heard or [nothing])[0]
+    (first, one), (second, _), (_, other) = (loss(seeded(seed)) for seed in (4, 4, 5))
+    whole, _ = loss(seeded(2), 8, (1, 500, 998))
+    return {
+        CALLS: len(heard),
+        SAME: same(first, second),
+        ANOTHER: not one or not other or not same(one[0][0], other[0][0]),
+        NOISY: noisy,
+        TOLD: told,
+        PROMPTS: prompts,
+        **{says: function(*nearly_right(off), words, seeded(2)) for off, says in OFF.items()},
+        "the loss of a batch of three": value,
+        GRADIENT: gradient(value, words),
+        "the loss of larger images": whole,
+        "its gradient": gradient(whole, words),
+        "the loss of a second call with the same generator": again,
+    }
 
 
-ENCODED, LOSS = "the argument `scaling_factor`; of the VAE, `003` 8", "`002` 4.3; `000`, task 1; `003` 26"
+def nearly_right(off: float) -> tuple[SimpleNamespace, Tensor, Tensor]:
+    """A network whose prediction is the noise that was added, and `off` more; clean latents; timesteps."""
+    latents, timesteps = torch.ones(2, 1, 1, 1), torch.tensor([400, 600])
+    unet = lambda x, t, context: SCHEDULER.noise_from_clean(x, latents, timesteps) + off  # noqa: E731
+    return SimpleNamespace(unet=unet, scheduler=SCHEDULER), latents, timesteps
+
+
+SPREAD = 2 * randn(2, 4, 4, 4), randn(2, 4, 4, 4, seed=1).abs()
 PART = Part(
     (
-        Task(
-            scaled_latents,
-            scaled_probe,
-            ENCODED,
-            (
-                Mistake(
-                    "the scaling factor forgotten",
-                    lambda encoded, generator, scaling_factor: encoded.sample(generator),
-                    "The UNet was trained on latents of about variance one; what is the VAE's?",
-                    ENCODED,
-                ),
-                Mistake(
-                    "divided by the scaling factor",
-                    lambda encoded, generator, scaling_factor: encoded.sample(generator) / scaling_factor,
-                    "That is the direction for decoding. Which direction makes the numbers smaller?",
-                    ENCODED,
-                ),
-                Mistake(
-                    "drawn without the generator that is given",
-                    lambda encoded, generator, scaling_factor: encoded.sample() * scaling_factor,
-                    "Would another run with the same seed get the same latents?",
-                    "the argument `encoded`",
-                ),
-                Mistake(
-                    "the distribution's mean, where a sample belongs",
-                    lambda encoded, generator, scaling_factor: encoded.mean * scaling_factor,
-                    "The encoder returns a distribution; what do you take from it?",
-                    "the argument `encoded`",
-                ),
-            ),
-        ),
-        Task(
-            diffusion_loss,
-            loss_probe,
-            LOSS,
-            (
-                Mistake(
-                    "the noise drawn twice",
-                    losing(target=lambda x, noise, again: again),
-                    "Can the network predict noise that is not in the image?",
-                    LOSS,
-                ),
-                Mistake(
-                    "the clean latents as the target",
-                    losing(target=lambda x, noise, again: x),
-                    "What does this network predict?",
-                    LOSS,
-                ),
-                Mistake(
-                    "the clean latents shown to the network",
-                    losing(noisy=lambda x, noise, again, t: x),
-                    "Which latents is the network to find the noise in?",
-                    LOSS,
-                ),
-                Mistake(
-                    "noise added without the schedule",
-                    losing(noisy=lambda x, noise, again, t: x + noise),
-                    "How much noise belongs to timestep t? `wrapper.scheduler` knows.",
-                    LOSS,
-                ),
-                Mistake(
-                    "the network told another timestep, off by one",
-                    losing(told=lambda t: t + 1),
-                    "At which timestep was the noise added?",
-                    LOSS,
-                ),
-                Mistake(
-                    "a sum of squares, where a mean belongs",
-                    losing(reduced=lambda squares: squares.sum()),
-                    "Should a larger image need a smaller learning rate?",
-                    LOSS,
-                ),
-                Mistake(
-                    "noise that does not come from the generator",
-                    unseeded,
-                    "Would another run with the same seed get the same noise?",
-                    "the argument `generator`",
-                ),
-                Mistake(
-                    "right as a number, but without a gradient, so that nothing could be learned",
-                    torch.no_grad()(diffusion_loss),
-                    "What does the optimizer need besides the loss?",
-                    LOSS,
-                ),
-            ),
-        ),
+        Task(scaled_latents, scaled_probe, ENCODED, SCALED_LATENTS),
+        Task(diffusion_loss, loss_probe, PLACE, DIFFUSION_LOSS),
     ),
     image,
 )

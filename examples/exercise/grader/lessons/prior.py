@@ -10,7 +10,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import minti
-from exercise.grader.part import Mistake, Part, Task
+from exercise.grader.mistakes.prior import BALANCE, CALLS, GRADIENT, PRIOR_LOSS, PROMPTS, SUBJECT
+from exercise.grader.part import Part, Task
+from exercise.grader.seen import Case, Seen, calling
 from exercise.grader.world import chart, gradient, randn
 
 
@@ -53,114 +55,31 @@ def trained(network: nn.Module, loss: Callable[[nn.Module], Tensor]) -> nn.Modul
     return network
 
 
-def probe(function: Callable[..., Tensor]) -> list[Any]:
+def probe(function: Callable[..., Tensor]) -> Seen:
     """On batches of different sizes; also the gradient of what learns, and how often the loss was asked."""
-    asked, row = [], torch.zeros(3, requires_grad=True)
+    asked, row, seen = [], torch.zeros(3, requires_grad=True), {}
 
     def loss(batch: Tensor) -> Tensor:
         asked.append(len(batch))
         return ((batch - row) ** 2).mean()
 
-    values = [function(loss, randn(2, 3), 3 * randn(6, 3, seed=1), weight) for weight in (1.0, 0.3)]
-    return [*values, *(gradient(value, row) for value in values), len(asked)]
+    one, other = torch.ones(1, 3), torch.full((1, 3), 2.0)  # losses of 1 and of 4
+    values = []
+    for weight in (1.0, 0.5):
+        values.append(function(loss, one, other, weight))
+        seen[f"losses of 1 (instance) and 4 (prior), weight = {weight:g}"] = values[-1]
+    for weight in (1.0, 0.3):
+        values.append(function(loss, randn(2, 3), 3 * randn(6, 3, seed=1), weight))
+        seen[f"batches of 2 and 6, weight = {weight:g}"] = values[-1]
+    return seen | {GRADIENT: [gradient(value, row) for value in values], CALLS: len(asked) / len(values)}
 
 
-def prompts_probe(function: Callable[..., Any]) -> list[Any]:
-    return [function("a photo of a {}", "sks", "toy"), function("a {} in the snow", "zwx", "dog")]
+def words(template: str, rare_word: str, class_word: str) -> Case:
+    return {"template": template, "rare_word": rare_word, "class_word": class_word}
 
 
-def without_gradient(loss: Callable[[Any], Tensor], instance: Any, prior: Any, weight: float) -> Tensor:
-    return loss(instance) + weight * loss(prior).detach()
-
-
-SUBJECT, BALANCE = '`001`, "How Does DreamBooth Personalize Models?"', '`001`, "We use a special loss to balance"'
-CLASS = '`001`, "How Does DreamBooth Avoid Forgetting?"'
+TEXTS = words("a photo of a {}", "sks", "toy"), words("a {} in the snow", "zwx", "dog")
 PART = Part(
-    (
-        Task(
-            prompts,
-            prompts_probe,
-            SUBJECT,
-            (
-                Mistake(
-                    "the rare word in the class's prompt as well",
-                    lambda template, rare_word, class_word: [template.replace("{}", f"{rare_word} {class_word}")] * 2,
-                    "What do the class's images show?",
-                    CLASS,
-                ),
-                Mistake(
-                    "the thing called by the rare word alone",
-                    lambda template, rare_word, class_word: [
-                        template.replace("{}", w) for w in (rare_word, class_word)
-                    ],
-                    "What tells the model which kind of thing it is?",
-                    SUBJECT,
-                ),
-                Mistake(
-                    "the two prompts exchanged",
-                    lambda template, rare_word, class_word: prompts(template, rare_word, class_word)[::-1],
-                    "Which one is expected first, the subject's or the class's?",
-                    SUBJECT,
-                ),
-                Mistake(
-                    "the class before the rare word",
-                    lambda template, rare_word, class_word: [
-                        template.replace("{}", w) for w in (f"{class_word} {rare_word}", class_word)
-                    ],
-                    "In which order are they in the text of this part?",
-                    SUBJECT,
-                ),
-                Mistake(
-                    "another template than the one that is given",
-                    lambda template, rare_word, class_word: prompts("a photo of a {}", rare_word, class_word),
-                    "Training uses a different template in every step; which one is this?",
-                    "the argument `template`",
-                ),
-            ),
-        ),
-        Task(
-            prior_loss,
-            probe,
-            BALANCE,
-            (
-                Mistake(
-                    "lambda forgotten",
-                    lambda loss, instance, prior, weight: loss(instance) + loss(prior),
-                    "What should the loss be with lambda = 0?",
-                    BALANCE,
-                ),
-                Mistake(
-                    "lambda on the thing's loss",
-                    lambda loss, instance, prior, weight: weight * loss(instance) + loss(prior),
-                    "Which of the two losses should lambda = 0 switch off?",
-                    BALANCE,
-                ),
-                Mistake(
-                    "lambda on both",
-                    lambda loss, instance, prior, weight: weight * (loss(instance) + loss(prior)),
-                    "How does lambda then change the balance of the two losses?",
-                    BALANCE,
-                ),
-                Mistake(
-                    "a mean weighted by 1 - lambda and lambda",
-                    lambda loss, instance, prior, weight: (1 - weight) * loss(instance) + weight * loss(prior),
-                    "With lambda = 1, as in the paper, would the subject be learned at all?",
-                    BALANCE,
-                ),
-                Mistake(
-                    "the class's loss subtracted",
-                    lambda loss, instance, prior, weight: loss(instance) - weight * loss(prior),
-                    "Should training make the class's loss larger?",
-                    CLASS,
-                ),
-                Mistake(
-                    "the class's loss without a gradient, so that it holds nothing back",
-                    without_gradient,
-                    "Does a constant that is added to the loss change any gradient?",
-                    CLASS,
-                ),
-            ),
-        ),
-    ),
+    (Task(prompts, calling(*TEXTS), SUBJECT, PROMPTS), Task(prior_loss, probe, BALANCE, PRIOR_LOSS)),
     image,
 )

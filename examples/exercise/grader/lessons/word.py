@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from exercise.grader.part import Mistake, Part, Task
+from exercise.grader.mistakes.rows import EXTENDED, ROWS
+from exercise.grader.mistakes.step import KEEP_THE_REST, OTHERS, PATCHED, TAKEN, TRICK, WRITTEN
+from exercise.grader.part import Part, Task
+from exercise.grader.seen import Seen, calling
 from exercise.grader.world import chart, randn
 from minti.textual_inversion import MaskedEmbedding
 
@@ -27,161 +30,95 @@ def keep_the_rest(optimizer: Optimizer, weight: nn.Parameter, first: int) -> Non
     optimizer.register_step_post_hook(lambda *_: adapter.after_step(None))
 
 
-def patched(around: Callable[[Callable, nn.Parameter, int, Tensor], None], alias: bool = False) -> Callable[..., None]:
-    """E4's patch with something else in it; `around` takes a step, the matrix, `first` and what is called a copy."""
-
-    def function(optimizer: Optimizer, weight: nn.Parameter, first: int) -> None:
-        copy, step = weight.detach() if alias else weight.detach().clone(), optimizer.step
-
-        @torch.no_grad()
-        def patched_step(*args: Any, **options: Any) -> None:
-            around(lambda: step(*args, **options), weight, first, copy)
-
-        optimizer.step = patched_step
-
-    return function
-
-
-def back(step: Callable, weight: nn.Parameter, first: int, copy: Tensor) -> None:
-    step()
-    weight[:first] = copy[:first]
-
-
-def gradient_only(step: Callable, weight: nn.Parameter, first: int, copy: Tensor) -> None:
-    weight.grad[:first] = 0
-    step()
-
-
-def too_early(step: Callable, weight: nn.Parameter, first: int, copy: Tensor) -> None:
-    weight[:first] = copy[:first]
-    step()
-
-
-def everything(step: Callable, weight: nn.Parameter, first: int, copy: Tensor) -> None:
-    step()
-    weight.copy_(copy)
-
-
-def wrong_side(step: Callable, weight: nn.Parameter, first: int, copy: Tensor) -> None:
-    step()
-    weight[first:] = copy[first:]
-
-
-def one_too_many(step: Callable, weight: nn.Parameter, first: int, copy: Tensor) -> None:
-    step()
-    weight[: first + 1] = copy[: first + 1]
-
-
-def one_too_few(step: Callable, weight: nn.Parameter, first: int, copy: Tensor) -> None:
-    step()
-    weight[: first - 1] = copy[: first - 1]
-
-
-def steps(function: Callable[..., None], count: int = 3) -> list[Tensor]:
-    """A matrix of eight rows, whose last two are new, after each step of AdamW with some weight decay."""
-    weight = nn.Parameter(randn(8, 4) + 2)
-    optimizer = AdamW([weight], lr=0.1, weight_decay=0.1)
-    function(optimizer, weight, 6)
-    seen = []
-    for i in range(count):
-        slope = randn(8, 4, seed=i) * torch.tensor([1.0, 0, 1, 0, 0, 1, 1, 1])[:, None]
-        optimizer.zero_grad()
-        (slope * weight).sum().backward()  # so that a hook of the gradient's is called
-        optimizer.step()
-        seen.append(weight.detach().clone())
-    return seen
-
-
 def image(mine: Any) -> Image.Image:
     """How far the rows of a matrix have moved, step by step, with the learner's patch and without."""
-    start = randn(8, 4) + 2
+    start = randn(5, 2) + 2
     ways = {"patched": mine.keep_the_rest, "not patched": lambda optimizer, weight, first: None}
     lines = {}
     for way, function in ways.items():
-        moved = torch.stack([(weight - start).norm(dim=1) for weight in steps(function, 30)])  # steps 8
-        lines |= {f"{way}: old rows": moved[:, :6].mean(1).tolist(), f"{way}: new rows": moved[:, 6:].mean(1).tolist()}
+        seen = steps(function, 30)
+        for which, rows in (("old", start[:3]), ("new", start[3:])):
+            after = [seen[f"{which} rows after step {i}"] for i in range(1, 31)]
+            lines[f"{way}: {which} rows"] = [(each - rows).norm(dim=1).mean().item() for each in after]
     return chart("How far rows move", lines, names=("step", "distance"))
 
 
-ROWS, TRICK = "`002` 16; `000`, task 2, second item", '`000`, task 2, "The tricky part"'
+def written_by(optimizer: Optimizer) -> int:
+    """How often the optimizer's own step writes into its matrix."""
+    (weight,) = optimizer.param_groups[0]["params"]
+    weight.grad, before = torch.ones_like(weight), weight._version
+    optimizer.step()
+    return weight._version - before
+
+
+def has_a_view(step: Callable, weight: Tensor) -> bool:
+    """What the patch holds has `weight` twice, under two names: one was meant to be a copy."""
+
+    def cells(function: Any, depth: int = 4) -> Iterator[Any]:
+        for cell in getattr(function, "__closure__", None) or ():
+            yield cell
+            if depth:
+                yield from cells(cell.cell_contents, depth - 1)
+
+    held = {id(cell): cell.cell_contents for cell in cells(step)}.values()
+    return sum(isinstance(each, Tensor) and each.data_ptr() == weight.data_ptr() for each in held) > 1
+
+
+def steps(function: Callable[..., None], count: int, rows: int = 5, first: int = 3) -> Seen:
+    """A matrix, of which the rows from `first` on are new, after each step of AdamW with some weight decay."""
+    weight = nn.Parameter(randn(rows, 2) + 2)
+    optimizer, before = AdamW([weight], lr=0.1, weight_decay=0.1), steps_of_classes()
+    writes = written_by(AdamW([nn.Parameter(randn(rows, 2))], weight_decay=0.1))
+    try:
+        function(optimizer, weight, first)
+        others = steps_of_classes() == before
+        hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+        patched = "step" in vars(optimizer) or bool(hooked) or not others
+        seen = {OTHERS: others, PATCHED: patched, WRITTEN: True, TAKEN: 0}
+        for i in range(count):
+            slope = randn(rows, 2, seed=i)
+            slope[1] = 0  # a token that the prompts do not have
+            optimizer.zero_grad()
+            (slope * weight).sum().backward()  # so that a hook of the gradient's is called
+            version = weight._version
+            optimizer.step()
+            seen[WRITTEN] &= weight._version - version > writes or has_a_view(optimizer.step, weight)
+            seen[f"old rows after step {i + 1}"] = weight[:first].detach().clone()
+            seen[f"new rows after step {i + 1}"] = weight[first:].detach().clone()
+        seen[TAKEN] = int(optimizer.state[weight].get("step", 0))
+    finally:
+        for kind, step in before.items():
+            if step:
+                kind.step = step
+            elif "step" in vars(kind):
+                del kind.step
+    return seen
+
+
+def steps_of_classes() -> dict[type, Any]:
+    """AdamW's own `step`, and those of the classes that it is made from."""
+    return {kind: vars(kind).get("step") for kind in AdamW.__mro__[:-1]}
+
+
+def probe(function: Callable[..., None]) -> Seen:
+    """Two matrices, so that no number of rows can be written into the code."""
+    another = {f"of another matrix, {key}": rows for key, rows in steps(function, 2, 6, 5).items() if "rows" in key}
+    return steps(function, 3) | another
+
+
 PART = Part(
     (
         Task(
             extended,
-            lambda function: function(randn(8, 4), 3, 2),
+            calling(
+                {"weight": torch.tensor([[1.0, 2], [3, 4], [5, 6]]), "initializer_id": 1, "num_vectors": 2},
+                {"weight": randn(8, 4), "initializer_id": 3, "num_vectors": 1},
+                {"weight": randn(8, 4), "initializer_id": 0, "num_vectors": 3},
+            ),
             ROWS,
-            (
-                Mistake(
-                    "the new rows before the old ones",
-                    lambda weight, initializer_id, num_vectors: torch.cat(
-                        [weight[initializer_id].expand(num_vectors, -1), weight]
-                    ),
-                    "Which rows do the old tokens' ids refer to now?",
-                    ROWS,
-                ),
-                Mistake(
-                    "the new rows are zero",
-                    lambda weight, initializer_id, num_vectors: torch.cat([weight, weight.new_zeros(num_vectors, 4)]),
-                    "What is `initializer_id` for?",
-                    ROWS,
-                ),
-                Mistake(
-                    "one new row, whatever `num_vectors` says",
-                    lambda weight, initializer_id, num_vectors: torch.cat([weight, weight[initializer_id][None]]),
-                    "A word may have several tokens, each with a row.",
-                    ROWS,
-                ),
-            ),
+            EXTENDED,
         ),
-        Task(
-            keep_the_rest,
-            steps,
-            TRICK,
-            (
-                Mistake(
-                    "only the gradient zeroed, so that weight decay moves the other rows",
-                    patched(gradient_only),
-                    "What does AdamW's weight decay do to rows without a gradient?",
-                    TRICK,
-                ),
-                Mistake(
-                    "nothing is put back, all rows move (is the copy a copy, does `optimizer.step` call yours?)",
-                    patched(back, alias=True),
-                    "`detach` gives another view of the same numbers.",
-                    TRICK,
-                ),
-                Mistake(
-                    "the old rows put back before the step, not after it",
-                    patched(too_early),
-                    "What does the matrix hold when training ends?",
-                    TRICK,
-                ),
-                Mistake(
-                    "the new rows put back as well, or no step taken at all: nothing is learned",
-                    patched(everything),
-                    "From which row on may the matrix change, and does the optimizer's own step still run?",
-                    TRICK,
-                ),
-                Mistake(
-                    "the new rows put back, and the old ones left to move",
-                    patched(wrong_side),
-                    "Which side of `first` is the new word's?",
-                    TRICK,
-                ),
-                Mistake(
-                    "the first new row put back: an index off by one",
-                    patched(one_too_many),
-                    "`first` is the id of a new token.",
-                    TRICK,
-                ),
-                Mistake(
-                    "the last old row not put back: an index off by one",
-                    patched(one_too_few),
-                    "The slice `[:n]` ends before n.",
-                    TRICK,
-                ),
-            ),
-        ),
+        Task(keep_the_rest, probe, TRICK, KEEP_THE_REST),
     ),
     image,
 )
