@@ -96,7 +96,7 @@ def parse() -> argparse.ArgumentParser:
     parser.add_argument("--said-scales", type=finite, nargs="*", default=[1], help=said_help)
     above_help = "timesteps down to which the prompt says the wish: when is it decided?"
     parser.add_argument("--said-above", type=whole(0), nargs="*", default=[], help=above_help)
-    parser.add_argument("--sets", action="store_true", help="also the toybox FID, precision and recall")
+    parser.add_argument("--sets", action="store_true", help="also the toybox FID, KID, precision and recall")
     parser.set_defaults(guidance_scale=1.0, batch_size=32)
     return parser
 
@@ -163,7 +163,7 @@ def main() -> None:
     study = Study(parse())
     columns = {"wish": "", "way": ""} | dict.fromkeys(("judge", "CLIP", "photo"), ".0%")
     if study.args.sets:
-        columns |= dict.fromkeys(("toybox FID", "precision", "recall"), ".3f")
+        columns |= dict.fromkeys(("toybox FID", "toybox KID", "precision", "recall"), ".3f")
     found = study.table("guide", rows(study), columns)
     if study.args.sets:
         plot(found).savefig(study.folder / "sets.png", dpi=80)
