@@ -19,6 +19,7 @@ HELP = {
     "row_update": "train the new vectors, or E4's recipe",
     "huber": "Huber loss: errors beyond this size count linearly, not squared",
     "min_snr": "gamma of min-SNR weighting of the timesteps (arXiv 2303.09556); usually 5",
+    "variational": "weight the timesteps as the variational bound does: mostly the cleanest",
 }
 CHOICES = {"lr_schedule": ("constant", "cosine"), "row_update": ("new_rows", "restore")}
 

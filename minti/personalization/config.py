@@ -24,7 +24,7 @@ class PersonalizationConfig(TextualInversionConfig):
         captions: instead of templates, a prompt for each image, in their order; `{}` in it becomes the word.
         horizontal_flip, masked: also show mirror images; learn only where the images are opaque.
         lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
-        huber, min_snr: robust loss and min-SNR weighting, see `DiffusionLoss`; None: neither.
+        huber, min_snr, variational: robust loss, and weights of the timesteps, see `DiffusionLoss`; None: neither.
     """
 
     max_row_norm: float | None = None
@@ -35,6 +35,7 @@ class PersonalizationConfig(TextualInversionConfig):
     warmup_steps: int = 0
     huber: float | None = None
     min_snr: float | None = None
+    variational: bool = False
 
     def __post_init__(self) -> None:
         self.check_settings()
@@ -45,6 +46,8 @@ class PersonalizationConfig(TextualInversionConfig):
         super().__post_init__()
         check_range(self, 0, 2**63 - 1, "warmup_steps")
         check_range(self, 1e-12, 1e12, "max_row_norm", "huber", "min_snr")
+        if self.variational and self.min_snr is not None:
+            raise ValueError("variational and min_snr are both weights of the timesteps; give one of them")
         check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
         for caption in self.captions or ():
             check_text(caption, "caption")
@@ -64,8 +67,8 @@ class PersonalizationConfig(TextualInversionConfig):
     @property
     def measure(self) -> DiffusionLoss | None:
         """Another loss than the mean of squares, if the settings ask for one."""
-        plain = self.huber is None and self.min_snr is None and not self.masked
-        return None if plain else DiffusionLoss(self.huber, self.min_snr)
+        measure = DiffusionLoss(self.huber, self.min_snr, self.variational)
+        return None if measure == DiffusionLoss() and not self.masked else measure
 
     def loss(self, model: StableDiffusion, batch: Batch) -> Tensor:
         """The loss of a batch by `measure`."""
