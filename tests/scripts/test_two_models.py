@@ -49,5 +49,5 @@ def test_the_precisions_of_gaussians_add(prediction_type, gamma):
 def test_the_command(tmp_path):
     options = ("--count", 2, "--steps", 2, "--training-steps", 2, "--images", 8, "--gammas", 1, "--output", tmp_path)
     said = script_inside("toybox/two_models.py", *options).stdout
-    assert len([line for line in said.splitlines() if line.startswith("| ")]) == 6
+    assert len([line for line in said.splitlines() if line.startswith("| ")]) == 7  # with the heading
     assert (tmp_path / "two_models.png").is_file()
