@@ -19,6 +19,7 @@ from support.command_line import arguments, finite, generators, load, make_outpu
 from support.given import Edit, where_mask
 from support.openvino_engine import add_arguments as add_engine_argument
 from support.openvino_engine import engine
+from support.option_types import number_or_name
 from support.strip import Trajectory
 
 import argparse
@@ -40,7 +41,6 @@ from minti.guidance.conditions import Conditions
 from minti.guidance.gradients import Guidance
 from minti.runs import distributed
 from minti.runs.files import replacing
-from minti.scheduler import VARIANCES
 
 NOT_HERE = ("original_inference_steps",)  # of lcm and tcd: 50 in all released files
 OPTIONS = {  # eta: "ddim", ...
@@ -60,8 +60,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=whole(1), default=50, help="denoising steps")
     parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddpm, with --invert ddim")
     parser.add_argument("--eta", type=finite, help="of ddim: 0 is deterministic, 1 as noisy as ddpm; default: 0")
-    variance_help = "of ddpm: how much noise a step adds; default: posterior"
-    parser.add_argument("--variance", choices=VARIANCES, help=variance_help)
+    variance_help = "of ddpm, how much noise a step adds: posterior (least), beta (most), or 0 to 1; default: posterior"
+    parser.add_argument("--variance", type=number_or_name, help=variance_help)
     karras_help = "of dpm-solver++: the noise levels of arXiv 2206.00364"
     parser.add_argument("--karras", action="store_const", const=True, help=karras_help)
     gamma_help = "of tcd: 0 is DDIM, 1 fresh noise at every step; default: 0.3"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from minti.scheduler import VARIANCES, Level, NoiseScheduler
+from minti.scheduler import Level, NoiseScheduler
 from minti.utils import Generators, check, plugin, randn
 
 Predict = Callable[[Tensor, float], Tensor]  # latents (b, c, h, w) at timestep t -> the network's raw output
@@ -67,12 +67,12 @@ class Sampler:
 @dataclass(frozen=True)
 class DDPM(Sampler):
     """Ancestral sampling (arXiv 2006.11239, Algorithm 2; lecture notes `002`, 4.4; questions `003`, 2, 14 and 15).
-    `variance`: "posterior" or "beta", see `NoiseScheduler.posterior`."""
+    `variance`: "posterior", "beta" or a number between, 0 to 1, see `NoiseScheduler.posterior`."""
 
-    variance: str = "posterior"
+    variance: str | float = "posterior"
 
     def __post_init__(self) -> None:
-        check("runs.messages:check_choice", "variance", self.variance, VARIANCES)
+        check("runs.checks:variance", self.variance)
 
     def __call__(self, predict: Predict, run: Run) -> Iterator[SampleStep]:
         latents, scheduler = run.latents, run.scheduler

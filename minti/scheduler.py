@@ -17,7 +17,7 @@ from minti.utils import check, plugin
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 SPACINGS = ("leading", "linspace", "trailing")
-VARIANCES = ("posterior", "beta")
+VARIANCES = {"posterior": 0.0, "beta": 1.0}  # the exponent v of `NoiseScheduler.posterior`
 
 
 @dataclass(frozen=True)
@@ -154,19 +154,19 @@ class NoiseScheduler:
         clean = self.clean_from_velocity(latents, output, timesteps)
         return clean, self.noise_from_velocity(latents, output, timesteps)
 
-    def posterior(self, clean: Tensor, latents: Tensor, t: int, previous: int, variance: str = "posterior") -> Any:
+    def posterior(self, clean: Tensor, latents: Tensor, t: int, previous: int, variance: str | float = 0.0) -> Any:
         """q(x_s | x_t, x_0) for a step from t to any earlier timestep s = `previous` (DDPM, eq. 6 and 7; -1: the end).
 
             alpha = alpha-bar_t / alpha-bar_s,   beta = 1 - alpha
             mean = sqrt(alpha-bar_s) beta / (1 - alpha-bar_t) x_0
                  + sqrt(alpha) (1 - alpha-bar_s) / (1 - alpha-bar_t) x_t
 
-        Returns the mean and the variance: "posterior", (1 - alpha-bar_s) / (1 - alpha-bar_t) beta, or "beta" as in
-        `002`, 5.2 (which has a misprint: sigma_t^2 = beta_t, not sigma_t)."""
+        Returns the mean and the variance ((1 - alpha-bar_s) / (1 - alpha-bar_t) beta)^(1 - v) beta^v (`001`, Algorithm
+        2, line 5): "posterior" is v = 0, "beta" v = 1 (`002`, 5.2, misprints it: sigma_t^2 = beta_t, not sigma_t)."""
         alpha_bar_t, alpha_bar_s = self.alpha_bar(t), self.alpha_bar(previous)
         alpha = alpha_bar_t / alpha_bar_s
         beta = 1 - alpha
         clean_weight = (alpha_bar_s**0.5 * beta) / (1 - alpha_bar_t)
         latents_weight = alpha**0.5 * (1 - alpha_bar_s) / (1 - alpha_bar_t)
-        mean = clean_weight * clean + latents_weight * latents
-        return mean, beta if variance == "beta" else ((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta).clamp(min=1e-20)
+        v, least = VARIANCES.get(variance, variance), ((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta).clamp(min=1e-20)
+        return clean_weight * clean + latents_weight * latents, least ** (1 - v) * beta**v

@@ -50,7 +50,7 @@ def test_the_commands_exist(name):
     assert not [word for word in words if word not in told]
 
 
-@pytest.mark.parametrize("what", ["schedules", "timestep"])
+@pytest.mark.parametrize("what", ["schedules", "timestep", "variance"])
 def test_what_is_to_be_seen(tmp_path, what):
     script_inside("toybox/see.py", what, "--output", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"{what}.png"]

@@ -39,6 +39,14 @@ def finite(text: str) -> float:
     return number
 
 
+def number_or_name(text: str) -> float | str:
+    """The type of an option that takes a number or a name."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def utf8(argument: str) -> str:
     """An argument as its bytes say in UTF-8, whatever the locale; the name of a file as the system knows it."""
     try:

@@ -31,6 +31,7 @@ HELP = {
     "several shapes, with --batch-size 1",
     "huber": "Huber loss: errors beyond this size count linearly, not squared",
     "min_snr": "gamma of min-SNR weighting of the timesteps (arXiv 2303.09556); usually 5",
+    "variational": "weight the timesteps as the variational bound does: mostly the cleanest",
 }
 CHOICES = {
     "prompt_weights": tuple(SYNTAXES),

@@ -1,9 +1,10 @@
-"""FID, precision, recall and CLIP score of the model's samples on the toybox's own CLIP, over the guidance scale.
+"""FID, KID, precision, recall, CLIP score and Inception Score of the model's samples, over the guidance scale.
 
     python examples/toybox/compare_sets.py
 
-On the features of the toybox's CLIP, so these numbers compare with each other and with nothing else. Before them come
-the checks of the lecture notes (`002`, chapter 15): true images against other true ones, and against noise.
+On the features of the toybox's CLIP, and the Inception Score on the judge's probabilities of the shape, so these
+numbers compare with each other and with nothing else. Before them come the checks of the lecture notes (`002`, chapter
+15): true images against other true ones, and against noise.
 """
 
 from study import Row, Study, options
@@ -17,10 +18,18 @@ from torch import Tensor
 
 import world
 from held_out import painted, random_scenes
-from minti.evaluation.distribution import fit_gaussian, frechet_distance, precision_and_recall
+from minti.evaluation.distribution import (
+    fit_gaussian,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_and_recall,
+)
 from minti.images import from_bytes, to_pil
 
-COLUMNS = {"set": ""} | dict.fromkeys(("toybox FID", "precision", "recall", "CLIP score"), ".3f")
+COLUMNS = {"set": ""} | dict.fromkeys(
+    ("toybox FID", "toybox KID", "precision", "recall", "CLIP score", "Inception Score"), ".3f"
+)
 
 
 def true_images(count: int, seed: int) -> tuple[Tensor, list[str]]:
@@ -31,10 +40,12 @@ def true_images(count: int, seed: int) -> tuple[Tensor, list[str]]:
 
 
 def compare(real: Tensor, drawn: Tensor) -> dict[str, float]:
-    """FID, precision and recall of two sets of features, (n, d) each."""
+    """FID, KID, precision and recall of two sets of features, (n, d) each, of length one; KID's have length √d, so that
+    their numbers have a variance of about 1, as it expects."""
     precision, recall = precision_and_recall(real, drawn)
     distance = frechet_distance(fit_gaussian(real), fit_gaussian(drawn))
-    return {"toybox FID": distance, "precision": precision, "recall": recall}
+    kernel = kernel_distance(real * real.shape[1] ** 0.5, drawn * real.shape[1] ** 0.5)
+    return {"toybox FID": distance, "toybox KID": kernel, "precision": precision, "recall": recall}
 
 
 def rows(study: Study) -> Iterator[Row]:
@@ -48,7 +59,11 @@ def rows(study: Study) -> Iterator[Row]:
     def row(name: str, pixels: Tensor) -> Row:
         seen = study.clip.images(to_pil(pixels))
         score = (seen * texts).sum(dim=1).mean().item()  # the cosines of images and their own captions
-        return {"set": name} | compare(features, seen) | {"CLIP score": score}
+        with torch.no_grad():
+            shapes = study.judge(pixels.to(study.model.device).float().clamp(-1, 1))["shape_0"].softmax(dim=1)
+        return (
+            {"set": name} | compare(features, seen) | {"CLIP score": score, "Inception Score": inception_score(shapes)}
+        )
 
     yield {"set": "the same true images"} | compare(features, features)
     yield row("other true images", others)
@@ -62,7 +77,7 @@ def rows(study: Study) -> Iterator[Row]:
 def main() -> None:
     """The table."""
     parser = options(__doc__, "outputs/sets", count=256, steps=20)
-    parser.add_argument("--scales", type=float, nargs="+", default=[1, 2, 3, 5, 7.5, 10, 15], help="guidance scales")
+    parser.add_argument("--scales", type=float, nargs="*", default=[1, 2, 3, 5, 7.5, 10, 15], help="guidance scales")
     parser.set_defaults(sampler="dpm-solver++", batch_size=32)
     study = Study(parser)
     study.table("sets", rows(study), COLUMNS)

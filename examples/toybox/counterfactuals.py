@@ -5,13 +5,14 @@
 A counterfactual (DiME, arXiv 2203.15636; DVCE, 2210.11841; `002` 6.4) inverts an image by DDIM and samples it again
 with the gradient of a classifier of noisy latents towards the target class, while an L1 term holds it to the image:
 the change is visible, and other classifiers see it too. An adversarial example follows the gradient of the judge
-itself, without diffusion: its class changes, and nothing else.
+itself, without diffusion: its class changes, and nothing else. Projected back by diffusion, noised a little and
+denoised (DiffPure, arXiv 2205.07460; ACE, 2303.09962), it is an image again, and of its old class.
 
 Prints what the judge and the toybox's CLIP, which guided neither, say of both, and how far they are from the image.
 """
 
 from study import Row, Study, options
-from support.command_line import finite, run
+from support.command_line import finite, generators, run
 
 from collections.abc import Iterator
 from statistics import fmean
@@ -60,6 +61,16 @@ def counterfactual(
     return model.decode(minti.sample(model, prompts, guidance=lambda predict: towards(held(predict)), **how))
 
 
+@torch.no_grad()
+def projected(
+    model: minti.StableDiffusion, pictures: Tensor, prompts: list[str], strength: float, steps: int, seed: int = 0
+) -> Tensor:
+    """Images noised to a share of the steps and denoised from there, without any classifier: (b, 3, h, w)."""
+    begin = ImageToImage(model.scale(model.encode(pictures).mean), strength)
+    how = {"sampler": "ddpm", "num_inference_steps": steps, "guidance_scale": 1, "output": "pixels"}
+    return minti.sample(model, prompts, begin=begin, generator=generators(seed, len(prompts)), **how)
+
+
 def prompts_without(painted: Task, head: str) -> list[str]:
     """Prompts that name all of the images but what is to change."""
     unsaid = {"main_0": "", "shape_0": "toy"}[head]
@@ -100,6 +111,8 @@ def main() -> None:
     parser.add_argument("--scale", type=finite, default=60, help="of the gradient towards the wish")
     hold_help = "how far each step pulls latents back to the image's"
     parser.add_argument("--hold", type=finite, default=0.02, help=hold_help)
+    back_help = "share of the steps by which an adversarial image is noised and projected back"
+    parser.add_argument("--back", type=finite, default=0.3, help=back_help)
     study = Study(parser)
     args, head = study.args, head_of(study.args.wish)
     with torch.no_grad():
@@ -108,10 +121,13 @@ def main() -> None:
     chosen = [i for i, toy in enumerate(toys) if args.wish not in (getattr(toy, field), toy.second)][: args.count]
     pictures, prompts = scenes.pictures[chosen], prompts_without(scenes, head)
     how = [prompts[i] for i in chosen], args.wish, args.scale, args.hold, args.steps
+    attacked, back = adversarial(study.judge, pictures, args.wish), (how[0], args.back, args.steps, args.seed)
     ways = {
         "as painted": pictures,
         "counterfactual": counterfactual(study.model, scenes.latents[chosen], *how),
-        "adversarial": adversarial(study.judge, pictures, args.wish),
+        "adversarial": attacked,
+        "adversarial, projected back": projected(study.model, attacked, *back),
+        "as painted, projected": projected(study.model, pictures, *back),
     }
     shares = dict.fromkeys(("judge", "CLIP", "all else kept"), ".0%")
     print(f"{len(chosen)} images, wish: {args.wish}")

@@ -3,11 +3,14 @@
     python examples/toybox/guide.py --want green star
     python examples/toybox/guide.py --by noisy-judge --scales 1 3 10
     python examples/toybox/guide.py --by noisy-judge --want green --times 1 --said-scales 1 3 7.5 --count 256 --sets
+    python examples/toybox/guide.py --avoid red --scales 10 30 --said-scales 1.5 3
 
 Universal guidance asks the judge through the decoder, classifier guidance one of noisy latents. Who guides is who is
 fooled, so the samples are measured by the toybox's CLIP too, which guides nothing. A row is of the prompt alone, one of
 each scale, and one of the wish in the prompt for each --said-scales. Guidance by the vague prompt is off, unless
 --guidance-scale says so. With --sets, the images of a row are compared with as many painted ones of the target class.
+
+With --avoid, the judge of noisy latents leads away from a class: policy guidance (`003` 37), beside negative prompts.
 """
 
 from study import Row, Study, options
@@ -15,6 +18,7 @@ from support.command_line import finite, run, whole
 
 import argparse
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -39,7 +43,7 @@ from world import COLOURS, SHAPES
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-Way = tuple[str, str, float, int, Guidance]  # its name, the prompt, its guidance scale, how often a step is taken
+Way = tuple[str, str, dict[str, Any]]  # its name, the prompt, options of `minti.sample`
 
 PROMPT = "a photo of a toy"
 SAID = {"main_0": "a photo of a {} toy", "shape_0": "a photo of a {}"}  # what the toybox's CLIP is asked
@@ -83,7 +87,13 @@ def measure(judge: Judge, clip: Clip, images: list[Image.Image], wish: str) -> d
 def parse() -> argparse.ArgumentParser:
     """The command line."""
     parser = options(__doc__, "outputs/guide", count=32, steps=20)
-    parser.add_argument("--want", nargs="+", choices=(*COLOURS, *SHAPES), default=["green", "star"], help="the wishes")
+    classes = (*COLOURS, *SHAPES)
+    parser.add_argument("--want", nargs="+", choices=classes, help="the wishes; default: green star, with --avoid none")
+    avoid_help = (
+        "lead away from these classes, by the judge of noisy latents; --said-scales are those of negative prompts"
+    )
+    parser.add_argument("--avoid", nargs="+", choices=classes, default=[], help=avoid_help)
+    parser.add_argument("--prompt", default=PROMPT, help="what is sampled")
     by_help = "who guides: the judge, through the decoder, or the judge of noisy latents"
     parser.add_argument("--by", choices=("judge", "noisy-judge"), default="judge", help=by_help)
     parser.add_argument("--scales", type=finite, nargs="*", default=[1, 3, 10], help="of the gradient")
@@ -96,15 +106,26 @@ def parse() -> argparse.ArgumentParser:
     parser.add_argument("--said-scales", type=finite, nargs="*", default=[1], help=said_help)
     above_help = "timesteps down to which the prompt says the wish: when is it decided?"
     parser.add_argument("--said-above", type=whole(0), nargs="*", default=[], help=above_help)
-    parser.add_argument("--sets", action="store_true", help="also the toybox FID, precision and recall")
+    parser.add_argument("--sets", action="store_true", help="also the toybox FID, KID, precision and recall")
     parser.set_defaults(guidance_scale=1.0, batch_size=32)
     return parser
 
 
-def ways(study: Study, wish: str) -> Iterator[Way]:
+def way(name: str, prompt: str, scale: float, guidance: Guidance, times: int = 1, negative: str = "") -> Way:
+    """By a prompt at a guidance scale, with a further guidance, each step taken so often."""
+    given = {"guidance_scale": scale, "guidance": guidance, "negative_prompt": negative}
+    return name, prompt, given | {"sampler": Recurrent("ddim", times)}
+
+
+def none(predict: Predict) -> Predict:
+    """No guidance beside the prompt's."""
+    return predict
+
+
+def towards(study: Study, wish: str) -> Iterator[Way]:
     """What the command line names: the prompt alone, by gradients, and said."""
     args, model, plain = study.args, study.model, study.args.guidance_scale
-    yield "the prompt alone", PROMPT, plain, 1, lambda predict: predict
+    yield way("the prompt alone", args.prompt, plain, none)
     noisy_judge = load_noisy_judge(args.model) if args.by == "noisy-judge" else None
     for times in args.times:
         for scale in args.scales:
@@ -114,7 +135,7 @@ def ways(study: Study, wish: str) -> Iterator[Way]:
                 back = args.backward_steps, args.backward_rate
                 guidance = universal_guidance(model.scheduler, judge_loss(model, study.judge, wish), scale, *back)
             often = f", each step {times} times" if times > 1 else ""
-            yield f"scale {scale:g}{often}", PROMPT, plain, times, guidance
+            yield way(f"scale {scale:g}{often}", args.prompt, plain, guidance, times)
     text = SAID[head_of(wish)].format(wish)
     said = model.encode_prompt(text)
     for t in args.said_above:
@@ -123,9 +144,23 @@ def ways(study: Study, wish: str) -> Iterator[Way]:
             told = lambda x, at: conditional(model.unet, said.expand(len(x), -1, -1))(x, at)  # noqa: E731
             return in_interval((t, 1000), told, predict)
 
-        yield f"said from {t} up, then not", PROMPT, plain, 1, above
+        yield way(f"said from {t} up, then not", args.prompt, plain, above)
     for scale in args.said_scales:
-        yield f"said, guidance {scale:g}", text, scale, 1, lambda predict: predict
+        yield way(f"said, guidance {scale:g}", text, scale, none)
+
+
+def away_from(study: Study, wish: str) -> Iterator[Way]:
+    """The prompt alone, policy guidance, the same with the notes' sign, and the class as a negative prompt."""
+    args, judge, plain = study.args, load_noisy_judge(study.args.model), study.args.guidance_scale
+    by = lambda scale: by_noisy_judge(study.model, judge, wish, scale, args.below, args.through_unet, away=True)  # noqa: E731
+    yield way("the prompt alone", args.prompt, plain, none)
+    for scale in args.scales:
+        yield way(f"policy guidance, scale {scale:g}", args.prompt, plain, by(scale))
+    for scale in args.scales[:1]:
+        yield way(f"the plus of 003 37, scale {scale:g}", args.prompt, plain, by(-scale))
+    for scale in args.said_scales:
+        text = SAID[head_of(wish)].format(wish)
+        yield way(f"negative prompt, guidance {scale:g}", args.prompt, scale, none, negative=text)
 
 
 def plot(rows: list[dict[str, object]]) -> plt.Figure:
@@ -148,25 +183,27 @@ def plot(rows: list[dict[str, object]]) -> plt.Figure:
 def rows(study: Study) -> Iterator[Row]:
     """A row of the table and of the page for each wish and way."""
     args = study.args
-    for wish in args.want:
-        real = study.clip.images(painted(wish, args.count, args.seed)) if args.sets else None
-        for name, prompt, scale, times, guidance in ways(study, wish):
-            how = {"sampler": Recurrent("ddim", times), "guidance": guidance, "guidance_scale": scale}
+    for wish in [*args.want, *args.avoid]:
+        avoided = wish not in args.want
+        real = study.clip.images(painted(wish, args.count, args.seed)) if args.sets and not avoided else None
+        for name, prompt, how in (away_from if avoided else towards)(study, wish):
             images = to_pil(study.sample([prompt] * args.count, **how))
-            study.show("guide", f"{wish}: {name}", images[:8])
+            study.show("guide", f"{'not ' * avoided}{wish}: {name}", images[:8])
             sets = {} if real is None else compare(real, study.clip.images(images))
-            yield {"wish": wish, "way": name} | measure(study.judge, study.clip, images, wish) | sets
+            yield {"wish": "not " * avoided + wish, "way": name} | measure(study.judge, study.clip, images, wish) | sets
 
 
 def main() -> None:
     """The table and the page."""
     study = Study(parse())
+    if study.args.want is None:
+        study.args.want = [] if study.args.avoid else ["green", "star"]
     columns = {"wish": "", "way": ""} | dict.fromkeys(("judge", "CLIP", "photo"), ".0%")
     if study.args.sets:
-        columns |= dict.fromkeys(("toybox FID", "precision", "recall"), ".3f")
+        columns |= dict.fromkeys(("toybox FID", "toybox KID", "precision", "recall"), ".3f")
     found = study.table("guide", rows(study), columns)
-    if study.args.sets:
-        plot(found).savefig(study.folder / "sets.png", dpi=80)
+    if study.args.sets and study.args.want:
+        plot([row for row in found if row["wish"] in study.args.want]).savefig(study.folder / "sets.png", dpi=80)
     print(f"wrote {study.folder}")
 
 

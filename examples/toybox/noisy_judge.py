@@ -58,6 +58,13 @@ class NoisyJudge(nn.Module):
         ]
         return torch.stack(chosen).sum(dim=0)
 
+    def log_probability_of_others(self, latents: Tensor, t: int, avoided: Mapping[str, str]) -> Tensor:
+        """log(1 - p(y | x_t, t)) of one class, {head: class}, as the log of the sum of all others: (b,)."""
+        ((head, answer),) = avoided.items()
+        logits = self(latents, torch.full((len(latents),), t, device=latents.device))[head]
+        others = [i for i, name in enumerate(self.answers[head]) if name != answer]
+        return logits.log_softmax(dim=1)[:, others].logsumexp(dim=1)
+
 
 def denoised(model: minti.StableDiffusion) -> Callable[[Tensor, int], Tensor]:
     """The UNet's prediction of x_0 without a prompt, as a function of noisy latents (b, c, h, w) and a timestep."""
@@ -76,9 +83,16 @@ def head_of(wish: str) -> str:
 
 
 def by_noisy_judge(
-    model: minti.StableDiffusion, judge: NoisyJudge, wish: str, scale: float, below: int, through_unet: bool = False
+    model: minti.StableDiffusion,
+    judge: NoisyJudge,
+    wish: str,
+    scale: float,
+    below: int,
+    through_unet: bool = False,
+    away: bool = False,
 ) -> Guidance:
-    """Classifier guidance towards a target class, `wish`, in the timesteps below a limit (there is only noise above).
+    """Classifier guidance towards a target class, `wish`, in the timesteps below a limit (there is only noise above);
+    or `away` from it, by log(1 - p(y | x_t)): policy guidance (`003`, 37).
 
     `through_unet`: classify the UNet's prediction x_0(x_t) instead of x_t, and differentiate through the UNet. Its
     Jacobian, sqrt(alpha-bar) / (1 - alpha-bar) cov(x_0 | x_t), turns the gradient towards directions in which images
@@ -86,7 +100,8 @@ def by_noisy_judge(
     clean = denoised(model) if through_unet else lambda latents, t: latents
 
     def log_probability(latents: Tensor, t: int) -> Tensor:
-        return judge.log_probability(clean(latents, t), t, {head_of(wish): wish})
+        answer = judge.log_probability_of_others if away else judge.log_probability
+        return answer(clean(latents, t), t, {head_of(wish): wish})
 
     guidance = classifier_guidance(model.scheduler, log_probability, scale)
     return lambda predict: in_interval((0, below - 1), guidance(predict), predict)

@@ -2,6 +2,7 @@
 
     python examples/toybox/see.py schedules      # 003, 20: an image in the noise of three noise schedules
     python examples/toybox/see.py timestep       # 003, 12: the sinusoidal timestep embedding
+    python examples/toybox/see.py variance       # 001, Algorithm 2: the variance of DDPM's steps, between its two ends
     python examples/toybox/see.py average        # 003, 29: a moving average (EMA) of the weights beside the last ones
     python examples/toybox/see.py latents        # 002, 7.6: the same UNet on pixels and on latents
     python examples/toybox/see.py default        # 002, 7.6: attributes of samples of "a toy", which names none
@@ -11,7 +12,7 @@ Prints numbers, and writes images to the output folder.
 """
 
 from study import sample
-from support.command_line import arguments, load, make_output, run, whole
+from support.command_line import arguments, generators, load, make_output, run, whole
 from support.pages import page
 
 import argparse
@@ -30,6 +31,7 @@ import painting
 import world
 from held_out import painted, random_scenes, to_pixels
 from measure import load_judge, verdicts
+from minti.denoising import DDPM, Run
 from minti.formats.image_files import save_png
 from minti.images import to_pil
 from minti.layers import timestep_embedding
@@ -74,6 +76,32 @@ def timestep(args: argparse.Namespace) -> None:
     axes.imshow(features.T, cmap="gray", aspect="auto", interpolation="nearest")
     axes.set(xlabel="timestep", ylabel="feature")
     figure.savefig(args.output / "timestep.png")
+
+
+def variance(args: argparse.Namespace) -> None:
+    """DDPM's variance posterior^(1 - v) beta^v: of Gaussian data, where the network is a formula; and images."""
+    scheduler, values = NoiseScheduler(), (0.0, 0.3, 1.0)
+    noise = torch.randn(1, 1, 50_000, 1, generator=generators(args.seed, 1)[0], dtype=torch.float64)
+    print("| standard deviation of the data | " + " | ".join(f"v = {v:g}" for v in values) + " |")
+    print("|---" * (1 + len(values)) + "|")
+    for std in (0.1, 0.4, 1.0):
+
+        def predict(x: Tensor, t: float, std: float = std) -> Tensor:
+            a = scheduler.alpha_bar(t).double()
+            return (1 - a) ** 0.5 * x / (a * std**2 + 1 - a)  # E[epsilon | x_t]
+
+        found = []
+        for v in values:
+            sampler = DDPM(v)
+            begin = Run(noise, scheduler, sampler.stops(scheduler, 10), generators(args.seed + 1, 1)[0])
+            *_, last = sampler(predict, begin)
+            found.append(f"{last.latents.std():.3f}")
+        print(f"| {std:g} | {' | '.join(found)} |")
+    model, rows = load(args), []
+    for v in values:
+        how = {"sampler": DDPM(v), "num_inference_steps": 10}
+        rows.append((f"v = {v:g}", to_pil(sample(model, ["a photo of a toy"] * 8, args.seed, **how))))
+    save_png(page(rows, size=64), args.output / "variance.png")
 
 
 def average(args: argparse.Namespace) -> None:
@@ -179,6 +207,7 @@ def zero_shot(args: argparse.Namespace) -> None:
 WHAT = {
     "schedules": schedules,
     "timestep": timestep,
+    "variance": variance,
     "average": average,
     "latents": latents,
     "default": default,

@@ -1,4 +1,5 @@
-"""Fréchet distance (FID), precision and recall of two sets of images, by their features.
+"""Fréchet distance (FID), kernel distance (KID), precision and recall of two sets of images, by their features; and the
+Inception Score of one, by a classifier.
 
 With an Inception network's features of many thousands of images the Fréchet distance is the FID (lecture notes `002`,
 chapter 15; questions `003`, 40); with other features it is comparable with itself alone."""
@@ -34,6 +35,21 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     inside = torch.linalg.eigvalsh(root @ b.covariance @ root)
     trace = a.covariance.trace() + b.covariance.trace() - 2 * inside.clamp(min=0).sqrt().sum()
     return max(0.0, ((a.mean - b.mean).square().sum() + trace).item())  # of a set with itself, rounding may be below
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """KID: the squared maximum mean discrepancy of (n, d) features with the kernel (x . y / d + 1)^3 (arXiv 1801.01401,
+    eq. 4). Unbiased: 0 on average for two sets of one distribution, however small, and so often negative."""
+    a, b = a.double(), b.double()
+    (k_aa, k_ab, k_bb) = ((x @ y.T / x.shape[1] + 1) ** 3 for x, y in ((a, a), (a, b), (b, b)))
+    within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in (k_aa, k_bb)]  # all pairs of two images
+    return (sum(within) - 2 * k_ab.mean()).item()
+
+
+def inception_score(probabilities: Tensor) -> float:
+    """exp(E KL(p(y | x) | p(y))) of a classifier's answers, (n, k): from 1 to k (arXiv 1606.03498; `002`, 6.6, 6.2)."""
+    p = probabilities.double()
+    return (torch.xlogy(p, p) - torch.xlogy(p, p.mean(dim=0))).sum(dim=1).mean().exp().item()
 
 
 def precision_and_recall(real: Tensor, samples: Tensor, k: int = 3) -> tuple[float, float]:

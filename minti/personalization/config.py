@@ -41,7 +41,7 @@ class PersonalizationConfig(TextualInversionConfig):
             "bucket", the nearest of several aspect ratios, with a batch size of 1 unless all images have the same.
         lr_schedule: "constant" or "cosine" (to zero at the last step), after `warmup_steps` of linear rise.
         prompt_weights: how the training prompts write weights, "a1111" or "compel"; None: they have none.
-        huber, min_snr: robust loss and min-SNR weighting, see `DiffusionLoss`; None: neither.
+        huber, min_snr, variational: robust loss, and weights of the timesteps, see `DiffusionLoss`; None: neither.
     """
 
     max_row_norm: float | None = None
@@ -61,6 +61,7 @@ class PersonalizationConfig(TextualInversionConfig):
     prompt_weights: str | None = None
     huber: float | None = None
     min_snr: float | None = None
+    variational: bool = False
 
     def __post_init__(self) -> None:
         self.check_settings()
@@ -73,6 +74,8 @@ class PersonalizationConfig(TextualInversionConfig):
         super().__post_init__()
         check_range(self, 0, 2**63 - 1, "warmup_steps")
         check_range(self, 1e-12, 1e12, "max_row_norm", "row_norm", "huber", "min_snr")
+        if self.variational and self.min_snr is not None:
+            raise ValueError("variational and min_snr are both weights of the timesteps; give one of them")
         check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
         check_choice("fit", self.fit, FITS)
         check_range(self, 0.0, 1e6, "kappa", "context_weight")
@@ -113,9 +116,9 @@ class PersonalizationConfig(TextualInversionConfig):
     @property
     def measure(self) -> DiffusionLoss | None:
         """Another loss than the mean of squares, if the settings ask for one."""
-        plain = self.huber is None and self.min_snr is None and not self.masked and self.fit != "pad"
-        plain = plain and self.prompt_weights is None
-        return None if plain else DiffusionLoss(self.huber, self.min_snr)
+        measure = DiffusionLoss(self.huber, self.min_snr, self.variational)
+        plain = not self.masked and self.fit != "pad" and self.prompt_weights is None
+        return None if plain and measure == DiffusionLoss() else measure
 
     def loss(self, model: StableDiffusion, batch: Batch) -> Tensor:
         """The loss of a batch by `measure`."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minti.runs.messages import check_choice, short_repr
 from minti.runs.word_checks import check_templates, check_text, check_vectors
-from minti.scheduler import SPACINGS
+from minti.scheduler import SPACINGS, VARIANCES
 from minti.training import Trainer, TrainingError
 
 OVERFLOW = "the weights are finite, so they have overflowed; try bfloat16 or float32"
@@ -30,6 +30,14 @@ def check_range(config: Any, least: float, most: float, *names: str) -> None:
         if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= most:
             kind = "a whole number" if kinds is int else "a number"
             raise ValueError(f"{name} = {short_repr(value)}; expected {kind} from {least:,} to {most:,}")
+
+
+def variance(value: str | float) -> None:
+    """Raises ValueError: neither the name of a variance of DDPM's steps nor a number from 0 to 1."""
+    if isinstance(value, bool) or not (0 <= value <= 1 if isinstance(value, int | float) else value in VARIANCES):
+        raise ValueError(
+            f"unknown variance {short_repr(value)}; expected one of {', '.join(VARIANCES)}, or a number from 0 to 1"
+        )
 
 
 def config(settings: Any) -> None:

@@ -66,6 +66,22 @@ def test_ddpm_over_all_thousand_timesteps_equals_diffusers():
     assert torch.equal(last.latents, expected)
 
 
+@pytest.mark.parametrize("v", [0.0, 0.3, 1.0])
+def test_a_variance_between_equals_diffusers_learned_range(v):
+    """`001`, Algorithm 2, line 5: posterior^(1 - v) beta^v, where a network that learned it would predict 2 v - 1."""
+    theirs = diffusers.DDPMScheduler(clip_sample=False, variance_type="learned_range")
+    ours = NoiseScheduler(SchedulerConfig(beta_start=1e-4, beta_end=0.02, beta_schedule="linear"))
+    theirs.set_timesteps(50)
+    start = torch.randn(1, 4, 4, 4, generator=seeded(3))
+    expected, g = start, seeded(4)
+    for t in theirs.timesteps:
+        output = torch.cat([torch.tanh(expected), torch.full_like(expected, 2 * v - 1)], dim=1)
+        expected = theirs.step(output, t, expected, generator=g).prev_sample
+    sampler = DDPM(v)
+    *_, last = sampler(lambda x, t: torch.tanh(x), Run(start, ours, sampler.stops(ours, 50), seeded(4)))
+    torch.testing.assert_close(last.latents, expected, rtol=1e-5, atol=1e-5)
+
+
 def gaussian_world(mean: float, std: float, scheduler: NoiseScheduler):
     """What the perfect network answers where x_0 ~ N(mean, std^2), by E[x_0 | x_t] and E[epsilon | x_t]."""
 
@@ -91,7 +107,7 @@ def test_one_big_ddim_step_in_a_gaussian_world():
     torch.testing.assert_close(first.latents, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("variance", ["posterior", "beta"])
+@pytest.mark.parametrize("variance", ["posterior", "beta", 0.3])
 def test_ancestral_sampling_reaches_the_gaussian_world(variance):
     """With the exact prediction and all timesteps, DDPM samples from N(mean, std^2)."""
     scheduler, n = NoiseScheduler(), 20_000
@@ -101,6 +117,20 @@ def test_ancestral_sampling_reaches_the_gaussian_world(variance):
     *_, last = sampler(predict, Run(start, scheduler, sampler.stops(scheduler, 1000), seeded(2)))
     assert last.latents.mean().item() == pytest.approx(1.5, abs=0.02)
     assert last.latents.std().item() == pytest.approx(0.4, rel=0.03)
+
+
+@pytest.mark.parametrize(("std", "right"), [(0.0, 0.0), (1.0, 1.0)])
+def test_each_end_of_the_variance_is_exact_in_few_steps_for_one_world(std, right):
+    """The posterior's for a single image, beta's for N(0, I) (arXiv 2006.11239, 3.2); the other is 5 % off or more."""
+    scheduler = NoiseScheduler(SchedulerConfig(set_alpha_to_one=True))
+    start, found = torch.randn(1, 1, 20_000, 1, generator=seeded(), dtype=torch.float64), {}
+    for v in (0.0, 1.0):
+        run = Run(start, scheduler, DDPM(v).stops(scheduler, 10), seeded(2))
+        *states, _ = DDPM(v)(gaussian_world(0.0, std, scheduler), run)
+        a = scheduler.alphas_cumprod[run.stops[-2].timestep].item()
+        found[v] = states[-1].latents.var().item() / (a * std**2 + 1 - a)
+    assert found[right] == pytest.approx(1, rel=0.03)
+    assert abs(found[1 - right] - 1) > 0.05
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "pndm", "dpm-solver++", "euler", "heun"])

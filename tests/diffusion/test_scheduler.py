@@ -203,8 +203,11 @@ def test_config_errors():
         parse_config(SchedulerConfig, {"prediction_type": "score"})
     with pytest.raises(ValueError, match="unknown beta_schedule 'cubic'"):
         parse_config(SchedulerConfig, {"beta_schedule": "cubic"})
-    with pytest.raises(ValueError, match=r"unknown variance 'learned'; expected one of posterior, beta"):
+    with pytest.raises(ValueError, match=r"unknown variance 'learned'; expected one of posterior, beta, or a number"):
         DDPM(variance="learned")
+    for wrong in (1.1, -0.1, float("nan"), True):
+        with pytest.raises(ValueError, match="unknown variance"):
+            DDPM(variance=wrong)
 
 
 @pytest.mark.parametrize("count", [0, -3, 100_001, 10**30])

@@ -1,10 +1,17 @@
-"""Fréchet distance (FID), precision and recall, on distributions whose values are known."""
+"""FID, KID, Inception Score, precision and recall, on distributions whose values are known."""
 
 import pytest
 import torch
 from helpers import seeded
 
-from minti.evaluation.distribution import Gaussian, fit_gaussian, frechet_distance, precision_and_recall
+from minti.evaluation.distribution import (
+    Gaussian,
+    fit_gaussian,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_and_recall,
+)
 
 
 def draw(n, d=4, seed=0):
@@ -46,6 +53,40 @@ def test_the_checks_of_the_notes():
     between = frechet_distance(*halves)
     assert 0 < between < 0.01 * frechet_distance(whole, noise)
     assert frechet_distance(whole, noise) > 1000
+
+
+def test_the_kernel_distance_by_loops():
+    """MMD^2 as its definition says: pairs of different images within each set, and all pairs of the two."""
+    a, b = draw(7, 3, seed=1), draw(5, 3, seed=2) + 1
+    kernel = lambda x, y: (sum(u * v for u, v in zip(x.tolist(), y.tolist())) / 3 + 1) ** 3  # noqa: E731
+    within = [
+        sum(kernel(x, y) for x in s for y in s if x is not y) / (len(s) * (len(s) - 1)) for s in map(list, (a, b))
+    ]
+    expected = sum(within) - 2 * sum(kernel(x, y) for x in a for y in b) / (len(a) * len(b))
+    assert kernel_distance(a, b) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.5, 1.0), (0.3, 1.4)])
+def test_the_kernel_distance_is_unbiased_with_eight_images(mean, std):
+    """On a line the kernel is 1 + 3 x y + 3 x^2 y^2 + x^3 y^3, so the distance of N(0, 1) and N(m, s^2) is
+    3 m^2 + 3 (m^2 + s^2 - 1)^2 + (m^3 + 3 m s^2)^2; within four standard errors, where FID is far above."""
+    expected = 3 * mean**2 + 3 * (mean**2 + std**2 - 1) ** 2 + (mean**3 + 3 * mean * std**2) ** 2
+    pairs = [(draw(8, 1, seed=2 * i), mean + std * draw(8, 1, seed=2 * i + 1)) for i in range(1000)]
+    found = torch.tensor([kernel_distance(*pair) for pair in pairs])
+    assert found.mean().item() == pytest.approx(expected, abs=4 * found.std().item() / len(found) ** 0.5)
+    if expected == 0:
+        assert min(frechet_distance(*map(fit_gaussian, pair)) for pair in pairs) > 0
+
+
+def test_the_inception_score_counts_classes():
+    """n for n classes evenly and surely, 1 where all answers are the same; else by torch's own divergence."""
+    for n in (2, 5):
+        assert inception_score(torch.eye(5)[:n].repeat(3, 1)) == pytest.approx(n)
+    assert inception_score(torch.eye(4)[[2, 2, 2]]) == pytest.approx(1)
+    p = draw(6, 4).softmax(dim=1)
+    marginal = torch.distributions.Categorical(p.mean(dim=0))
+    expected = torch.distributions.kl_divergence(torch.distributions.Categorical(p), marginal).mean().exp()
+    assert inception_score(p) == pytest.approx(expected.item())
 
 
 def test_precision_and_recall_by_hand():

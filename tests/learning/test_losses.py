@@ -52,6 +52,28 @@ def test_min_snr_weighs_the_error_of_the_clean_latents(kind):
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_variational_weight_gives_the_kl_divergence_of_a_step(kind):
+    """Of N(mean(x_0), beta) and N(mean(x_0'), beta), x_0' with an error: torch's own, whatever the network predicts;
+    for epsilon it is the weight of `003` 26's missing term, beta^2 / (2 sigma^2 alpha (1 - alpha-bar))."""
+    scheduler = NoiseScheduler(SchedulerConfig(prediction_type=kind))
+    latents, noise, error = torch.randn(3, 4, 4, 2, 2, generator=seeded(), dtype=torch.float64)
+    noisy, wrong = scheduler.add_noise(latents, noise, TIMESTEPS), latents + error
+    expected = []
+    for i, t in enumerate(TIMESTEPS.tolist()):
+        means = [scheduler.posterior(clean[i], noisy[i], t, t - 1, "beta") for clean in (latents, wrong)]
+        true, predicted = (torch.distributions.Normal(mean, variance**0.5) for mean, variance in means)
+        expected.append(torch.distributions.kl_divergence(true, predicted).mean())
+    target = scheduler.target(latents, noise, TIMESTEPS)
+    prediction = scheduler.target(wrong, scheduler.noise_from_clean(noisy, wrong, TIMESTEPS), TIMESTEPS)
+    ours = DiffusionLoss(variational=True)(prediction, target, scheduler, TIMESTEPS, None)
+    torch.testing.assert_close(ours, torch.stack(expected).mean(), rtol=1e-3, atol=0)
+    beta, alpha_bar = scheduler.betas[TIMESTEPS], scheduler.alphas_cumprod[TIMESTEPS]
+    if kind == "epsilon":
+        weight = beta**2 / (2 * beta * (1 - beta) * (1 - alpha_bar))
+        torch.testing.assert_close(DiffusionLoss(variational=True).weights(scheduler, TIMESTEPS), weight)
+
+
 def test_huber_in_closed_form():
     """e^2 up to the size, then 2 d |e| - d^2: value and slope go on at the border."""
     errors = torch.tensor([0.0, 0.3, 0.5, 0.500001, 2.0]).requires_grad_(True)

@@ -7,7 +7,7 @@ from running import script
 
 import minti
 import painting
-from counterfactuals import adversarial, difference
+from counterfactuals import adversarial, difference, projected
 from measure import load_judge
 from minti.images import to_pil
 from networks import Judge
@@ -32,6 +32,19 @@ def test_an_adversarial_picture_moves_the_judge_and_hardly_a_pixel(pictures):
     assert 0 < (after - pictures).abs().max() <= 4 / 127.5 + 1e-6
     before, now = (judge(x)["shape_0"].softmax(dim=1)[:, HEART] for x in (pictures, after))
     assert (now > before).all()
+
+
+def test_diffusion_projects_an_adversarial_picture_back(toybox, pictures):
+    """The attack's probability of a heart falls, and the picture stays one of the same toy; at a strength of almost
+    nothing it is only encoded and decoded."""
+    judge = load_judge(minti.TOYBOX)
+    attacked = adversarial(judge, pictures, "heart", most=8)
+    prompts = ["a photo of a green toy", "a photo of a red toy"]
+    before, after = (
+        judge(x)["shape_0"].softmax(dim=1)[:, HEART] for x in (attacked, projected(toybox, attacked, prompts, 0.3, 20))
+    )
+    assert before.min() > 0.5 and after.max() < 0.5 * before.min()
+    assert (projected(toybox, pictures, prompts, 0.3, 20).clamp(-1, 1) - pictures).abs().mean() < 0.1
 
 
 def test_the_map_of_the_difference_is_black_where_nothing_changed(pictures):

@@ -90,6 +90,7 @@ def folder_of_images(folder, mode="RGBA", captions=2):
         ("--learn word+lora --max-row-norm 0 --model nowhere", "max_row_norm = 0"),
         ("--huber 0", "huber = 0.0; expected a number from"),
         ("--min-snr -1", "min_snr = -1.0; expected a number from"),
+        ("--min-snr 5 --variational", "variational and min_snr are both weights"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, args, message):

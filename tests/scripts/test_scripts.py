@@ -114,6 +114,7 @@ def test_an_extra_prompt_has_its_weight_and_mask(tmp_path, where, names):
     [
         (("ddim", "--eta", 0.5), DDIM(eta=0.5)),
         (("ddpm", "--variance", "beta"), DDPM(variance="beta")),
+        (("ddpm", "--variance", 0.3), DDPM(variance=0.3)),
         (("dpm-solver++", "--karras"), DPMSolver(karras=True)),
     ],
 )
