@@ -74,7 +74,9 @@ class NumVectorsSearch:
                 yield wrapper
                 if [other for other in model.words if other != word] != others:
                     raise ValueError(f"no word can be added while the vectors of {word} are chosen")
-                new = losses_of(model, self.validation, wrapper.prompts, self.config.loss or batch_loss)
+                wrapper.detach()
+                with wrapper.embedding.attached(model):  # without it the model has but the mean of a table
+                    new = losses_of(model, self.validation, wrapper.prompts, self.config.loss or batch_loss)
                 gain, error = paired(losses, new)
                 kept = losses is None or self.pays(gain, error)
                 self.decisions.append(Decision(self.label(config), new.mean().item(), gain, error, kept))

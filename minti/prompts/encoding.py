@@ -100,6 +100,7 @@ def in_context(
     contexts = hidden(torch.cat(ids))  # b m d
     if rule is None:
         return contexts
+    entries = lambda context: context.float().unflatten(1, (-1, room + 2))[0]  # noqa: E731 -- of a `VectorTable`: n m d
     found = []
     for one, chunk, context in zip(ids, chunks, contexts.split(1)):
         weights = torch.ones(one.shape[1], 1, device=device)  # m 1
@@ -107,7 +108,8 @@ def in_context(
         for at, part in enumerate(chunk.parts, 1):
             weights[at], parts[0, at] = chunk.weights[part], part
         if (weights != 1).any():
-            without = lambda part, one=one, parts=parts: hidden(one, (parts != part).long()).float()  # noqa: E731
-            context = rule(context.float(), weights, chunk, without, hidden(nothing).float()).to(context.dtype)
+            without = lambda part, one=one, parts=parts: entries(hidden(one, (parts != part).long()))  # noqa: E731
+            weighted = rule(entries(context), weights, chunk, without, entries(hidden(nothing)))
+            context = weighted.flatten(0, 1)[None].to(context.dtype)
         found.append(context)
     return torch.cat(found)

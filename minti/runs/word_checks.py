@@ -125,6 +125,9 @@ def check_vectors(tensor: Tensor, what: str) -> None:
     kind = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
     plain = tensor.layout == torch.strided and tensor.is_floating_point() and not tensor.is_meta
     plain = plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()  # not one many times
+    if tensor.ndim == 4:
+        table = "a table of vectors by layer or timestep, which sample.py takes by --vector-table"
+        raise ValueError(f"{what} is {kind}, {table}; learned_embeds.safetensors beside it has their mean")
     if tensor.ndim not in (1, 2) or 0 in tensor.shape or not plain:
         raise ValueError(f"{what} is {kind}; expected its embedding vectors, (n, d), of floating point numbers")
     if not tensor.float().isfinite().all():
