@@ -178,6 +178,8 @@ SYNTAX = re.compile(
 def prompts(prompts: Any, tokenizer: CLIPTokenizer) -> None:
     """Raises ValueError: there are none. Warns of what a prompt does not mean as it is written: the syntax of another
     program, a placeholder in brackets that this model has not learned."""
+    if not hasattr(prompts, "__len__"):
+        raise ValueError(f"prompts = {short_repr(prompts)}; expected a text, or a list of texts")
     if not len(prompts):
         raise ValueError("no prompt given")
     for prompt in (prompt for prompt in prompts if isinstance(prompt, str)):
