@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -71,6 +71,9 @@ class PersonalizationConfig(TextualInversionConfig):
         super().__post_init__()
         check_range(self, 0, 2**63 - 1, "warmup_steps")
         check_range(self, 1e-12, 1e12, "max_row_norm", "row_norm", "huber", "min_snr")
+        for flag in (field.name for field in fields(self) if field.type is bool):
+            if not isinstance(getattr(self, flag), bool):
+                raise ValueError(f"{flag} = {short_repr(getattr(self, flag))}; expected True or False")
         check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
         check_choice("fit", self.fit, FITS)
         check_range(self, 0.0, 1e6, "kappa", "context_weight")
@@ -78,9 +81,7 @@ class PersonalizationConfig(TextualInversionConfig):
         if self.context_weight and (self.initializer_token is None or is_learned(self.initializer_token)):
             raise ValueError("context_weight compares with the initializer, which has to be a word or a phrase then")
         if self.context_prompts is not None:
-            if isinstance(self.context_prompts, str):
-                raise ValueError(f"context_prompts = {short_repr(self.context_prompts)}; expected a list of prompts")
-            check_templates(self.context_prompts)
+            check_templates(self.context_prompts, "context_prompt")
         if (self.by_layer or self.timestep_ranges > 1) and self.row_update == "restore":
             raise ValueError("row_update = 'restore' trains the one matrix; by_layer and timestep_ranges need new_rows")
         if self.max_row_norm and (self.directional or self.row_norm):

@@ -53,10 +53,7 @@ class NumVectorsSearch:
     def __init__(
         self, model: StableDiffusion, config: TextualInversionConfig, images: Images, most: int = 4, size: int = 128
     ):
-        if most < config.num_vectors:
-            raise ValueError(
-                f"the word starts with {config.num_vectors} vectors, and {most} are the most; raise `most`"
-            )
+        self.check_most(most, config)
         self.model, self.config, self.most = model, config, most
         generator = torch.Generator().manual_seed(config.seed + 2)  # other draws than those that choose a run's best
         self.validation = ValidationSet((config.training_images or TrainingImages)(model, images), size, generator)
@@ -97,6 +94,12 @@ class NumVectorsSearch:
         for count in range(self.config.num_vectors, self.most + 1):
             yield replace(self.config, num_vectors=count)
 
+    def check_most(self, most: int, config: TextualInversionConfig) -> None:
+        """Raises ValueError: it is too few."""
+        if most < config.num_vectors:
+            begins = f"the word starts with {config.num_vectors} vectors"
+            raise ValueError(f"{begins}, and {most} are the most; raise `most`")
+
     def label(self, config: TextualInversionConfig) -> str:
         """What a config has that others have not."""
         return f"{config.num_vectors} {'vector' if config.num_vectors == 1 else 'vectors'}"
@@ -124,8 +127,13 @@ class Restarts(NumVectorsSearch):
 
     def configs(self) -> Iterator[TextualInversionConfig]:
         """The config with one seed after another."""
-        for seed in range(self.config.seed, self.config.seed + self.most):
-            yield replace(self.config, seed=seed)
+        for i in range(self.most):
+            yield replace(self.config, seed=(self.config.seed + i) % 2**63)
+
+    def check_most(self, most: int, config: TextualInversionConfig) -> None:
+        """Raises ValueError: there is no run."""
+        if most < 1:
+            raise ValueError(f"most = {most} runs; expected 1 or more")
 
     def label(self, config: TextualInversionConfig) -> str:
         """Its seed."""

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minti.adapters.controlnet import ControlNet
 from minti.adapters.ip_adapter import cross_attentions
-from minti.formats.tensors import read_content
+from minti.formats.tensors import read_content, write_tensors
 from minti.model import StableDiffusion
-from minti.runs.files import replacing
 from minti.runs.messages import shortened
 from minti.runs.word_checks import check_text, check_vectors, loaded_words
 from minti.textual_inversion import LearnedEmbedding
@@ -125,10 +123,8 @@ def table_of(wrapper: Any) -> VectorTable:
 
 
 def save_table(path: str | os.PathLike[str], placeholder: str, table: VectorTable) -> None:
-    """Writes {placeholder: (layers, ranges, k, d)} as safetensors, atomically."""
-    shape = (table.layers, table.ranges, table.count, -1)
-    with replacing(Path(path)) as temporary:
-        save_file({placeholder: table.table_values.detach().cpu().view(shape).clone()}, temporary)
+    """Writes {placeholder: (layers, ranges, k, d)} as safetensors, atomically. Raises ValueError: it is not finite."""
+    write_tensors(path, {placeholder: table.table_values.view(table.layers, table.ranges, table.count, -1)})
 
 
 def load_table(model: StableDiffusion, path: str | os.PathLike[str]) -> VectorTable:

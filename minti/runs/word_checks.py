@@ -22,16 +22,20 @@ from minti.text import add_tokens, placeholder_tokens, token_ids
 WIDTHS = {768: ", SD 1 by its width", 1024: ", SD 2 by its width", 1280: ", SDXL by its width"}
 
 
-def check_templates(templates: str | Sequence[str]) -> None:
+def check_templates(templates: str | Sequence[str], what: str = "template") -> None:
     """Raises ValueError: an unknown name of `TEMPLATES`; no template, or one without `{}`; names it."""
-    if isinstance(templates, str):
+    if isinstance(templates, str) and what == "template":
         return check_choice("templates", templates, list(TEMPLATES))
+    if isinstance(templates, str) or not hasattr(templates, "__len__"):
+        raise ValueError(
+            f"{what}s = {short_repr(templates)}; expected a list of prompts, such as ['a photo of a {{}}']"
+        )
     if not templates:
-        raise ValueError("templates is empty; give at least one, such as 'a photo of a {}'")
+        raise ValueError(f"{what}s is empty; give at least one, such as 'a photo of a {{}}'")
     for template in templates:
-        check_text(template, "template")
+        check_text(template, what)
         if "{}" not in template:
-            raise ValueError(f"template {short_repr(template)} has no {{}}; write {{}} where the new word goes")
+            raise ValueError(f"{what} {short_repr(template)} has no {{}}; write {{}} where the new word goes")
 
 
 def check_text(text: str, what: str) -> None:

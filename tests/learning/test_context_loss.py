@@ -55,10 +55,20 @@ def test_prompts_that_are_too_long_are_named(tiny, vectors):
         context_loss(tiny, "<concept>", "toy", [PROMPTS[0], prompt])
 
 
-def test_one_text_is_no_list_of_prompts():
-    for text in ("a {} in red", "object"):
-        with pytest.raises(ValueError, match=f"context_prompts = '{text}'; expected a list"):
-            minti.TextualInversionConfig(context_weight=0.1, context_prompts=text)
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("a {} in red", r"context_prompts = 'a \{\} in red'; expected a list of prompts"),
+        ("object", "context_prompts = 'object'; expected a list of prompts"),
+        (5, "context_prompts = 5; expected a list of prompts"),
+        ([], "context_prompts is empty"),
+        (["a cat"], "context_prompt 'a cat' has no {}"),
+        ([b"{}"], "context_prompt b'{}' is not text"),
+    ],
+)
+def test_what_are_no_prompts_of_it(prompts, message):
+    with pytest.raises(ValueError, match=message):
+        minti.TextualInversionConfig(context_weight=0.1, context_prompts=prompts)
 
 
 def test_words_before_the_new_one_never_change(tiny):

@@ -195,6 +195,34 @@ def test_it_is_resumed_bit_for_bit(tiny_folder, tmp_path):
     assert torch.equal(rest.embedding.entries, whole.embedding.entries)
 
 
+def test_several_starts_of_several_vectors(tiny):
+    """How many starts there are has nothing to do with how many vectors; the last seed is followed by the first."""
+    config = wrapper(tiny, num_vectors=3, steps=1, seed=2**63 - 1).config
+    search, seeds = Restarts(tiny, config, pictures(), most=2, size=4), []
+    for tried in search:
+        seeds.append(tried.config.seed)
+        next(minti.textual_inversion(tried, pictures()))
+    assert seeds == [2**63 - 1, 0]
+    assert search.best.embedding.values.shape == (3, 48)
+    with pytest.raises(ValueError, match="most = 0 runs"):
+        Restarts(tiny, config, pictures(), most=0)
+
+
+def test_a_table_that_is_not_finite_is_not_written(tiny, tmp_path):
+    table, _ = word(tiny, 1, 2)
+    table.table_values.data[0, 0] = torch.inf
+    with pytest.raises(ValueError, match=r"t\.safetensors is not written: <concept> is not finite"):
+        save_table(tmp_path / "t.safetensors", "<concept>", table)
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_are_true_or_false():
+    for flag in ("by_layer", "directional", "masked", "horizontal_flip", "gradient_checkpointing"):
+        for wrong in ("no", 1, None):
+            with pytest.raises(ValueError, match=f"{flag} = {wrong!r}; expected True or False"):
+                minti.TextualInversionConfig(min_snr=5, **{flag: wrong})
+
+
 def test_a_loaded_table_of_half_precision(tiny, tmp_path):
     """It is float32, on the model's device, and what was saved."""
     table, entries = word(tiny, 1, 2)
