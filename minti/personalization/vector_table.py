@@ -145,6 +145,8 @@ def load_table(model: StableDiffusion, path: str | os.PathLike[str]) -> VectorTa
     if entries.shape[1] > most:
         raise ValueError(f"{path} has {entries.shape[1]} ranges of timesteps, the model {most} timesteps")
     means = {placeholder: entries.float().mean(dim=(0, 1))}  # k d
+    if placeholder in model.words:
+        raise ValueError(f"{path}: the model has {placeholder} already; leave out its other file (--embedding)")
     loaded_words(model, path, means)
     ids = model.add_word(placeholder, means[placeholder])
     return VectorTable(model, entries.to(model.device), ids[0])

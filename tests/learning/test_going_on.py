@@ -167,6 +167,8 @@ def test_a_word_is_a_word_whatever_files_there_are(tiny, tmp_path, monkeypatch):
     assert torch.equal(wrapper(tiny, initializer_token="cat").initial_vectors(), weight[known_ids(tiny, "cat")])
     with pytest.raises(ValueError, match="cat"):
         wrapper(tiny, initializer_token="./cat").initial_vectors()
+    with pytest.raises(OSError, match="is a folder; name the file in it"):
+        wrapper(tiny, initializer_token=str(tmp_path)).initial_vectors()
 
 
 def test_dreambooth_needs_a_class():

@@ -156,6 +156,14 @@ def test_files_that_are_no_tables(tiny, tmp_path, content, message):
     assert not tiny.words
 
 
+def test_beside_the_file_of_its_mean(tiny, tmp_path):
+    """`train.py` writes both, of which a model takes one."""
+    table, _ = word(tiny, 1, 2)
+    save_table(tmp_path / "t.safetensors", "<concept>", table)
+    with pytest.raises(ValueError, match=r"t\.safetensors: the model has <concept> already; .*\(--embedding\)"):
+        load_table(tiny, tmp_path / "t.safetensors")
+
+
 def test_a_table_is_told_from_a_word(tiny, tmp_path):
     save_file({"<x>": torch.ones(1, 2, 1, 48)}, tmp_path / "table.safetensors")
     for use in (minti.load_embeddings, lambda model, path: wrapper(model, initializer_token=path).initial_vectors()):
