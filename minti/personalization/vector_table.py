@@ -133,9 +133,10 @@ def load_table(model: StableDiffusion, path: str | os.PathLike[str]) -> VectorTa
     path, several = Path(path), "{word: (layers, ranges, vectors, width)}"
     tensors = read_content(path, ": no such table of embedding vectors")
     table = next(iter(tensors.values())) if isinstance(tensors, dict) and len(tensors) == 1 else None
-    if not isinstance(table, Tensor) or table.ndim != 4:
-        plain = "; a word with one entry goes to load_embeddings (--embedding)"
-        raise ValueError(f"{path} is no table of embedding vectors, {several}{plain}")
+    plain = isinstance(table, Tensor) and table.layout == torch.strided and table.ndim == 4
+    if not plain or table.numel() * table.element_size() > table.untyped_storage().nbytes():  # one many times
+        other = "a word with one entry goes to load_embeddings (--embedding)"
+        raise ValueError(f"{path} is no table of embedding vectors, {several}; {other}")
     ((placeholder, entries),) = tensors.items()
     check_text(placeholder, f"{path}: the word")
     check_vectors(entries.flatten(0, 2), f"{path}: {shortened(placeholder)}")
