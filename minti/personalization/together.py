@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from minti.adapters.compose import Compose
 from minti.model import StableDiffusion
 from minti.personalization.removal import begin_anew, remove_word
+from minti.runs.messages import short_repr
 from minti.textual_inversion import Batch, Images, prepare_for_textual_inversion
 from minti.training import Trainer
 from minti.wrapper import TrainingWrapper
@@ -59,11 +60,13 @@ def learn_together(words: Sequence[TrainingWrapper], images: Images, captions: S
     one matrix for one word. None of the words is in the vocabulary then."""
     if not words:
         raise ValueError("there is no word to learn")
+    if isinstance(captions, str) or not hasattr(captions, "__len__"):
+        raise ValueError(f"captions = {short_repr(captions)}; expected a list with one for each image")
     first, names = words[0], [word.subject for word in words]
     if len(set(names)) < len(names):
         raise ValueError(f"{', '.join(names)}: two of the words have the same name")
     for word in words:
-        if not any(word.subject in caption for caption in captions):
+        if not any(word.subject.lower() in caption.lower() for caption in captions):
             raise ValueError(f"no caption says {word.subject}")
         if word.config.row_update != "new_rows" or word.model is not first.model:
             raise ValueError(f"{word.subject}: several words learn in one model, and by row_update = 'new_rows' only")

@@ -130,6 +130,9 @@ def test_what_cannot_be_learned_together_is_refused(tiny):
     ):
         with pytest.raises(ValueError, match=message):
             learn_together(some, pictures(), BOTH)
+    for captions in (None, "a <one> <two>"):
+        with pytest.raises(ValueError, match=r"captions = .*; expected a list with one for each image"):
+            learn_together(words(tiny), pictures(), captions)
     tables = [wrapper(tiny, placeholder_token=name, by_layer=True) for name in ("<one>", "<two>")]
     for some, message in (
         ([], "no word to learn"),
