@@ -155,14 +155,14 @@ def learn_word(
         stage = f"-{search.label(wrapper.config).replace(' ', '-')}" if runs else ""
         runs.append(Learning(args, wrapper, folder, validate, stage))
         runs[-1].run(images)
-        if len(runs) == 1:
-            runs[-1].save()
+        runs[0].save()
     for decision in search.decisions:
         say(str(decision))
     (learning,) = (run for run in runs if run.wrapper is search.best)
+    if not any(run.improved for run in runs):
+        raise minti.TrainingError(learning.nothing_learned())
     if distributed.rank() == 0:
-        learning.begin_results()
-        minti.save_embeddings(search.best, folder / "learned_embeds.safetensors")
+        learning.write()
     others = {search.label(run.wrapper.config): run.states for run in runs if run is not learning}
     return learning, {label: states for label, states in others.items() if states}
 

@@ -54,7 +54,7 @@ class Learning:
     ):
         self.args, self.wrapper, self.folder, self.validate, self.stage = args, wrapper, folder, validate, stage
         self.checkpoints, self.losses = folder / f"checkpoints{stage}", folder / f"losses{stage}.csv"
-        if wrapper.config.by_layer or wrapper.config.timestep_ranges > 1:
+        if getattr(wrapper.config, "by_layer", False) or getattr(wrapper.config, "timestep_ranges", 1) > 1:
             self.results += ("vector_table.safetensors",)
         start = str(wrapper.initializer_token)
         if Path(start).suffix and Path(start).resolve() in [(folder / name).resolve() for name in self.results]:
@@ -85,7 +85,7 @@ class Learning:
                     self.save_state()
                     say(f"stopped at step {state.step} of {self.folder}; the same command with --resume goes on")
                     sys.exit(128 + interruption.number)
-        if not self.improved and not self.stage:
+        if not self.improved and not self.stage and getattr(self.args, "starts", 1) == 1:
             raise minti.TrainingError(self.nothing_learned())
 
     def steps(self, images: list[Image.Image]) -> Iterator[minti.TrainingState]:
@@ -138,10 +138,14 @@ class Learning:
     def save(self) -> None:
         """Writes the best vectors so far, if they are better than the initial ones."""
         if distributed.rank() == 0 and self.improved:
-            self.begin_results()
-            minti.save_embeddings(self.wrapper, self.folder / self.results[0])
-            if isinstance(self.wrapper.embedding, VectorTable):
-                save_table(self.folder / self.results[1], self.wrapper.subject, self.wrapper.embedding)
+            self.write()
+
+    def write(self) -> None:
+        """Writes the word's vectors, and its table if it has one."""
+        self.begin_results()
+        minti.save_embeddings(self.wrapper, self.folder / self.results[0])
+        if isinstance(self.wrapper.embedding, VectorTable):
+            save_table(self.folder / self.results[1], self.wrapper.subject, self.wrapper.embedding)
 
     def begin(self) -> None:
         """Before the first file of a run that begins anew: puts aside the checkpoints and tables of an earlier one."""

@@ -58,7 +58,7 @@ class OpenVINO(Adapter):
                 f"OpenVINO is for float32 or bfloat16 on the cpu; the model is {model.dtype} on {model.device}"
             )
         if changed(unet):
-            others = "LoRA, ControlNet, IP-Adapter, DeepCache, --fast or guidance by attention"
+            others = "LoRA, ControlNet, IP-Adapter, vector table, DeepCache, --fast or guidance by attention"
             raise ValueError(f"OpenVINO computes the UNet as the file has it; leave out other adapters: {others}")
 
         def forward(noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:

@@ -70,6 +70,8 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             names = {"text_encoder": "train-text-encoder", "class_pictures": "num-class-images"}
             option = names.get(setting, setting.replace("_", "-"))
             parser.error(f"--{option} means nothing for --learn {args.learn}; it goes with --learn {' or '.join(ways)}")
+    if args.context_prompts and not args.context_weight:
+        parser.error("--context-prompts are of the context loss; give it a --context-weight, usually 0.01")
     if args.learn != "word" and is_learned(args.initializer_token):
         parser.error("--initializer FILE is for --learn word alone; here it names the class, such as toy")
 

@@ -69,6 +69,7 @@ WAYS = {
     "directional": Way(TURNED),
     "directional, twice as long": Way(TURNED | {"row_norm": 2.0}),
     "directional, context loss": Way(TURNED | NEAR),
+    "directional, weak context loss": Way(TURNED | NEAR | {"context_weight": 0.001}),
     "context loss": Way(NEAR),
     "two vectors": Way({"num_vectors": 2}),
     "two vectors, directional": Way(TURNED | {"num_vectors": 2}),

@@ -63,6 +63,11 @@ def best_of(rows: Sequence[Row], starts: int) -> list[Row]:
     return found
 
 
+def in_tables(way: str) -> bool:
+    """Whether a way is no other length than the vocabulary's: those are the plot's."""
+    return not way.startswith(AT) or way == f"{AT}1"
+
+
 def toy_of(row: Row) -> object:
     """The toy of a word."""
     return row["toy"]
@@ -75,7 +80,7 @@ def pair_of(row: Row) -> object:
 
 def tables(words: Sequence[Row], pairs: Sequence[Row]) -> tuple[str, str]:
     """The measures of every way, and what they are more than the first way's, in per cent."""
-    words = [row for row in words if not row["way"].startswith(AT)]  # those are the plot's
+    words, pairs = ([row for row in rows if in_tables(row["way"])] for rows in (words, pairs))
     groups = {way: [row for row in words if row["way"] == way] for way in dict.fromkeys(row["way"] for row in words)}
     together = {way: [row for row in pairs if row["way"] == way] for way in dict.fromkeys(row["way"] for row in pairs)}
     derived = {way: best_of(groups[way], 3) for way in list(groups) if len({row["seed"] for row in groups[way]}) >= 3}

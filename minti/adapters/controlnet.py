@@ -134,9 +134,9 @@ class ControlNet(Adapter):
         if self.hint.shape[1:] != (3, height, width) or count % len(self.hint):
             shape = tuple(self.hint.shape)
             raise ValueError(f"the hint has shape {shape}; the images need (b or 1, 3, {height}, {width})")
-        weight = self.network.conv_in.weight
+        weight, text = self.network.conv_in.weight, context.shape[1] // self._longest * self._longest
         hint = self.hint.to(weight).repeat(count // len(self.hint), 1, 1, 1)
-        return self.network(noisy_latents.to(weight), timesteps, context[:, : self._longest].to(weight), hint)
+        return self.network(noisy_latents.to(weight), timesteps, context[:, :text].to(weight), hint)
 
     @classmethod
     def beside(cls, model: StableDiffusion, generator: torch.Generator) -> "ControlNet":

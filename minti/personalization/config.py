@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -10,13 +10,13 @@ from torch.optim import Optimizer
 from minti.model import StableDiffusion
 from minti.personalization.augmented_images import AugmentedImages
 from minti.personalization.context_loss import context_loss
-from minti.personalization.directional import LEARNING_RATE, word_optimizer
+from minti.personalization.directional import word_optimizer
 from minti.personalization.fitting import FITS
 from minti.personalization.losses import DiffusionLoss, weighted_loss
 from minti.personalization.vocabulary import is_learned
 from minti.prompts.syntax import parse
 from minti.runs.checks import check_range
-from minti.runs.messages import check_choice
+from minti.runs.messages import check_choice, short_repr
 from minti.runs.word_checks import check_templates, check_text
 from minti.textual_inversion import Batch, Images, TextualInversionConfig, TrainingImages, batch_loss
 from minti.wrapper import TrainingWrapper
@@ -65,8 +65,6 @@ class PersonalizationConfig(TextualInversionConfig):
 
     def __post_init__(self) -> None:
         self.check_settings()
-        if self.directional and self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", LEARNING_RATE)
         self.rate(self.warmup_steps)  # refused now, not after the first step
 
     def check_settings(self) -> None:
@@ -76,6 +74,9 @@ class PersonalizationConfig(TextualInversionConfig):
         check_range(self, 1e-12, 1e12, "max_row_norm", "row_norm", "huber", "min_snr")
         if self.variational and self.min_snr is not None:
             raise ValueError("variational and min_snr are both weights of the timesteps; give one of them")
+        for flag in (field.name for field in fields(self) if field.type is bool):
+            if not isinstance(getattr(self, flag), bool):
+                raise ValueError(f"{flag} = {short_repr(getattr(self, flag))}; expected True or False")
         check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
         check_choice("fit", self.fit, FITS)
         check_range(self, 0.0, 1e6, "kappa", "context_weight")
@@ -83,7 +84,7 @@ class PersonalizationConfig(TextualInversionConfig):
         if self.context_weight and (self.initializer_token is None or is_learned(self.initializer_token)):
             raise ValueError("context_weight compares with the initializer, which has to be a word or a phrase then")
         if self.context_prompts is not None:
-            check_templates(self.context_prompts)
+            check_templates(self.context_prompts, "context_prompt")
         if (self.by_layer or self.timestep_ranges > 1) and self.row_update == "restore":
             raise ValueError("row_update = 'restore' trains the one matrix; by_layer and timestep_ranges need new_rows")
         if self.max_row_norm and (self.directional or self.row_norm):
@@ -127,11 +128,13 @@ class PersonalizationConfig(TextualInversionConfig):
         else:
             options = {"weights": self.prompt_weights} if self.prompt_weights else {}
             loss = weighted_loss(model, batch, self.measure, **options)
-        if self.context_weight:
-            known = self.initializer_token or model.defaults.initializer_token
-            prompts = self.context_prompts or model.defaults.prompts
-            loss = loss + self.context_weight * context_loss(model, self.placeholder_token, known, prompts)
-        return loss
+        return loss + self.context(model) if self.context_weight else loss
+
+    def context(self, model: StableDiffusion) -> Tensor:
+        """The context loss times its weight."""
+        known, prompts = self.initializer_token or model.defaults.initializer_token, self.context_prompts
+        word, prompts = self.placeholder_token, prompts or model.defaults.prompts
+        return self.context_weight * context_loss(model, word, known, prompts)
 
     def training_images(self, model: StableDiffusion, images: Images) -> TrainingImages:
         """The images with what the settings ask for. Raises ValueError: images of several shapes in a batch."""

@@ -5,28 +5,43 @@ near that of the same prompt with the class word, "a cat next to a star". It nee
 """
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from minti.model import StableDiffusion
+from minti.runs.messages import short_repr
 from minti.text import token_ids
 
 
 def context_loss(model: StableDiffusion, placeholder: str, class_word: str, prompts: Sequence[str]) -> Tensor:
     """sum |c(S*)_i - c(class)_i|² / sum |c(class)_i|², over the words i behind the new word: () float32, 0 where the
-    new word's vectors are the class word's. CLIP's text encoder is causal, so words before it never change.
+    new word's vectors are the class word's. CLIP's text encoder is causal, so words before it never change. While a
+    `VectorTable` is attached, over all of its entries too.
 
-    prompts: each with `{}` where the word goes, and with words behind it. Raises ValueError: none has any."""
-    own, known = (len(token_ids(word, model.tokenizer, model.words)) for word in (placeholder, class_word))
+    prompts: each with `{}` where the word goes, and with words behind it. Raises ValueError: none has any, or one is
+    too long."""
     off, size = torch.zeros((), device=model.device), torch.zeros((), device=model.device)
-    mine = encoded(model, [prompt.replace("{}", placeholder) for prompt in prompts])
+    room, said = (
+        model.tokenizer.model_max_length,
+        [[p.replace("{}", w) for p in prompts] for w in (placeholder, class_word)],
+    )
+    ids = [[token_ids(prompt, model.tokenizer, model.words) for prompt in some] for some in said]
+    for prompt, each in zip(prompts, zip(*ids)):
+        if max(map(len, each)) > room - 2:
+            long = f"of the context loss is too long for the {room} tokens of the context with {placeholder}"
+            raise ValueError(f"the prompt {short_repr(prompt)} {long}; shorten it, or give others (context_prompts)")
+    mine = encoded(model, said[0])
     with torch.no_grad():
-        theirs = encoded(model, [prompt.replace("{}", class_word) for prompt in prompts])
-    for prompt, ours, right in zip(prompts, mine, theirs):
-        before, behind = (len(token_ids(part, model.tokenizer, model.words)) for part in prompt.split("{}", 1))
-        first = 1 + before  # behind the token of the beginning
-        ours, right = ours[first + own :][:behind], right[first + known :][:behind]  # behind, d
+        theirs = encoded(model, said[1])
+    for contexts, both in zip(zip(mine, theirs), zip(*ids)):
+        pairs = zip(*map(reversed, both))  # tokens from the end on, as long as they are the same
+        behind = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        ours, right = (
+            context.unflatten(0, (-1, room))[:, 1 + len(tokens) - behind : 1 + len(tokens)]  # entries, behind, d
+            for context, tokens in zip(contexts, both)
+        )
         off, size = off + (ours - right).square().sum(), size + right.square().sum()
     if not size:
         raise ValueError("the context loss needs a prompt with words behind {}, such as 'a {} next to a star'")

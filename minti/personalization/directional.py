@@ -44,6 +44,7 @@ class SphericalSGD(Optimizer):
                 row = parameter[self.rows]  # k d, a view
                 length, v = row.norm(dim=1, keepdim=True), unit(row)  # (k, 1), (k, d)
                 g = length * parameter.grad[self.rows] - group["kappa"] * mu.to(row)
+                g = torch.where(parameter.grad[self.rows].any(dim=1, keepdim=True), g, 0.0)  # else not in the batch
                 g = g - (v * g).sum(dim=1, keepdim=True) * v
                 row.copy_(length * unit(v - group["lr"] * unit(g)))
 
@@ -73,11 +74,15 @@ def word_optimizer(wrapper: TrainingWrapper) -> Optimizer:
         wrapper.embedding = model.learning[config.placeholder_token] = table_of(wrapper)
     embedding = wrapper.embedding
     length = config.row_norm or (1.0 if config.directional else None)
+    if length is not None and not embedding.values.any(dim=1).all():
+        raise ValueError("the word starts from a vector of zeros, which has no direction; choose another initializer")
     if length is not None:
         embedding.constrain = partial(fix, length=length * unit_length)
     elif config.max_row_norm is not None:
         embedding.constrain = partial(limit, longest=config.max_row_norm * unit_length)
     embedding.after_step(model)
     if config.directional:
+        if config.learning_rate is None:
+            wrapper.learning_rate = LEARNING_RATE
         return SphericalSGD(embedding.trainable(), wrapper.learning_rate, config.kappa, embedding.own)
     return AdamW(embedding.trainable(), lr=wrapper.learning_rate, weight_decay=config.weight_decay)

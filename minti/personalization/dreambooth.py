@@ -156,6 +156,8 @@ class DreamBooth(TrainingWrapper):
         groups = [{"params": (self.lora or self.adapter).trainable(), "lr": self.learning_rate}]
         if self.word:
             rate, own = self.config.word_learning_rate, 0.1 * self.word.learning_rate
+            if getattr(self.word.config, "directional", False):  # radians, to AdamW's step of every number
+                own *= self.word.vocabulary_norm / self.word.embedding.values.shape[1] ** 0.5
             groups.append({"params": self.word.embedding.trainable(), "lr": own if rate is None else rate})
         return make(groups, weight_decay=self.config.weight_decay)
 

@@ -53,10 +53,7 @@ class NumVectorsSearch:
     def __init__(
         self, model: StableDiffusion, config: TextualInversionConfig, images: Images, most: int = 4, size: int = 128
     ):
-        if most < config.num_vectors:
-            raise ValueError(
-                f"the word starts with {config.num_vectors} vectors, and {most} are the most; raise `most`"
-            )
+        self.check_most(most, config)
         self.model, self.config, self.most = model, config, most
         generator = torch.Generator().manual_seed(config.seed + 2)  # other draws than those that choose a run's best
         self.validation = ValidationSet((config.training_images or TrainingImages)(model, images), size, generator)
@@ -74,7 +71,9 @@ class NumVectorsSearch:
                 yield wrapper
                 if [other for other in model.words if other != word] != others:
                     raise ValueError(f"no word can be added while the vectors of {word} are chosen")
-                new = losses_of(model, self.validation, wrapper.prompts, self.config.loss or batch_loss)
+                wrapper.detach()
+                with wrapper.embedding.attached(model):  # without it the model has but the mean of a table
+                    new = losses_of(model, self.validation, wrapper.prompts, self.config.loss or batch_loss)
                 gain, error = paired(losses, new)
                 kept = losses is None or self.pays(gain, error)
                 self.decisions.append(Decision(self.label(config), new.mean().item(), gain, error, kept))
@@ -94,6 +93,12 @@ class NumVectorsSearch:
         """What is tried."""
         for count in range(self.config.num_vectors, self.most + 1):
             yield replace(self.config, num_vectors=count)
+
+    def check_most(self, most: int, config: TextualInversionConfig) -> None:
+        """Raises ValueError: it is too few."""
+        if most < config.num_vectors:
+            begins = f"the word starts with {config.num_vectors} vectors"
+            raise ValueError(f"{begins}, and {most} are the most; raise `most`")
 
     def label(self, config: TextualInversionConfig) -> str:
         """What a config has that others have not."""
@@ -122,8 +127,13 @@ class Restarts(NumVectorsSearch):
 
     def configs(self) -> Iterator[TextualInversionConfig]:
         """The config with one seed after another."""
-        for seed in range(self.config.seed, self.config.seed + self.most):
-            yield replace(self.config, seed=seed)
+        for i in range(self.most):
+            yield replace(self.config, seed=(self.config.seed + i) % 2**63)
+
+    def check_most(self, most: int, config: TextualInversionConfig) -> None:
+        """Raises ValueError: there is no run."""
+        if most < 1:
+            raise ValueError(f"most = {most} runs; expected 1 or more")
 
     def label(self, config: TextualInversionConfig) -> str:
         """Its seed."""

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from minti.adapters.controlnet import ControlNet
 from minti.adapters.ip_adapter import cross_attentions
-from minti.formats.tensors import check_finite, read_content
+from minti.formats.tensors import read_content, write_tensors
 from minti.model import StableDiffusion
-from minti.runs.files import replacing
-from minti.runs.word_checks import loaded_words
+from minti.runs.messages import shortened
+from minti.runs.word_checks import check_text, check_vectors, loaded_words
 from minti.textual_inversion import LearnedEmbedding
 
 
@@ -34,6 +34,8 @@ class VectorTable(LearnedEmbedding):
         self.table_values, self.first = nn.Parameter(entries.detach().flatten(0, 2).float().clone()), first
         self.room, self.total = model.tokenizer.model_max_length, model.scheduler.config.num_train_timesteps
         self.entry, self.timesteps = 0, torch.zeros(1)
+        self.word = next((word for word, ids in model.words.items() if ids[0] == first), None)
+        self.name = f"the word {self.word}"
 
     @property
     def entries(self) -> Tensor:
@@ -46,7 +48,13 @@ class VectorTable(LearnedEmbedding):
         return self.entries.mean(dim=0)
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
-        """On the embedding layer, the text encoder, the UNet for its timesteps, and every cross-attention."""
+        """On the embedding layer, the text encoder, the UNet for its timesteps, and every cross-attention.
+        Raises ValueError: another table is attached; the word was removed, or has other token ids."""
+        attached = (getattr(hook, "__self__", None) for hook in model.text_encoder._forward_hooks.values())
+        if other := next((one for one in attached if isinstance(one, VectorTable)), None):
+            raise ValueError(f"{self.name} and {other.name} both have vectors by layer or timestep; attach one of them")
+        if self.word is not None and model.words.get(self.word, [None])[0] != self.first:
+            raise ValueError(f"{self.name} is no longer where its table put it, as a word was removed; load it again")
         yield model.text_encoder.get_input_embeddings().register_forward_hook(self._put).remove
         yield model.text_encoder.register_forward_hook(self._encode, with_kwargs=True).remove
         yield model.unet.register_forward_pre_hook(self._look).remove
@@ -60,25 +68,35 @@ class VectorTable(LearnedEmbedding):
         return output.masked_scatter(own[..., None], vectors[ids[own] - self.first].to(output.dtype))  # b m d
 
     def _encode(self, encoder: nn.Module, inputs: tuple, options: dict[str, Any], output: Any) -> Any:
-        """The first entry's output, (b, m, d), becomes that of all, (b, entries m, d)."""
-        parts = [output.last_hidden_state]
+        """The first entry's output, (b, m, d), becomes that of all, (b, entries m, d); so do hidden states."""
+        found = [output]
         for entry in range(1, self.layers * self.ranges):
             self.entry = entry
-            parts.append(encoder.forward(*inputs, **options).last_hidden_state)
-        self.entry, output.last_hidden_state = 0, torch.cat(parts, dim=1)
+            found.append(encoder.forward(*inputs, **options))
+        self.entry = 0
+        if output.hidden_states is not None:
+            states = zip(*(one.hidden_states for one in found))
+            output.hidden_states = tuple(torch.cat(state, dim=1) for state in states)
+        output.last_hidden_state = torch.cat([one.last_hidden_state for one in found], dim=1)
         return output
 
     def _look(self, unet: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
         _, timesteps, context = inputs
-        if context.shape[1] % (self.layers * self.ranges * self.room):
+        if context.shape[1] // self.room % (self.layers * self.ranges):
             raise ValueError(f"the prompts were encoded without {self.name}; encode them while it is attached")
+        if any(isinstance(getattr(hook, "__self__", None), ControlNet) for hook in unet._forward_pre_hooks.values()):
+            plain = "learned_embeds.safetensors (--embedding) has their mean"
+            raise ValueError(f"a ControlNet takes no vectors by layer or timestep, as {self.name} has; {plain}")
         self.timesteps = timesteps
 
     def _take(self, layer: int, attention: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """What is behind the text is another part's, such as an IP-Adapter's."""
         x, context = inputs
-        parts = context.unflatten(1, (self.layers, self.ranges, -1))[:, layer]  # b ranges m d
-        chosen = (self.timesteps.expand(len(parts)) * self.ranges // self.total).long().to(parts.device)
-        return x, parts[torch.arange(len(parts), device=parts.device), chosen].contiguous()  # b m d
+        text = context[:, : context.shape[1] // self.room * self.room]
+        parts = text.unflatten(1, (-1, self.layers, self.ranges, self.room))[:, :, layer]  # b chunks ranges m d
+        chosen = (self.timesteps.expand(len(parts)) * self.ranges // self.total).long().clamp(0, self.ranges - 1)
+        own = parts[torch.arange(len(parts), device=parts.device), :, chosen.to(parts.device)].flatten(1, 2)  # b m d
+        return x, torch.cat([own, context[:, text.shape[1] :]], dim=1)
 
     @torch.no_grad()
     def after_step(self, model: Any) -> None:
@@ -101,30 +119,35 @@ def table_of(wrapper: Any) -> VectorTable:
     model, config, word = wrapper.model, wrapper.config, wrapper.embedding
     layers = len(in_order(model)) if config.by_layer else 1
     entries = word.values.detach().expand(layers, config.timestep_ranges, -1, -1)
-    table = VectorTable(model, entries, word.first)
-    table.name = word.name
-    return table
+    return VectorTable(model, entries, word.first)
 
 
 def save_table(path: str | os.PathLike[str], placeholder: str, table: VectorTable) -> None:
-    """Writes {placeholder: (layers, ranges, k, d)} as safetensors, atomically."""
-    shape = (table.layers, table.ranges, table.count, -1)
-    with replacing(Path(path)) as temporary:
-        save_file({placeholder: table.table_values.detach().cpu().view(shape).clone()}, temporary)
+    """Writes {placeholder: (layers, ranges, k, d)} as safetensors, atomically. Raises ValueError: it is not finite."""
+    write_tensors(path, {placeholder: table.table_values.view(table.layers, table.ranges, table.count, -1)})
 
 
 def load_table(model: StableDiffusion, path: str | os.PathLike[str]) -> VectorTable:
     """Adds the word of a table to the model, and gives what attaches it. Raises OSError, ValueError: the file holds no
     single table, is for another model, or its word is in the vocabulary already."""
-    tensors = read_content(Path(path), ": no such table of embedding vectors")
-    if len(tensors) != 1 or next(iter(tensors.values())).ndim != 4:
-        raise ValueError(f"{path} is no table of embedding vectors, {{word: (layers, ranges, vectors, width)}}")
+    path, several = Path(path), "{word: (layers, ranges, vectors, width)}"
+    tensors = read_content(path, ": no such table of embedding vectors")
+    table = next(iter(tensors.values())) if isinstance(tensors, dict) and len(tensors) == 1 else None
+    plain = isinstance(table, Tensor) and table.layout == torch.strided and table.ndim == 4
+    if not plain or table.numel() * table.element_size() > table.untyped_storage().nbytes():  # one many times
+        other = "a word with one entry goes to load_embeddings (--embedding)"
+        raise ValueError(f"{path} is no table of embedding vectors, {several}; {other}")
     ((placeholder, entries),) = tensors.items()
+    check_text(placeholder, f"{path}: the word")
+    check_vectors(entries.flatten(0, 2), f"{path}: {shortened(placeholder)}")
     if len(entries) not in (1, len(in_order(model))):
         raise ValueError(f"{path} is for {len(entries)} cross-attentions, the model has {len(in_order(model))}")
+    most = model.scheduler.config.num_train_timesteps
+    if entries.shape[1] > most:
+        raise ValueError(f"{path} has {entries.shape[1]} ranges of timesteps, the model {most} timesteps")
     means = {placeholder: entries.float().mean(dim=(0, 1))}  # k d
-    check_finite(path, tensors)
+    if placeholder in model.words:
+        raise ValueError(f"{path}: the model has {placeholder} already; leave out its other file (--embedding)")
     loaded_words(model, path, means)
-    table = VectorTable(model, entries, model.add_word(placeholder, means[placeholder])[0])
-    table.name = f"the word {placeholder}"
-    return table
+    ids = model.add_word(placeholder, means[placeholder])
+    return VectorTable(model, entries.to(model.device), ids[0])

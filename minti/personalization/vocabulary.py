@@ -43,10 +43,10 @@ def is_phrase(text: str | None) -> bool:
 
 def is_learned(initializer: Any) -> bool:
     """Whether an initializer is learned vectors, or a file of them: a Path, or a text that ends as such a file or names
-    one. Without a dot or a slash it is a word, whatever files there are."""
+    one, or a folder. Without a dot or a slash it is a word, whatever files there are."""
     if not isinstance(initializer, str):
         return initializer is not None
-    named = any(mark in initializer for mark in "./\\") and os.path.isfile(initializer)
+    named = any(mark in initializer for mark in "./\\") and os.path.exists(initializer)
     return named or Path(initializer).suffix in EXTENSIONS
 
 

@@ -8,8 +8,9 @@ chunks as there need to be. clip_skip: the context is the output of so many laye
 number in A1111 is one more ("Clip skip 2" is clip_skip=1).
 """
 
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,12 +18,14 @@ import torch
 from torch import Tensor
 
 from minti.prompts.long_prompts import split
-from minti.prompts.syntax import parse
+from minti.prompts.syntax import Part, parse
 from minti.prompts.weights import RULES, Chunk
 from minti.runs.messages import short_repr
+from minti.runs.word_checks import check_text, unknown_words
 from minti.runs.word_checks import prompts as check_prompts
-from minti.runs.word_checks import unknown_words
 from minti.text import token_ids
+
+SIGNS, PRIVATE = re.compile(r'[][()\\:+\-.,"=]'), 0xF0000  # of any syntax; Unicode's plane of private use
 
 
 def encode(
@@ -38,7 +41,7 @@ def encode(
     if isinstance(clip_skip, bool) or not isinstance(clip_skip, int) or not 0 <= clip_skip <= layers:
         wanted = f"expected 0 to {layers}, the text encoder's layers (A1111's number is one more)"
         raise ValueError(f"clip_skip = {short_repr(clip_skip)}; {wanted}")
-    if weights is None or not len(prompts):
+    if weights is None or not hasattr(prompts, "__len__") or not len(prompts):
         check_prompts(prompts, model.tokenizer)
     rows = [chunks_of(model, prompt, weights, long_prompts) for prompt in prompts]
     longest = max(map(len, rows))
@@ -50,8 +53,9 @@ def encode(
 def chunks_of(model: Any, prompt: str, weights: str | None, long_prompts: bool) -> list[Chunk]:
     """A prompt's chunks. Raises ValueError: one is empty."""
     tokenizer, room = model.tokenizer, model.tokenizer.model_max_length - 2
-    sections = [[(prompt, 1.0)]] if weights is None else parse(prompt, weights)
+    sections = [[(prompt, 1.0)]]
     if weights is not None:
+        sections = parsed(prompt, weights, model.words)
         unknown_words(prompt, tokenizer)
     found: list[tuple[list[int], list[int]]] = []
     of_parts: list[float] = []
@@ -79,6 +83,18 @@ def chunks_of(model: Any, prompt: str, weights: str | None, long_prompts: bool) 
     return [Chunk(ids, parts, of_parts) for ids, parts in found]
 
 
+def parsed(prompt: str, weights: str, words: Iterable[str]) -> list[list[Part]]:
+    """`parse`, which sees a character without meaning for a learned word that has signs in it, as `<cat--1>`."""
+    check_text(prompt, "the prompt")
+    marked = sorted((word for word in words if SIGNS.search(word)), key=len, reverse=True)
+    said: list[str] = []
+    if marked:
+        found = re.compile("|".join(map(re.escape, marked)), re.IGNORECASE)
+        prompt = found.sub(lambda match: said.append(match[0]) or chr(PRIVATE + len(said) - 1), prompt)
+    back = {PRIVATE + i: word for i, word in enumerate(said)}
+    return [[(text.translate(back), weight) for text, weight in section] for section in parse(prompt, weights)]
+
+
 def hidden_state(model: Any, ids: Tensor, mask: Tensor | None = None, clip_skip: int = 0) -> Tensor:
     """The text encoder's output for tokens (b, m), or that of a layer before, (b, m, d), normalised all the same.
     `mask`: (b, m), 0 at tokens that no other looks at."""
@@ -100,6 +116,7 @@ def in_context(
     contexts = hidden(torch.cat(ids))  # b m d
     if rule is None:
         return contexts
+    entries = lambda context: context.float().unflatten(1, (-1, room + 2))[0]  # noqa: E731 -- of a `VectorTable`: n m d
     found = []
     for one, chunk, context in zip(ids, chunks, contexts.split(1)):
         weights = torch.ones(one.shape[1], 1, device=device)  # m 1
@@ -107,7 +124,8 @@ def in_context(
         for at, part in enumerate(chunk.parts, 1):
             weights[at], parts[0, at] = chunk.weights[part], part
         if (weights != 1).any():
-            without = lambda part, one=one, parts=parts: hidden(one, (parts != part).long()).float()  # noqa: E731
-            context = rule(context.float(), weights, chunk, without, hidden(nothing).float()).to(context.dtype)
+            without = lambda part, one=one, parts=parts: entries(hidden(one, (parts != part).long()))  # noqa: E731
+            weighted = rule(entries(context), weights, chunk, without, entries(hidden(nothing)))
+            context = weighted.flatten(0, 1)[None].to(context.dtype)
         found.append(context)
     return torch.cat(found)

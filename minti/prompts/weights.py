@@ -1,4 +1,4 @@
-"""Prompt weights in a context: the rules of AUTOMATIC1111 and of compel, (1, m, d) with weights (m, 1) to (1, m, d)."""
+"""Prompt weights in contexts: the rules of AUTOMATIC1111 and of compel, (n, m, d) with weights (m, 1) to (n, m, d)."""
 
 import math
 import warnings
@@ -21,16 +21,16 @@ def a1111(context: Tensor, weights: Tensor, *others: object) -> Tensor:
     """AUTOMATIC1111's "Original": z w, scaled so that the mean over tokens and channels is that of z again.
     Raises ValueError: the mean has all but vanished, so that this would scale without measure."""
     scaled = a1111_no_norm(context, weights)
-    ratio = (context.mean() / scaled.mean()).item()
-    mend = "take the weights 'a1111-no-norm' or 'compel'"
-    if not 0.1 < ratio < 10:
-        raise ValueError(
-            f"A1111's rule would scale this prompt's context {ratio:.3g} times to restore its mean; {mend}"
-        )
-    if abs(context.mean()) < 0.01 * context.std():
-        what = f"the contexts of this model have hardly a mean, {context.mean():.1g} of {context.std():.1g}"
-        warnings.warn(f"{what}, which A1111's rule restores by scaling them {ratio:.3g} times; {mend}", stacklevel=2)
-    return scaled * (context.mean() / scaled.mean())
+    mean = context.mean(dim=(1, 2), keepdim=True)  # n 1 1
+    ratio, mend = mean / scaled.mean(dim=(1, 2), keepdim=True), "take the weights 'a1111-no-norm' or 'compel'"
+    least, most = ratio.min().item(), ratio.max().item()
+    if not 0.1 < least <= most < 10:
+        much = f"{least if least <= 0.1 else most:.3g} times"
+        raise ValueError(f"A1111's rule would scale this prompt's context {much} to restore its mean; {mend}")
+    if (mean.abs() < 0.01 * context.std()).any():
+        what = f"the contexts of this model have hardly a mean, {mean.mean():.1g} of {context.std():.1g}"
+        warnings.warn(f"{what}, which A1111's rule restores by scaling them {most:.3g} times; {mend}", stacklevel=2)
+    return scaled * ratio
 
 
 def a1111_no_norm(context: Tensor, weights: Tensor, *others: object) -> Tensor:
@@ -39,7 +39,7 @@ def a1111_no_norm(context: Tensor, weights: Tensor, *others: object) -> Tensor:
 
 
 def compel(context: Tensor, weights: Tensor, chunk: Chunk, without: Callable[[int], Tensor], empty: Tensor) -> Tensor:
-    """compel's rule, with z_0 = `empty`, (1, m, d), the context of the empty prompt, and for every part i of the prompt
+    """compel's rule, with z_0 = `empty`, (n, m, d), the context of the empty prompt, and for every part i of the prompt
     with a weight w_i below 1, z_i = `without(i)`, where no token sees those of the part:
 
     z' = (f(z) + sum_i s_i f(z_i)) / (1 + sum_i s_i),  f(z) = z_0 + w (z - z_0),  s_i = tan((1 - w_i) pi / 2)

@@ -52,6 +52,7 @@ def config(settings: Any) -> None:
         check_templates(settings.templates)
     if isinstance(token := settings.initializer_token, Tensor):
         check_vectors(token, "initializer_token")
+        object.__setattr__(settings, "initializer_token", token.detach().clone())  # a word's may go on learning
     elif not isinstance(token, str | Path | None):
         raise ValueError(f"initializer_token = {short_repr(token)}; expected a word, a file, or vectors, (n, d)")
     check_text(settings.placeholder_token, "placeholder token")

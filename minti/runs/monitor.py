@@ -202,7 +202,8 @@ class Monitor:
         """Goes back to the best values, if the run was long enough to be judged, or has spoilt them."""
         trainer, last = self.trainer, self.values()
         learned_by = trainer.model.learning.get(trainer.training.subject)
-        if trainer.training.trainer is not trainer or learned_by is not trainer.adapter:
+        own = (trainer.adapter, *getattr(trainer.adapter, "adapters", ()))  # of several words that learn together
+        if trainer.training.trainer is not trainer or learned_by not in own:
             return  # a newer run of the word is left alone, and so is a model without it
         if self.restored:
             return

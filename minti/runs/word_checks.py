@@ -22,16 +22,20 @@ from minti.text import add_tokens, placeholder_tokens, token_ids
 WIDTHS = {768: ", SD 1 by its width", 1024: ", SD 2 by its width", 1280: ", SDXL by its width"}
 
 
-def check_templates(templates: str | Sequence[str]) -> None:
+def check_templates(templates: str | Sequence[str], what: str = "template") -> None:
     """Raises ValueError: an unknown name of `TEMPLATES`; no template, or one without `{}`; names it."""
-    if isinstance(templates, str):
+    if isinstance(templates, str) and what == "template":
         return check_choice("templates", templates, list(TEMPLATES))
+    if isinstance(templates, str) or not hasattr(templates, "__len__"):
+        raise ValueError(
+            f"{what}s = {short_repr(templates)}; expected a list of prompts, such as ['a photo of a {{}}']"
+        )
     if not templates:
-        raise ValueError("templates is empty; give at least one, such as 'a photo of a {}'")
+        raise ValueError(f"{what}s is empty; give at least one, such as 'a photo of a {{}}'")
     for template in templates:
-        check_text(template, "template")
+        check_text(template, what)
         if "{}" not in template:
-            raise ValueError(f"template {short_repr(template)} has no {{}}; write {{}} where the new word goes")
+            raise ValueError(f"{what} {short_repr(template)} has no {{}}; write {{}} where the new word goes")
 
 
 def check_text(text: str, what: str) -> None:
@@ -125,6 +129,9 @@ def check_vectors(tensor: Tensor, what: str) -> None:
     kind = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
     plain = tensor.layout == torch.strided and tensor.is_floating_point() and not tensor.is_meta
     plain = plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()  # not one many times
+    if tensor.ndim == 4:
+        table = "a table of vectors by layer or timestep, which sample.py takes by --vector-table"
+        raise ValueError(f"{what} is {kind}, {table}; learned_embeds.safetensors beside it has their mean")
     if tensor.ndim not in (1, 2) or 0 in tensor.shape or not plain:
         raise ValueError(f"{what} is {kind}; expected its embedding vectors, (n, d), of floating point numbers")
     if not tensor.float().isfinite().all():
@@ -175,6 +182,8 @@ SYNTAX = re.compile(
 def prompts(prompts: Any, tokenizer: CLIPTokenizer) -> None:
     """Raises ValueError: there are none. Warns of what a prompt does not mean as it is written: the syntax of another
     program, a placeholder in brackets that this model has not learned."""
+    if not hasattr(prompts, "__len__"):
+        raise ValueError(f"prompts = {short_repr(prompts)}; expected a text, or a list of texts")
     if not len(prompts):
         raise ValueError("no prompt given")
     for prompt in (prompt for prompt in prompts if isinstance(prompt, str)):

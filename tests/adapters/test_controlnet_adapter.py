@@ -129,6 +129,24 @@ def test_the_hint_is_repeated_as_guidance_repeats_the_images(tiny, saved, option
         torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-4, atol=1e-4)
 
 
+def test_it_reads_all_of_a_long_prompt(tiny, pipeline, theirs, saved):
+    """As in diffusers, whose ControlNet gets the prompt's embeddings whole."""
+    pipe = diffusers.StableDiffusionControlNetPipeline(
+        **pipeline.components | {"controlnet": theirs}, requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    long, other = tiny.encode_prompt(["a red cat " * 6, "the dog"], long_prompts=True).detach().split(1)
+    options = {"num_inference_steps": 2, "guidance_scale": 3.0, "generator": seeded()}
+    expected = pipe(
+        prompt_embeds=long, negative_prompt_embeds=other, image=hint(), output_type="latent", **options
+    ).images
+    control = ControlNet.from_pretrained(saved, tiny)
+    control.hint = hint()
+    with control.attached(tiny):
+        found = minti.sample(tiny, long, other, output="latents", **options | {"generator": seeded()})
+    assert torch.equal(found, expected)
+
+
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,40 @@ def test_it_is_the_relative_error_at_the_words_behind(tiny):
     torch.testing.assert_close(context_loss(tiny, "<concept>", "toy", PROMPTS[:1]), expected, rtol=1e-5, atol=0)
 
 
+def test_only_tokens_that_both_prompts_share_are_compared(tiny):
+    """ "{}g" is "dog" with this class word, and two tokens with the new one: of these nothing is compared."""
+    added(tiny, torch.randn(2, 48, generator=seeded()))
+    encode = lambda text: tiny.text_encoder(tiny.tokenize(text)).last_hidden_state[0]  # noqa: E731
+    mine, theirs = encode("<concept>g in red")[4:6], encode("dog in red")[2:4]
+    expected = (mine - theirs).square().sum() / theirs.square().sum()
+    torch.testing.assert_close(context_loss(tiny, "<concept>", "do", ["{}g in red"]), expected)
+
+
+@pytest.mark.parametrize("vectors", [1, 9])
+def test_prompts_that_are_too_long_are_named(tiny, vectors):
+    """By the new word's vectors, or by themselves; 14 tokens fit."""
+    added(tiny, torch.randn(vectors, 48, generator=seeded()))
+    prompt = "a {} in " + "red " * (4 if vectors == 9 else 12)
+    with pytest.raises(ValueError, match=r"'a \{\} in red .* is too long for the 16 tokens .* \(context_prompts\)"):
+        context_loss(tiny, "<concept>", "toy", [PROMPTS[0], prompt])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("a {} in red", r"context_prompts = 'a \{\} in red'; expected a list of prompts"),
+        ("object", "context_prompts = 'object'; expected a list of prompts"),
+        (5, "context_prompts = 5; expected a list of prompts"),
+        ([], "context_prompts is empty"),
+        (["a cat"], "context_prompt 'a cat' has no {}"),
+        ([b"{}"], "context_prompt b'{}' is not text"),
+    ],
+)
+def test_what_are_no_prompts_of_it(prompts, message):
+    with pytest.raises(ValueError, match=message):
+        minti.TextualInversionConfig(context_weight=0.1, context_prompts=prompts)
+
+
 def test_words_before_the_new_one_never_change(tiny):
     """CLIP's text encoder is causal; a prompt that ends with the word has nothing to keep."""
     added(tiny, torch.randn(1, 48, generator=seeded()))

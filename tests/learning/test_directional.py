@@ -1,14 +1,15 @@
 """Directional textual inversion: against its authors' optimizer, and the geometry of the sphere."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ids_of, seeded, train, wrapper
+from helpers import ids_of, pictures, seeded, train, wrapper
 
 import minti
-from minti.personalization.directional import SphericalSGD
+from minti.personalization.directional import LEARNING_RATE, SphericalSGD
 
 
 class TheirSphericalSGD(torch.optim.Optimizer):
@@ -96,10 +97,54 @@ def test_the_prior_draws_back_to_the_first_direction():
         rows.copy_(F.normalize(start + 0.5 * torch.randn(1, 16, generator=seeded(2)), dim=1))
     far = F.cosine_similarity(rows.detach(), start)
     for _ in range(10):
-        rows.grad = torch.zeros_like(rows)
+        rows.grad = torch.full_like(rows, 1e-20)
         optimizer.step()
     near = F.cosine_similarity(rows.detach(), start)
     assert torch.acos(far) - torch.acos(near) == pytest.approx(10 * math.atan(0.01), rel=1e-3)
+
+
+def test_a_word_that_is_not_in_the_batch_stays():
+    """A row without a gradient: of a range of timesteps, or of a word beside others, that no image was drawn for. By
+    the prior alone it would be drawn back by as much as the others learn."""
+    start, _ = problem(rows=2)
+    rows = torch.nn.Parameter(start.clone())
+    optimizer = SphericalSGD([rows], lr=0.1, kappa=0.5)
+    with torch.no_grad():
+        rows.copy_(start.flip(0))
+    rows.grad = torch.stack([torch.zeros(16), torch.ones(16)]).double()
+    optimizer.step()
+    torch.testing.assert_close(rows[0].detach(), start[1], rtol=1e-12, atol=0)
+    assert not torch.allclose(rows[1], start[0], rtol=1e-3)
+
+
+def test_the_rate_is_of_the_optimizer_that_takes_it(tiny):
+    """Radians for a directional word; a config that is changed to AdamW has AdamW's again."""
+    config = wrapper(tiny, directional=True, learning_rate=None, placeholder_token="<one>").config
+    word = minti.TrainingWrapper(tiny, config)
+    assert minti.prepare_for_textual_inversion(word).param_groups[0]["lr"] == word.learning_rate == LEARNING_RATE
+    word.detach()
+    plain = minti.TrainingWrapper(tiny, replace(config, directional=False, placeholder_token="<two>"))
+    vocabulary = tiny.text_encoder.get_input_embeddings().weight[: tiny.tokenizer.vocab_size]
+    expected = 0.3 * vocabulary.square().mean().sqrt().item()
+    assert minti.prepare_for_textual_inversion(plain).param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_beside_a_lora_its_rate_is_adamw_s(tiny):
+    """A tenth of its own turn: AdamW's first step moves each of d numbers by its rate, a row by rate sqrt(d)."""
+    word = wrapper(tiny, directional=True, learning_rate=0.1)
+    for _ in minti.textual_inversion(word, pictures()):
+        break
+    config = minti.DreamBoothConfig(learns="lora", prior_weight=0.0, initializer_token="toy", steps=1)
+    training = minti.DreamBooth(tiny, config, word)
+    rate = training.optimizer().param_groups[1]["lr"]
+    assert rate * 48**0.5 / word.embedding.values.norm().item() == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"directional": True}, {"row_norm": 2.0}])
+def test_zeros_have_no_direction(tiny, options):
+    with pytest.raises(ValueError, match="starts from a vector of zeros, which has no direction"):
+        minti.prepare_for_textual_inversion(wrapper(tiny, initializer_token=torch.zeros(1, 48), **options))
+    assert tiny.text_encoder.get_input_embeddings().weight.isfinite().all()
 
 
 @pytest.mark.parametrize("form", ["new_rows", "restore"])

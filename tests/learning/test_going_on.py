@@ -127,6 +127,18 @@ def test_a_run_is_resumed_with_the_same_vectors_only(tiny_folder, file, tmp_path
             learning(word(other), checkpoint=minti.load_checkpoint(tmp_path / "checkpoints"))
 
 
+def test_what_a_word_learns_on_is_no_part_of_a_setting(tiny):
+    """The vectors are those at the time when the settings were made, and these can be copied."""
+    first = wrapper(tiny)
+    steps = minti.textual_inversion(first, pictures())
+    next(steps)
+    config = wrapper(tiny, initializer_token=first.embedding.values, placeholder_token="<b>").config
+    then = first.embedding.values.detach().clone()
+    next(steps)
+    assert not torch.equal(first.embedding.values, then)
+    assert torch.equal(minti.TrainingWrapper(tiny, copy.deepcopy(config)).initial_vectors(), then)
+
+
 def test_a_word_begun_anew_goes_on_from_itself(tiny):
     first = wrapper(tiny)
     next(minti.textual_inversion(first, pictures()))
@@ -167,6 +179,8 @@ def test_a_word_is_a_word_whatever_files_there_are(tiny, tmp_path, monkeypatch):
     assert torch.equal(wrapper(tiny, initializer_token="cat").initial_vectors(), weight[known_ids(tiny, "cat")])
     with pytest.raises(ValueError, match="cat"):
         wrapper(tiny, initializer_token="./cat").initial_vectors()
+    with pytest.raises(OSError, match="is a folder; name the file in it"):
+        wrapper(tiny, initializer_token=str(tmp_path)).initial_vectors()
 
 
 def test_dreambooth_needs_a_class():

@@ -171,6 +171,27 @@ def test_what_is_not_read_names_the_option_that_reads_it(model, prompt, option):
         model.encode_prompt(prompt, clip_skip=1)
 
 
+@pytest.mark.parametrize("weights", ["a1111-no-norm", "compel"])
+@pytest.mark.parametrize("word", ["<v1.5>", "<cat--1>", "(cat)x", "<a:b>", "cat++x", "[zz]", "<a,b>", "<x>"])
+def test_a_learned_word_may_have_signs_in_it(model, weights, word):
+    """It is read as a plainly named word of the same vectors is, with a weight or without."""
+    vectors = torch.randn(2, 48, generator=seeded())
+    for name in (word, "<plain>"):
+        model.add_word(name, vectors)
+    weighted = {"compel": "(a red {})1.3 cat", "a1111-no-norm": "(a red {}:1.3) cat"}[weights]
+    for prompt in (weighted, "the {} cat"):
+        found, expected = (model.encode_prompt(prompt.replace("{}", x), weights=weights) for x in (word, "<plain>"))
+        torch.testing.assert_close(found, expected)
+    assert torch.equal(found, model.encode_prompt("the <plain> cat"))
+
+
+@pytest.mark.parametrize("options", [{}, {"weights": "compel"}, {"long_prompts": True}])
+def test_what_is_no_list_of_prompts(model, options):
+    for wrong in (None, 5):
+        with pytest.raises(ValueError, match=f"prompts = {wrong}; expected a text, or a list of texts"):
+            model.encode_prompt(wrong, **options)
+
+
 def test_a_placeholder_that_the_model_lacks_is_told_with_weights_too(model):
     with pytest.warns(UserWarning, match="the prompt says '<x>', no word of this model"):
         model.encode_prompt("a (<x>:1.2)", weights="a1111")

@@ -53,9 +53,23 @@ def test_a_table_is_learned_written_and_drawn_with(tmp_path, toybox):
     assert ImageChops.difference(with_table, with_mean).getbbox()
 
 
+def test_of_several_tables_the_best_is_written(tmp_path):
+    """The table and the word beside it are those of the run with the least loss, as it is learned alone."""
+    done = learn(tmp_path, "--starts", 3, "--timestep-ranges", 2, "--learning-rate", "0.05", "--seed", 3)
+    (entries,), (mean,) = (load_file(tmp_path / name).values() for name in (TABLE, WORD))
+    torch.testing.assert_close(entries.mean(dim=(0, 1)), mean)
+    losses = [float(loss) for loss in re.findall(r"^seed \d: loss ([\d.]+)", done.stdout, re.M)]
+    assert len(losses) == 3
+    best = 3 + losses.index(min(losses))
+    alone = tmp_path / "alone"
+    learn(alone, "--timestep-ranges", 2, "--learning-rate", "0.05", "--seed", best)
+    assert (alone / TABLE).read_bytes() == (tmp_path / TABLE).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ("--context-prompts red", "--context-weight"),
         ("--learn lora --directional", "--directional"),
         ("--learn word+lora --by-layer", "--by-layer"),
         ("--starts 2 --vectors auto", "--starts"),
