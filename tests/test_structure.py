@@ -122,7 +122,7 @@ def test_names_of_plugins_exist():
 
 def test_files_stay_small():
     assert {path: lines(path) for path in [*MODULES.values(), *SCRIPTS] if lines(path) > 250} == {}
-    assert sum(map(lines, MODULES.values())) <= 8100
+    assert sum(map(lines, MODULES.values())) <= 9100
 
 
 def test_functions_stay_short():
