@@ -108,23 +108,23 @@ def tables(words: Sequence[Row], pairs: Sequence[Row]) -> tuple[str, str]:
     return markdown(measured, columns), markdown(more, dict.fromkeys(("way", *SHARES, "two words"), ""))
 
 
-def plot(words: Sequence[Row]) -> plt.Figure:
-    """Shares of right images over the length to which the default's words were rescaled after learning."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    scaled = [row for row in words if row["way"].startswith(AT)]
-    of = {(row["toy"], row["seed"]) for row in scaled}
-    own = [row["length"] for row in words if row["way"] == FIRST and (row["toy"], row["seed"]) in of]
-    for name in SHARES:
-        lengths = sorted({row["length"] for row in scaled})
-        at = {x: by_toy([row for row in scaled if row["length"] == x], name, toy_of) for x in lengths}
-        means, errors = zip(*(mean_and_error(list(at[x].values())) for x in lengths))
-        axes.errorbar(lengths, [100 * y for y in means], [100 * y for y in errors], fmt="o-", capsize=2, label=name)
-    if own:
-        axes.axvspan(min(own), max(own), color="0.9", zorder=0, label="as learned")
+def plot(words: Sequence[Row], pairs: Sequence[Row], seed: int = 0) -> plt.Figure:
+    """Shares of right images over the length to which the default's words of a seed were rescaled after learning."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    ways = {way: float(way.removeprefix(AT)) for way in {row["way"] for row in words} if way.startswith(AT)}
+    lengths = dict(sorted(ways.items(), key=lambda item: item[1]))
+    columns = [(name, name, words, toy_of) for name in SHARES] + [("two words", "both", pairs, pair_of)]
+    for label, name, rows, key in columns:
+        at = [by_toy([row for row in rows if (row["way"], row["seed"]) == (way, seed)], name, key) for way in lengths]
+        means, errors = zip(*(mean_and_error([100 * value for value in found.values()]) for found in at))
+        axes.errorbar(list(lengths.values()), means, errors, fmt="o-", markersize=4, capsize=2, label=label)
+    own = [row["length"] for row in words if (row["way"], row["seed"]) == (FIRST, seed)]
+    axes.axvspan(min(own), max(own), color="0.9", zorder=0, label="as learned")
     axes.set(xscale="log", xlabel="length of the vector, in mean lengths of the vocabulary's", ylabel="right, per cent")
-    axes.set_xticks(lengths, [f"{x:g}" for x in lengths], minor=False)
+    axes.set_xticks(list(lengths.values()), [f"{x:g}" for x in lengths.values()], minor=False)
     axes.minorticks_off()
-    axes.legend(fontsize=8)
+    axes.set_ylim(35, 103)
+    axes.legend(fontsize=8, loc="lower left", ncols=2)
     return figure
 
 
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="a PNG: the length of the vectors against what is right")
     args = parser.parse_args()
     if args.plot:
-        plot(read(args.words)).savefig(args.plot, dpi=120)
+        plot(read(args.words), read(args.pairs)).savefig(args.plot, dpi=120)
     measured, more = tables(read(args.words), read(args.pairs))
     print(f"{measured}\n\nMore than {FIRST}, in points, of the same toys and seeds:\n\n{more}")
 
