@@ -84,8 +84,9 @@ def test_pickles_are_refused_and_not_run(tmp_path, form, suffix):
     assert not marker.exists()
 
 
-# The exercise's grader runs what a learner has written: that is what it is for, and its page says it is no sandbox.
-RUNS_TEXT = {"examples/exercise/grader/submission.py": "exec"}
+# The exercise's grader runs what a learner has written: that is what it is for, and its page says it is no sandbox. Its
+# tables of mistakes are text of this repository.
+RUNS_TEXT = dict.fromkeys(("examples/exercise/grader/submission.py", "examples/exercise/grader/table.py"), "exec")
 
 
 def test_nothing_else_unpickles_or_runs_text():
