@@ -105,7 +105,7 @@ class ControlNet(Adapter):
         super().__init__()
         self.network, self.hint, self.scale = network, hint, scale
         self._answer: tuple[Tensor, list[Tensor]] | None = None
-        self._longest: int | None = None
+        self._longest = 1  # token; attached, those of a text, of which a context has a multiple
 
     def hooks(self, model: StableDiffusion) -> Iterator[Callable[[], Any]]:
         """Adds the ControlNet's residuals to the UNet's skips. Raises ValueError: of another architecture."""
