@@ -23,7 +23,7 @@ HELP = {
     "kappa": "with --directional: how strongly it is drawn to the initializer's direction",
     "by_layer": "own vectors for each cross-attention of the UNet (XTI, arXiv 2303.09522)",
     "timestep_ranges": "own vectors for each of so many ranges of timesteps (ProSpect, arXiv 2305.16225)",
-    "context_weight": "of the context loss (CoRe, arXiv 2408.15914), which keeps other words as they are; usually 0.01",
+    "context_weight": "of the context loss (CoRe, arXiv 2408.15914), which keeps other words as they are; 0.01 is much",
     "context_prompts": "prompts of the context loss, with {} for the word; default: the model's prompts",
     "row_update": "train the new vectors, or E4's recipe",
     "prompt_weights": "how templates and captions write weights: (red:1.4) or red++; default: they have none",
