@@ -99,10 +99,6 @@ def parse() -> argparse.Namespace:
         args.class_pictures = None
     if args.learn == "dreambooth" and args.dtype == "auto":
         args.dtype = "float32"  # small steps round to none in half precision
-    if (args.grow or args.starts > 1) and args.learn != "word":
-        parser.error(f"{'--vectors auto' if args.grow else '--starts'} goes with --learn word alone")
-    if args.grow and args.starts > 1:
-        parser.error("--starts goes with a number of --vectors, not with auto")
     args.initializer_token = {None: "", "random": None}.get(args.initializer_token, args.initializer_token)
     if wrong := [prompt for prompt in args.prompts or () if "{}" not in prompt]:
         parser.error(f"the prompt {wrong[0]!r} has no {{}} where the word goes")

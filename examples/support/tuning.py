@@ -70,8 +70,13 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             names = {"text_encoder": "train-text-encoder", "class_pictures": "num-class-images"}
             option = names.get(setting, setting.replace("_", "-"))
             parser.error(f"--{option} means nothing for --learn {args.learn}; it goes with --learn {' or '.join(ways)}")
+    grow = args.num_vectors == "auto"
+    if (grow or args.starts > 1) and args.learn != "word":
+        parser.error(f"{'--vectors auto' if grow else '--starts'} goes with --learn word alone")
+    if grow and args.starts > 1:
+        parser.error("--starts goes with a number of --vectors, not with auto")
     if args.context_prompts and not args.context_weight:
-        parser.error("--context-prompts are of the context loss; give it a --context-weight, usually 0.01")
+        parser.error("--context-prompts are of the context loss; give it a --context-weight, such as 0.001")
     if args.learn != "word" and is_learned(args.initializer_token):
         parser.error("--initializer FILE is for --learn word alone; here it names the class, such as toy")
 
