@@ -54,7 +54,7 @@ class Learning:
     ):
         self.args, self.wrapper, self.folder, self.validate, self.stage = args, wrapper, folder, validate, stage
         self.checkpoints, self.losses = folder / f"checkpoints{stage}", folder / f"losses{stage}.csv"
-        if getattr(wrapper.config, "by_layer", False) or getattr(wrapper.config, "timestep_ranges", 1) > 1:
+        if getattr(wrapper.config, "has_table", False):
             self.results += ("vector_table.safetensors",)
         start = str(wrapper.initializer_token)
         if Path(start).suffix and Path(start).resolve() in [(folder / name).resolve() for name in self.results]:

@@ -7,7 +7,7 @@ and values for them, and keeps its queries:
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,10 @@ class SecondAttention:
         return attended + self.adapter.scale * F.scaled_dot_product_attention(q, k, v)
 
 
-def cross_attentions(unet: UNet) -> list[nn.Module]:
-    """In the order in which the original counts them: of the encoder half, of the decoder half, of the middle."""
-    blocks = (unet.down_blocks, unet.up_blocks, unet.mid_block)
-    return [layer for block in blocks for name, layer in block.named_modules() if name.endswith(".attn2")]
+def cross_attentions(unet: UNet, blocks: Sequence[str] = ("down_blocks", "up_blocks", "mid_block")) -> list[nn.Module]:
+    """By default in the order in which the original counts them: of the encoder half, the decoder half, the middle."""
+    parts = (part for block in blocks for part in getattr(unet, block).named_modules())
+    return [layer for name, layer in parts if name.endswith(".attn2")]
 
 
 def load_ip_adapter(model: StableDiffusion, path: str | os.PathLike[str], scale: float = 1.0) -> IPAdapter:

@@ -85,7 +85,7 @@ class PersonalizationConfig(TextualInversionConfig):
             raise ValueError("context_weight compares with the initializer, which has to be a word or a phrase then")
         if self.context_prompts is not None:
             check_templates(self.context_prompts, "context_prompt")
-        if (self.by_layer or self.timestep_ranges > 1) and self.row_update == "restore":
+        if self.has_table and self.row_update == "restore":
             raise ValueError("row_update = 'restore' trains the one matrix; by_layer and timestep_ranges need new_rows")
         if self.max_row_norm and (self.directional or self.row_norm):
             raise ValueError("max_row_norm lets the length change, which directional and row_norm fix; choose one")
@@ -109,6 +109,8 @@ class PersonalizationConfig(TextualInversionConfig):
             raise ValueError("lr_schedule = 'cosine' falls to zero at the last step; say with `steps` which that is")
         progress = (taken - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    has_table = property(lambda self: self.by_layer or self.timestep_ranges > 1)  # vectors by layer or timestep
 
     def optimizer(self, wrapper: TrainingWrapper) -> Optimizer:
         """Of a word: AdamW or that of directional textual inversion; and the limits of its vectors' lengths."""

@@ -23,10 +23,8 @@ def context_loss(model: StableDiffusion, placeholder: str, class_word: str, prom
     prompts: each with `{}` where the word goes, and with words behind it. Raises ValueError: none has any, or one is
     too long."""
     off, size = torch.zeros((), device=model.device), torch.zeros((), device=model.device)
-    room, said = (
-        model.tokenizer.model_max_length,
-        [[p.replace("{}", w) for p in prompts] for w in (placeholder, class_word)],
-    )
+    room = model.tokenizer.model_max_length
+    said = [[prompt.replace("{}", word) for prompt in prompts] for word in (placeholder, class_word)]
     ids = [[token_ids(prompt, model.tokenizer, model.words) for prompt in some] for some in said]
     for prompt, each in zip(prompts, zip(*ids)):
         if max(map(len, each)) > room - 2:

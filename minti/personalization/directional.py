@@ -70,7 +70,7 @@ def fix(rows: Tensor, length: float) -> None:
 def word_optimizer(wrapper: TrainingWrapper) -> Optimizer:
     """The optimizer of a word whose config says how long its vectors are; from now on they are kept so."""
     config, model, unit_length = wrapper.config, wrapper.model, wrapper.vocabulary_norm
-    if config.by_layer or config.timestep_ranges > 1:
+    if config.has_table:
         wrapper.embedding = model.learning[config.placeholder_token] = table_of(wrapper)
     embedding = wrapper.embedding
     length = config.row_norm or (1.0 if config.directional else None)

@@ -58,21 +58,8 @@ def learn_together(words: Sequence[TrainingWrapper], images: Images, captions: S
     Raises ValueError: two words of the same name, of different models, or with vectors by layer or timestep; a word
     that no caption says, or that cannot be new; or the embedding row masking, `row_update = "restore"`, which trains
     one matrix for one word. None of the words is in the vocabulary then."""
-    if not words:
-        raise ValueError("there is no word to learn")
-    if isinstance(captions, str) or not hasattr(captions, "__len__"):
-        raise ValueError(f"captions = {short_repr(captions)}; expected a list with one for each image")
-    first, names = words[0], [word.subject for word in words]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{', '.join(names)}: two of the words have the same name")
-    for word in words:
-        if not any(word.subject.lower() in caption.lower() for caption in captions):
-            raise ValueError(f"no caption says {word.subject}")
-        if word.config.row_update != "new_rows" or word.model is not first.model:
-            raise ValueError(f"{word.subject}: several words learn in one model, and by row_update = 'new_rows' only")
-    configs = [replace(word.config, captions=captions) for word in words]
-    if len(tables := [c.placeholder_token for c in configs if c.by_layer or c.timestep_ranges > 1]) > 1:
-        raise ValueError(f"{' and '.join(tables)}: only one of several words can have vectors by layer or timestep")
+    check_together(words, captions)
+    first, configs = words[0], [replace(word.config, captions=captions) for word in words]
     model, told = first.model, configs[0]
     data = told.training_images(model, images)  # before anything is changed
     optimizers: list[Optimizer] = []
@@ -96,3 +83,22 @@ def learn_together(words: Sequence[TrainingWrapper], images: Images, captions: S
     first.metadata["words"] = ", ".join(f"{w.subject} {w.config.num_vectors} {w.learning_rate:g}" for w in words)
     draw, steps = partial(data.batch, first.batch_size, first.prompts), told.steps or told.max_steps
     return first.begin(adapter, data, draw, loss, Optimizers(optimizers), steps)
+
+
+def check_together(words: Sequence[TrainingWrapper], captions: Sequence[str]) -> None:
+    """Raises ValueError: see `learn_together`."""
+    if not words:
+        raise ValueError("there is no word to learn")
+    if isinstance(captions, str) or not hasattr(captions, "__len__"):
+        raise ValueError(f"captions = {short_repr(captions)}; expected a list with one for each image")
+    names = [word.subject for word in words]
+    tables = [word.subject for word in words if getattr(word.config, "has_table", False)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{', '.join(names)}: two of the words have the same name")
+    for word in words:
+        if not any(word.subject.lower() in caption.lower() for caption in captions):
+            raise ValueError(f"no caption says {word.subject}")
+        if word.config.row_update != "new_rows" or word.model is not words[0].model:
+            raise ValueError(f"{word.subject}: several words learn in one model, and by row_update = 'new_rows' only")
+    if len(tables) > 1:
+        raise ValueError(f"{' and '.join(tables)}: only one of several words can have vectors by layer or timestep")

@@ -108,10 +108,7 @@ class VectorTable(LearnedEmbedding):
 
 def in_order(model: StableDiffusion) -> list[nn.Module]:
     """The UNet's cross-attentions, from the beginning of its encoder through the middle to the end of its decoder."""
-    found = cross_attentions(model.unet)
-    middle = [layer for layer in found if any(layer is part for part in model.unet.mid_block.modules())]
-    down = [layer for layer in found if any(layer is part for part in model.unet.down_blocks.modules())]
-    return down + middle + [layer for layer in found if not any(layer is other for other in down + middle)]
+    return cross_attentions(model.unet, ("down_blocks", "mid_block", "up_blocks"))
 
 
 def table_of(wrapper: Any) -> VectorTable:
