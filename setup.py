@@ -2,7 +2,7 @@ from setuptools import find_packages, setup
 
 setup(
     name="minti",
-    version="0.2.0",
+    version="0.3.0",
     description="minimal textual inversion: Stable Diffusion v1.4 from scratch, small enough to read in an afternoon",
     license="MIT",
     # The bundled model goes along, so that an installed package finds it as a clone does.

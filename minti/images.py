@@ -1,7 +1,5 @@
 """Images to pixels and back: the transform of exercise E4."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -31,10 +29,3 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
     unit = (pixels * 0.5 + 0.5).clamp(0, 1)
     arrays = unit.permute(0, 2, 3, 1).float().cpu().numpy()  # b h w c
     return [Image.fromarray(array) for array in (arrays * 255).round().astype(np.uint8)]
-
-
-def __getattr__(name: str) -> Any:
-    """`open_folder` and its kind, which stood here in version 0.1 and stand in `minti.formats.image_files` now."""
-    if name.startswith("_"):
-        raise AttributeError(name)
-    return plugin(f"minti.formats.image_files:{name}")

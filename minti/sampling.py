@@ -16,7 +16,7 @@ from torch import Tensor
 from minti.denoising import Keep, Predict, Run, Sampler, SampleStep, make_sampler
 from minti.images import to_pil
 from minti.model import StableDiffusion
-from minti.utils import Generators, check, plugin, randn
+from minti.utils import Generators, check, randn
 
 Prompts = str | Sequence[str] | Tensor  # words, or contexts (b, m, d) as `StableDiffusion.encode_prompt` gives them
 Scale = float | Callable[[int], float]  # a number, or a function of the timestep (arXiv 2404.13040)
@@ -74,7 +74,6 @@ def sample(
     keep: Keep = lambda latents, level: latents,
     on_step: Callable[[SampleStep], None] = lambda step: None,
     gradient: bool = False,
-    **deprecated: Any,
 ) -> list[Image.Image] | Tensor | Iterator[SampleStep]:
     """Text to image: generates one image for each prompt.
 
@@ -90,8 +89,6 @@ def sample(
     begin: Run -> Run, where the run begins. keep: (latents, level) -> latents, applied after every step.
     on_step: called with every `SampleStep`. gradient: lets a gradient flow through the run."""
     check("runs.messages:check_choice", "output", output, OUTPUTS)
-    if deprecated:
-        cfg, begin = plugin("minti.editing.old_options:translated")(model, deprecated, cfg, begin)
     network, scale = Counter(model.unet), model.defaults.guidance_scale if guidance_scale is None else guidance_scale
     with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
         context = encoded(model, prompts)  # b m d, (b, 77, 768) in SD v1.4

@@ -1,7 +1,6 @@
 """Random noise, and how families plug into the core by name."""
 
 import importlib.util
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,13 +30,3 @@ def plugin(name: str, default: Any = None) -> Any:
 def check(name: str, *args: Any) -> None:
     """Calls a check of a family, which raises an error in one clear line; the core runs without it."""
     plugin(f"minti.{name}", lambda *args: None)(*args)
-
-
-def renamed(old: str, new: str) -> property:
-    """A property under a name of minti 0.1, until version 0.3."""
-
-    def read(self: Any) -> Any:
-        warnings.warn(f"{old} is called {new} now", DeprecationWarning, stacklevel=2)
-        return getattr(self, new)
-
-    return property(read)

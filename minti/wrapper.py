@@ -13,7 +13,7 @@ from minti.model import StableDiffusion
 from minti.templates import TEMPLATES
 from minti.text import single_token_id
 from minti.training import Trainer
-from minti.utils import plugin, renamed
+from minti.utils import plugin
 
 
 class TrainingWrapper:
@@ -27,7 +27,6 @@ class TrainingWrapper:
     unet, vae, scheduler = (property(attrgetter(f"model.{part}")) for part in ("unet", "vae", "scheduler"))
     text_encoder, tokenizer = (property(attrgetter(f"model.{part}")) for part in ("text_encoder", "tokenizer"))
     placeholder_ids = property(lambda self: self.model.words.get(self.config.placeholder_token, []))
-    rows, leave = renamed("rows", "embedding"), renamed("leave", "detach")
 
     def __init__(self, model: StableDiffusion, config: Any, subject: str = "", learning_rate: float | None = None):
         vocabulary = model.text_encoder.get_input_embeddings().weight.detach()[: model.tokenizer.vocab_size].float()

@@ -1,4 +1,4 @@
-"""Text to image, from prompts to images: compared with diffusers' pipeline; what is refused; options of version 0.1."""
+"""Text to image, from prompts to images: compared with diffusers' pipeline; what is refused."""
 
 from dataclasses import replace
 
@@ -197,43 +197,7 @@ def test_what_cannot_be_begun(tiny):
         parse_config(SchedulerConfig, {"rescale_betas_zero_snr": True})
 
 
-# --- the options of version 0.1 ---------------------------------------------------------------------------------------
-
 SHORT = {"num_inference_steps": 6, "output": "latents"}
-
-
-def with_old(model, **old):
-    """A run with options of version 0.1; each warns once, at the line that calls minti."""
-    with pytest.warns(DeprecationWarning) as caught:
-        got = minti.sample(model, PROMPTS, generator=seeded(), **old, **SHORT)
-    assert sorted(str(one.message).split()[0] for one in caught) == sorted(old)
-    assert {one.filename for one in caught} == {__file__}
-    return got
-
-
-def mask_of(height, width):
-    mask = torch.zeros(1, 1, 8, 8)
-    mask[..., :height, :width] = 1
-    return mask
-
-
-@pytest.mark.parametrize(
-    "old",
-    [
-        {"also": [("a toy", 2.0), ("the dog", -1.0, mask_of(8, 4))]},
-        {"guidance_interval": (200, 700)},
-        {"refresh_every": 3},
-        {"also": [("a toy", 2.0)], "guidance_interval": (200, 700), "refresh_every": 2},
-    ],
-    ids="+".join,
-)
-def test_conditions_equal_the_old_options(tiny, old):
-    """`also`, `guidance_interval` and `refresh_every` are `cfg=Conditions(...)`, bit for bit."""
-    names = {"also": "extra_prompts", "guidance_interval": "interval", "refresh_every": "refresh_every"}
-    cfg = Conditions(tiny, **{names[name]: value for name, value in old.items()})
-    got = minti.sample(tiny, PROMPTS, generator=seeded(), cfg=cfg, **SHORT)
-    assert torch.equal(with_old(tiny, **old), got)
-    assert not torch.equal(minti.sample(tiny, PROMPTS, generator=seeded(), **SHORT), got)
 
 
 def test_conditions_without_anything_are_classifier_free_guidance(tiny):
@@ -241,53 +205,19 @@ def test_conditions_without_anything_are_classifier_free_guidance(tiny):
     assert torch.equal(minti.sample(tiny, PROMPTS, generator=seeded(), cfg=Conditions(tiny), **SHORT), plain)
 
 
-@pytest.mark.parametrize("more", [{}, {"strength": 0.5}, {"strength": 1, "mask": mask_of(3, 5)}], ids="+".join)
-def test_image_to_image_equals_the_old_options(tiny, more):
-    """`init_latents`, `strength` and `mask` are `begin=ImageToImage(...)`, bit for bit; also in another size than the
-    model's own."""
-    for size in ((8, 8), (8, 12)) if "mask" not in more else ((8, 8),):
-        image = torch.randn(1, 4, *size, generator=seeded(2))
-        got = minti.sample(tiny, PROMPTS, generator=seeded(), begin=ImageToImage(image, **more), **SHORT)
-        assert got.shape == (2, 4, *size)
-        assert torch.equal(with_old(tiny, init_latents=image, **more), got)
-    assert not torch.equal(minti.sample(tiny, PROMPTS, generator=seeded(), **SHORT), got)
-
-
-def test_old_options_of_single_steps(tiny):
-    old = {"num_inference_steps": 2, "refresh_every": 2}
-    with pytest.warns(DeprecationWarning, match="refresh_every is cfg=Conditions") as caught:
-        steps = list(minti.sample_steps(tiny, PROMPTS, generator=seeded(), **old))
-    assert [one.filename for one in caught] == [__file__]
-    assert [step.evaluations for step in steps] == [4, 6]  # two images, with and without prompt, then with it alone
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("how", "message"),
     [
-        ({"strength": 0}, "strength = 0"),
-        ({"mask": torch.zeros(1, 1, 8, 8)}, "give both"),
-        ({"mask": torch.zeros(1, 4, 8, 8), "init_latents": torch.zeros(1, 4, 8, 8)}, "mask have shape"),
-        ({"init_latents": torch.zeros(3, 4, 8, 8)}, "init_latents have shape"),
-        ({"refresh_every": 0}, "refresh_every = 0"),
+        (lambda model: {"begin": ImageToImage(torch.zeros(1, 4, 8, 8), 0)}, "strength = 0"),
+        (
+            lambda model: {"begin": ImageToImage(torch.zeros(1, 4, 8, 8), mask=torch.zeros(1, 4, 8, 8))},
+            "mask have shape",
+        ),
+        (lambda model: {"begin": ImageToImage(torch.zeros(3, 4, 8, 8))}, "init_latents have shape"),
+        (lambda model: {"cfg": Conditions(model, refresh_every=0)}, "refresh_every = 0"),
     ],
+    ids=["strength", "mask", "latents", "refresh"],
 )
-def test_bad_old_options(tiny, options, message):
+def test_bad_ways_to_begin_and_to_guide(tiny, how, message):
     with pytest.raises(ValueError, match=message):
-        minti.sample(tiny, "a cat", **options)
-
-
-@pytest.mark.parametrize(("wrong", "meant"), [("steps", "num_inference_steps"), ("guidance_scal", "guidance_scale")])
-def test_an_unknown_option_is_refused_and_the_nearest_named(tiny, wrong, meant):
-    with pytest.raises(TypeError, match=f"unexpected keyword argument '{wrong}'; did you mean {meant}\\?"):
-        minti.sample(tiny, "a cat", **{wrong: 3})
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", ["cfg", "begin"])
-def test_an_old_option_beside_the_new_one(tiny, name):
-    """Neither is dropped in silence."""
-    new = {"cfg": Conditions(tiny, refresh_every=2), "begin": ImageToImage(torch.zeros(1, 4, 8, 8), 0.5)}
-    old = {"cfg": {"guidance_interval": (0, 500)}, "begin": {"init_latents": torch.zeros(1, 4, 8, 8)}}
-    with pytest.raises(TypeError, match=f"got {name} and also {next(iter(old[name]))}"):
-        minti.sample(tiny, "a cat", num_inference_steps=2, **{name: new[name]}, **old[name])
+        minti.sample(tiny, "a cat", **how(tiny))

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,38 +42,12 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if explained else super()._get_help_string(action)
 
 
-# Options of minti 0.1 by their new names; the old ones go with version 0.3.
-OLD_OPTIONS = {
-    "--and": "--extra-prompt",
-    "--weight": "--extra-prompt-weight",
-    "--where": "--extra-prompt-mask",
-    "--ip-picture": "--ip-image",
-    "--keep-deep": "--deep-cache",
-    "--class-pictures": "--num-class-images",
-}
-
-
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, like every other error, and accepts old names of options."""
+    """Says what is wrong in one line, like every other error."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.register("type", None, utf8)  # of options without a type of their own
-
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """As its parent, after renaming."""
-        return super().parse_known_args(
-            [self.renamed(arg) for arg in (sys.argv[1:] if args is None else args)], namespace
-        )
-
-    def renamed(self, arg: str) -> str:
-        """An argument as it is, or an old option under its new name, with a line that says so."""
-        name, equals, value = arg.partition("=")
-        new = OLD_OPTIONS.get(name)
-        if new not in self._option_string_actions or name in self._option_string_actions:
-            return arg
-        print(f"warning: {name} is called {new} now; the old name goes with version 0.3", file=sys.stderr)
-        return new + equals + value
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {shortened(message, LONGEST)} (--help lists all options)\n")

@@ -47,15 +47,6 @@ class AttentionMaps(Adapter):
             layer.around.append(self._attend)
             yield partial(layer.around.remove, self._attend)
 
-    def __enter__(self) -> "AttentionMaps":
-        """As in version 0.1."""
-        self._entered = self.attached(self.model)
-        self._entered.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._entered.__exit__(*error)
-
     def _begin(self, unet: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         latents = inputs[0]
         if len(latents) < len(self.prompts):

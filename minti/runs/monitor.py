@@ -15,7 +15,7 @@ from torch import Tensor
 from minti.runs.distributed import add_up, rank, world_size
 from minti.textual_inversion import Batch, TrainingImages
 from minti.training import Trainer, TrainingError
-from minti.utils import randn, renamed
+from minti.utils import randn
 
 STEP_COST = 2.5  # of a training step, forward and backward through the frozen UNet, in forward passes
 
@@ -104,8 +104,6 @@ class TrainingState:
     initializer_loss: float
     empty_loss: float
     finished: bool
-
-    fixed_loss = renamed("fixed_loss", "validation_loss")
 
 
 class Monitor:

@@ -219,12 +219,12 @@ def test_it_leaves_no_trace_in_any_order(tiny, first):
     """Two adapters add up; what looks at the text's attention sees the text's."""
     one, two, alone = random_adapter(tiny), random_adapter(tiny), answer(tiny)
     contexts = [one.attached(tiny), two.attached(tiny)]
-    with AttentionMaps(tiny, PROMPTS) as maps:
+    with (maps := AttentionMaps(tiny, PROMPTS)).attached(tiny):
         answer(tiny)
         without = maps.maps
     for context in contexts:
         context.__enter__()
-    with AttentionMaps(tiny, PROMPTS) as maps:
+    with (maps := AttentionMaps(tiny, PROMPTS)).attached(tiny):
         both = answer(tiny, two, one)
     assert maps.maps.shape == without.shape
     with pytest.raises(RuntimeError, match="attached to a model, which cannot be copied so"):
@@ -380,7 +380,6 @@ def test_what_is_not_finite_is_not_written(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--ip-picture", "P"], "--ip-adapter and --ip-image go together"),  # its name in version 0.1
         (["--ip-image", "P"], "--ip-adapter and --ip-image go together"),
         (["--ip-adapter", "A"], "--ip-adapter and --ip-image go together"),
         (["--ip-adapter", "A", "--ip-image", "P"], "--ip-encoder is missing, the IP-Adapter's CLIP image encoder"),

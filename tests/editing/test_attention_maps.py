@@ -61,7 +61,7 @@ def test_the_weights_of_every_layer_are_diffusers(tiny, pipeline):
 
 def test_maps_sum_to_one_everywhere_and_leave_the_images_alone(tiny):
     plain = minti.sample(tiny, PROMPTS, generator=seeded(), **OPTIONS)
-    with AttentionMaps(tiny, PROMPTS) as maps:
+    with (maps := AttentionMaps(tiny, PROMPTS)).attached(tiny):
         drawn = minti.sample(tiny, PROMPTS, generator=seeded(), **OPTIONS)
     assert torch.equal(drawn, plain)
     assert maps.evaluations == 2
@@ -78,11 +78,11 @@ def test_maps_are_the_mean_over_evaluations_of_the_conditional_half(tiny):
     """Each step once more, without guidance and on the latents that the guided run had there."""
     latents = [torch.randn(2, 4, 8, 8, generator=seeded())]
     options = OPTIONS | {"output": "latents"}
-    with AttentionMaps(tiny, PROMPTS) as both:
+    with (both := AttentionMaps(tiny, PROMPTS)).attached(tiny):
         minti.sample(tiny, PROMPTS, latents=latents[0], on_step=lambda step: latents.append(step.latents), **options)
     each = []
     for x, t in zip(latents, tiny.scheduler.timesteps(2)):
-        with AttentionMaps(tiny, PROMPTS) as one:
+        with (one := AttentionMaps(tiny, PROMPTS)).attached(tiny):
             tiny.unet(x, torch.full((2,), t), tiny.encode_prompt(PROMPTS))
         each.append(one.maps)
     torch.testing.assert_close(both.maps, sum(each) / 2, rtol=1e-4, atol=1e-6)
@@ -96,7 +96,7 @@ def listeners(model):
 
 def test_nothing_stays_behind_even_when_sampling_fails(tiny):
     assert listeners(tiny) == 0
-    with pytest.raises(RuntimeError, match="stop"), AttentionMaps(tiny, PROMPTS):
+    with pytest.raises(RuntimeError, match="stop"), AttentionMaps(tiny, PROMPTS).attached(tiny):
         assert listeners(tiny) == 12
 
         def stop(step):
@@ -107,27 +107,24 @@ def test_nothing_stays_behind_even_when_sampling_fails(tiny):
 
 
 def test_maps_cannot_be_attached_twice(tiny):
-    """Every layer would be counted twice; the second attempt leaves the first as it was, and so does the 0.1 form."""
+    """Every layer would be counted twice; the second attempt leaves the first as it was."""
     maps = AttentionMaps(tiny, PROMPTS)
     with maps.attached(tiny):
-        for again in (maps.attached(tiny), maps):
-            with (
-                pytest.raises(RuntimeError, match="the recorder of attention maps is attached to a model already"),
-                again,
-            ):
-                pass
+        refused = pytest.raises(RuntimeError, match="the recorder of attention maps is attached to a model already")
+        with refused, maps.attached(tiny):
+            pass
         assert listeners(tiny) == 12
         minti.sample(tiny, PROMPTS, generator=seeded(), **OPTIONS)
     assert listeners(tiny) == 0
     assert maps.evaluations == 2
     torch.testing.assert_close(maps.maps.sum(dim=1), torch.ones(2, 8, 8))
-    with maps:  # once it is detached it can be attached again
+    with maps.attached(tiny):  # once it is detached it can be attached again
         assert listeners(tiny) == 12
 
 
 def test_a_word_of_several_vectors_is_the_sum_of_its_tokens(tiny):
     tiny.add_word("<x>", torch.randn(2, 48, generator=seeded()))
-    with AttentionMaps(tiny, ["a <x> cat"]) as maps:
+    with (maps := AttentionMaps(tiny, ["a <x> cat"])).attached(tiny):
         minti.sample(tiny, ["a <x> cat"], generator=seeded(), **OPTIONS)
     torch.testing.assert_close(maps.of("<x>"), maps.maps[:, 2] + maps.maps[:, 3])
     torch.testing.assert_close(maps.of("cat"), maps.maps[:, 4])
