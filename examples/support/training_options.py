@@ -51,7 +51,7 @@ def training_options(parser: argparse.ArgumentParser) -> None:
         elif "Sequence" in str(field.type):
             group.add_argument(option, nargs="+", default=field.default, metavar="PROMPT", help=text)
         elif "bool" in str(field.type):
-            group.add_argument(option, action="store_true", help=text)
+            group.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
         else:
             kind = whole(0 if field.default == 0 else 1) if "int" in str(field.type) else finite
             group.add_argument(option, type=kind, default=field.default, metavar="N", help=text)
