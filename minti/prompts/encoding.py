@@ -43,7 +43,7 @@ def encode(
         raise ValueError(f"clip_skip = {short_repr(clip_skip)}; {wanted}")
     if weights is None or not hasattr(prompts, "__len__") or not len(prompts):
         check_prompts(prompts, model.tokenizer)
-    rows = [chunks_of(model, prompt, weights, long_prompts) for prompt in prompts]
+    rows = list(map(partial(chunks_of, model, weights=weights, long_prompts=long_prompts), prompts))
     longest = max(map(len, rows))
     rows = [row + [Chunk()] * (longest - len(row)) for row in rows]
     rule, hidden = RULES.get(weights), partial(hidden_state, model, clip_skip=clip_skip)
@@ -52,35 +52,41 @@ def encode(
 
 def chunks_of(model: Any, prompt: str, weights: str | None, long_prompts: bool) -> list[Chunk]:
     """A prompt's chunks. Raises ValueError: one is empty."""
-    tokenizer, room = model.tokenizer, model.tokenizer.model_max_length - 2
     sections = [[(prompt, 1.0)]]
     if weights is not None:
         sections = parsed(prompt, weights, model.words)
-        unknown_words(prompt, tokenizer)
-    found: list[tuple[list[int], list[int]]] = []
+        unknown_words(prompt, model.tokenizer)
+    found: list[list[tuple[int, int]]] = []
     of_parts: list[float] = []
     for section in sections:
-        ids: list[int] = []
-        parts: list[int] = []
+        tokens: list[tuple[int, int]] = []  # ids, and of which part they are
         for text, weight in section:
-            new = token_ids(text, tokenizer, model.words)
-            ids, parts = ids + new, parts + [len(of_parts)] * len(new)
+            tokens += [(token, len(of_parts)) for token in token_ids(text, model.tokenizer, model.words)]
             of_parts.append(weight)
-        if not ids and found and section is sections[-1]:
+        if not tokens and found and section is sections[-1]:
             break  # behind the last BREAK
-        if not ids and weights is not None and prompt.strip():
+        if not tokens and weights is not None and prompt.strip():
             mend = "leave out a BREAK, or write \\( and \\) for brackets that are text"
             raise ValueError(f"the prompt {short_repr(prompt)} has an empty chunk; {mend}")
-        starts = split(ids, room, tokenizer.get_vocab().get(",</w>"), model.words) if len(ids) > room else [0]
-        if len(starts) > 1 and not long_prompts:
-            cut = tokenizer.decode(ids[room : room + 50]).replace("</w>", " ").strip()
-            kept = "long_prompts=True (--long-prompts) keeps it"
-            warnings.warn(f"the prompt is longer than {room} tokens; cut off: {cut!r} ({kept})", stacklevel=5)
-            starts, ids, parts = [0], ids[:room], parts[:room]
-        found += [(ids[start:end], parts[start:end]) for start, end in zip(starts, [*starts[1:], len(ids)])]
-    said = {part for _, parts in found for part in parts}  # the others are cut off
+        found += fitted(model, tokens, long_prompts)
+    said = {part for tokens in found for _, part in tokens}  # the others are cut off
     of_parts = [weight if part in said else 1.0 for part, weight in enumerate(of_parts)]
-    return [Chunk(ids, parts, of_parts) for ids, parts in found]
+    return [Chunk([token for token, _ in one], [part for _, part in one], of_parts) for one in found]
+
+
+def fitted(model: Any, tokens: list[tuple[int, int]], long_prompts: bool) -> list[list[tuple[int, int]]]:
+    """A section's tokens in chunks that hold them; without `long_prompts` the first chunk, with a warning."""
+    tokenizer, room = model.tokenizer, model.tokenizer.model_max_length - 2
+    ids = [token for token, _ in tokens]
+    if len(ids) <= room:
+        return [tokens]
+    if not long_prompts:
+        cut = tokenizer.decode(ids[room : room + 50]).replace("</w>", " ").strip()
+        kept = "long_prompts=True (--long-prompts) keeps it"
+        warnings.warn(f"the prompt is longer than {room} tokens; cut off: {cut!r} ({kept})", stacklevel=5)
+        return [tokens[:room]]
+    starts = split(ids, room, tokenizer.get_vocab().get(",</w>"), model.words)
+    return [tokens[start:end] for start, end in zip(starts, [*starts[1:], len(ids)])]
 
 
 def parsed(prompt: str, weights: str, words: Iterable[str]) -> list[list[Part]]:
