@@ -6,6 +6,7 @@ from support.drawing import Artist
 from support.pages import page
 from support.rows import Row, fill
 from support.subjects import Subject
+from support.timestep_losses import loss_over_timesteps
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,6 @@ from minti.editing.attention_maps import AttentionMaps
 from minti.evaluation import clip_scores
 from minti.evaluation.clip_scores import Clip
 from minti.evaluation.neighbours import learned_rows
-from minti.evaluation.timestep_losses import loss_over_timesteps
 from minti.images import to_pixels
 from minti.personalization.vocabulary import known_words
 from minti.runs.files import replacing

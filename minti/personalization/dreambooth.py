@@ -33,13 +33,7 @@ from minti.runs.distributed import add_up, rank, world_size
 from minti.runs.messages import check_choice, short_repr
 from minti.runs.monitor import Monitor, TrainingState, ValidationSet
 from minti.sampling import sample
-from minti.textual_inversion import (
-    Batch,
-    Images,
-    LearnedEmbedding,
-    TrainingImages,
-    batch_loss,
-)
+from minti.textual_inversion import Batch, Images, LearnedEmbedding, TrainingImages, batch_loss
 from minti.wrapper import TrainingWrapper
 
 WORD_ONLY = ("num_vectors", "row_update", "max_steps", "max_row_norm", "row_norm", "directional", "kappa")

@@ -146,10 +146,7 @@ class Restarts(NumVectorsSearch):
 
 @torch.no_grad()
 def losses_of(
-    model: StableDiffusion,
-    validation: ValidationSet,
-    prompts: Sequence[str],
-    loss: Callable[..., Tensor] = batch_loss,
+    model: StableDiffusion, validation: ValidationSet, prompts: Sequence[str], loss: Callable[..., Tensor] = batch_loss
 ) -> Tensor:
     """The loss of every image of a validation set by itself, (n,) float32; the same in every process."""
     losses = torch.zeros(len(validation), device=validation.latents.device)

@@ -27,7 +27,6 @@ from minti.wrapper import TrainingWrapper
 
 FORMAT = 3
 NAME = re.compile(r"step-(\d+)\.pt")
-OLD_NAME = re.compile(r"step-(\d+)\.safetensors")  # of minti 0.1
 ANOTHER_VERSION = "was written by another version of minti; go on with that one, or begin anew"
 
 
@@ -166,7 +165,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint | None:
         return Checkpoint(content["step"], content["state"], content["identity"])
     if paths:
         raise ValueError(f"{folder}: every checkpoint in it is damaged; remove them, and begin anew")
-    if Path(folder).is_dir() and any(OLD_NAME.fullmatch(path.name) for path in Path(folder).iterdir()):
+    if any(Path(folder).glob("step-*.safetensors")):  # of minti 0.1
         raise ValueError(f"{folder} {ANOTHER_VERSION}")
     return None
 

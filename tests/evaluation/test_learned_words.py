@@ -1,6 +1,7 @@
 """The nearest known words of a learned embedding vector, and the diffusion loss over the timesteps."""
 
 from support.studies import known_lengths
+from support.timestep_losses import loss_over_timesteps
 
 import pytest
 import torch
@@ -8,7 +9,6 @@ import torch.nn.functional as F
 
 import minti
 from minti.evaluation.neighbours import learned_rows
-from minti.evaluation.timestep_losses import loss_over_timesteps
 from minti.personalization.vocabulary import known_words
 from minti.text import single_token_id
 
