@@ -27,8 +27,9 @@ from PIL import Image
 import minti
 import world
 from data import write_json
+from draw_concepts import concept_scenes
 from held_out import painted, pixels_of, random_scenes
-from measure import tally, tally_rates
+from measure import tally, tally_rates, verdicts
 from minti.embeddings import read_embeddings, write_embeddings
 from minti.images import to_pil
 from minti.personalization.together import learn_together
@@ -42,6 +43,7 @@ ALONE, PAIR, PLACED = (
     "a photo of a {} next to a {}",
     "a photo of a {} on the left on a navy background",
 )
+OWN = ("background", "place", "size")
 STYLES = ("a cartoon of a {}", "a pixel art picture of a {}")
 # None of these is measured.
 CONTEXT = (
@@ -55,11 +57,12 @@ CONTEXT = (
 @dataclass(frozen=True)
 class Way:
     """Settings of `minti.TextualInversionConfig`; `rescaled`: the length that another way's vectors get afterwards,
-    in mean lengths of the vocabulary."""
+    in mean lengths of the vocabulary; `images`: how many the word is learned from."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     of: str = ""
     rescaled: float = 0.0
+    images: int = 5
 
 
 TURNED = {"directional": True, "steps": 150, "lr_schedule": "cosine"}
@@ -77,7 +80,13 @@ WAYS = {
     "length kept": Way({"row_norm": 1.0}),
     "length at most 2": Way({"max_row_norm": 2.0}),
 }
+WAYS |= {f"{count} image{'s' * (count > 1)}": Way(images=count) for count in (1, 2, 3, 10)}
 WAYS |= {f"default, length {length:g}": Way(of="default", rescaled=length) for length in (0.5, 1, 1.5, 2, 3, 6, 9)}
+
+
+def shown(toy: int, seed: int, count: int) -> list[int]:
+    """The images that a word is learned from, of the toy's five, or of ten: they begin at another for each toy."""
+    return sorted((toy + seed + i) % max(count, 5) for i in range(count))
 
 
 class Words(Study):
@@ -101,7 +110,8 @@ class Words(Study):
             placeholder_token=WORD, initializer_token=CLASS, seed=seed, **spec.settings
         )
         word = minti.TrainingWrapper(model, config)
-        for state in minti.monitored(minti.textual_inversion(word, pixels_of(world.HELD_OUT[toy]))):
+        pixels = pixels_of(world.HELD_OUT[toy], max(spec.images, 5))[shown(toy, seed, spec.images)]
+        for state in minti.monitored(minti.textual_inversion(word, pixels)):
             pass
         minti.save_embeddings(word, self.path(way, toy, seed, ".safetensors"))
         length = word.embedding.values.norm(dim=1).mean().item() / word.vocabulary_norm
@@ -116,19 +126,25 @@ class Words(Study):
         return tally_rates(self.judge, self.draw(model, prompt, count), prompt, toys)[1]["all"]
 
     def one(self, way: str, toy: int, seed: int) -> dict[str, float]:
-        """Learns a word and measures it. `validation`: the loss on 128 draws that are the same for all of a toy."""
+        """Learns a word and measures it. `validation`: the loss on 128 draws that are the same for all of a toy;
+        `own ...`: shares of images that have the background, place or size of the one image, where there is but one."""
         model, shape = self.fresh(), world.HELD_OUT[toy]
         found = self.learned(model, way, toy, seed)
+        alone, only = self.draw(model, ALONE.format(WORD), 8), concept_scenes(shape)[shown(toy, seed, 1)[0]]
+        seen = verdicts(self.judge, alone)
+        own = {f"own {name}": statistics.mean(verdict[name] == getattr(only, name) for verdict in seen) for name in OWN}
         placed = self.draw(model, PLACED.format(WORD), 8)
         data = TrainingImages(model, pixels_of(shape))
         validation = ValidationSet(data, 128, torch.Generator().manual_seed(1_000))
         prompts = [template.replace("{}", WORD) for template in model.defaults.templates]
-        return found | {
+        return {
+            **found,
             "validation": validation.mean(partial(batch_loss, model), prompts, 16),
-            "alone": self.right(model, ALONE.format(WORD), [shape], 8),
+            "alone": tally_rates(self.judge, alone, ALONE, [shape])[1]["all"],
             "in styles": statistics.mean(self.right(model, style.format(WORD), [shape], 8) for style in STYLES),
             "in company": self.right(model, PAIR.format(WORD, HEART.looks), [shape, HEART], 8),
             "obeyed": tally_rates(self.judge, placed, PLACED, [shape])[0]["all"],
+            **own,
         }
 
     def pair(self, way: str, a: int, b: int, seed: int) -> dict[str, float]:

@@ -22,14 +22,18 @@ def concept_name(toy: Toy) -> str:
     return f"{toy.main}-{toy.shape}-{toy.second}-{toy.pattern}"
 
 
-def concept_pictures(toy: Toy, count: int = 5) -> list[np.ndarray]:
+def concept_scenes(toy: Toy, count: int = 5) -> list[Scene]:
     """Photos of the toy, each at another place and on another background; both sizes."""
-    pictures = []
-    for i in range(count):
-        places, backgrounds, sizes = list(PLACES), list(BACKGROUNDS), list(SIZES)
-        scene = Scene((toy,), sizes[i % 2], places[i % len(places)], backgrounds[i % len(backgrounds)], "photo")
-        pictures.append(draw(scene, np.random.default_rng((4, i))))
-    return pictures
+    places, backgrounds, sizes = list(PLACES), list(BACKGROUNDS), list(SIZES)
+    return [
+        Scene((toy,), sizes[i % 2], places[i % len(places)], backgrounds[i % len(backgrounds)], "photo")
+        for i in range(count)
+    ]
+
+
+def concept_pictures(toy: Toy, count: int = 5) -> list[np.ndarray]:
+    """The images of `concept_scenes`."""
+    return [draw(scene, np.random.default_rng((4, i))) for i, scene in enumerate(concept_scenes(toy, count))]
 
 
 def pictures_together(first: Toy, second: Toy, count: int = 5) -> list[tuple[np.ndarray, str]]:

@@ -38,9 +38,9 @@ def random_scenes(count: int, *seeds: int, **options: object) -> list[world.Scen
     return [world.random_scene(np.random.default_rng((*seeds, i)), **options) for i in range(count)]
 
 
-def pixels_of(toy: world.Toy) -> Tensor:
-    """The five training images of a toy, (5, 3, 64, 64) in [-1, 1]."""
-    return to_pixels(concept_pictures(toy))
+def pixels_of(toy: world.Toy, count: int = 5) -> Tensor:
+    """The training images of a toy, five unless more are asked for, (count, 3, 64, 64) in [-1, 1]."""
+    return to_pixels(concept_pictures(toy, count))
 
 
 def wrappers_to_train(

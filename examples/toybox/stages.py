@@ -212,10 +212,18 @@ def train_unet(
     return model
 
 
-def train_judge(folder: Path, images: Tensor, steps: int, device: torch.device) -> Judge:
-    """The judge, a classifier of images, trained on the world's own, a little blurred and noisy."""
+def train_judge(
+    folder: Path,
+    images: Tensor,
+    steps: int,
+    device: torch.device,
+    labels: list[dict[str, int]] | None = None,
+    half: bool = True,
+) -> Judge:
+    """The judge, a classifier of images, trained on the world's own, a little blurred and noisy; or with `labels`, as
+    of `Judge.labels`, on any other images. `half`: in bfloat16."""
     judge = Judge().to(device)
-    labels = [judge.labels(scene_of(i)) for i in range(len(images))]
+    labels = labels or [judge.labels(scene_of(i)) for i in range(len(images))]
     answers = {name: torch.tensor([label[name] for label in labels]) for name in judge.answers}
 
     def loss_fn(step: int, generator: torch.Generator) -> Tensor:
@@ -228,7 +236,7 @@ def train_judge(folder: Path, images: Tensor, steps: int, device: torch.device) 
         blur = 0.6 * torch.rand(len(pixels), 1, 1, 1, generator=generator)  # samples are a little soft
         noise = 0.04 * torch.randn(pixels.shape, generator=generator)
         pixels = torch.lerp(pixels, soft, blur.to(device)) + noise.to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             logits = judge(pixels)
         losses = [
             F.cross_entropy(logits[name].float(), answer[indices].to(device))

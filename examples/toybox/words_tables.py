@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 SHARES = ("alone", "in styles", "in company", "obeyed")
+OWN = ("own background", "own place", "own size")
 FIRST, AT = "default", "default, length "
 
 
@@ -108,6 +109,18 @@ def tables(words: Sequence[Row], pairs: Sequence[Row]) -> tuple[str, str]:
     return markdown(measured, columns), markdown(more, dict.fromkeys(("way", *SHARES, "two words"), ""))
 
 
+def copies(words: Sequence[Row]) -> str:
+    """Of the words where it was asked: in how many images they copy the first of their images, and the loss on all."""
+    asked = [row for row in words if OWN[0] in row]
+    found = []
+    for way in dict.fromkeys(row["way"] for row in asked):
+        rows = [row for row in asked if row["way"] == way]
+        means = {name: mean_and_error(list(by_toy(rows, name, toy_of).values())) for name in (*OWN, "validation")}
+        line = {"way": way, "words": len(rows)} | {name: cell(means[name], ".0%") for name in OWN}
+        found.append(line | {"loss on all five": cell(means["validation"], ".3f")})
+    return markdown(found, dict.fromkeys(("way", "words", *OWN, "loss on all five"), ""))
+
+
 def plot(words: Sequence[Row], pairs: Sequence[Row], seed: int = 0) -> plt.Figure:
     """Shares of right images over the length to which the default's words of a seed were rescaled after learning."""
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
@@ -137,8 +150,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.plot:
         plot(read(args.words), read(args.pairs)).savefig(args.plot, dpi=120)
-    measured, more = tables(read(args.words), read(args.pairs))
+    words = read(args.words)
+    measured, more = tables(words, read(args.pairs))
     print(f"{measured}\n\nMore than {FIRST}, in points, of the same toys and seeds:\n\n{more}")
+    print(f"\nImages of a word alone that have what the one image of its training has:\n\n{copies(words)}")
 
 
 if __name__ == "__main__":

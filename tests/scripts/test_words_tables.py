@@ -51,5 +51,14 @@ def test_the_page_has_the_tables_of_the_stored_measures(tables):
     """`examples/words.md` against the CSV files beside the script: what the command prints, line by line."""
     page = (EXAMPLES / "words.md").read_text(encoding="utf-8")
     here = EXAMPLES / "toybox"
-    for table in tables.tables(tables.read(here / "words.csv"), tables.read(here / "word_pairs.csv")):
+    words = tables.read(here / "words.csv")
+    for table in (*tables.tables(words, tables.read(here / "word_pairs.csv")), tables.copies(words)):
         assert table in page
+
+
+def test_copies_are_means_over_the_toys_that_were_asked(tables):
+    """Toy 0 has two seeds, so 1/4 and 3/4 are one toy of 1/2; with toy 1's 1 the mean is 3/4, and its error 1/4."""
+    own = [word("a", 0, 0, 0.0), word("a", 0, 1, 0.0), word("a", 1, 0, 0.0)]
+    rows = [row | dict.fromkeys(tables.OWN, share) for row, share in zip(own, (0.25, 0.75, 1.0))]
+    _, _, line = tables.copies([*rows, word("a", 2, 0, 0.0), word("b", 0, 0, 0.0)]).splitlines()
+    assert [cell.strip() for cell in line.strip("|").split("|")] == ["a", "3", *["75 ± 25"] * 3, "0.000 ± 0.000"]
