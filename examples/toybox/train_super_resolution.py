@@ -37,8 +37,9 @@ from resumable import cosine
 
 FACTOR = 4  # from 64 to 16 pixels
 LEVELS = range(0, 525, 25)  # s in training; at 500, 28 % of the signal are left
+BATCH = 16
 DROP = 0.5  # fraction of prompts that are replaced by "": the low-resolution image must suffice
-NETWORKS = {"augmented": LEVELS, "clean": range(1), "base": None}
+NETWORKS = {"augmented": LEVELS, "base": None, "clean": range(1)}
 
 
 class Batch(NamedTuple):
@@ -118,7 +119,7 @@ def open_network(name: str, path: Path, model: minti.StableDiffusion) -> SuperRe
 
 def train(name: str, model: minti.StableDiffusion, data: LowAndHigh, args: argparse.Namespace) -> dict[str, Tensor]:
     """Trains one of the networks, in a model of its own; returns its weights."""
-    levels, size, second = NETWORKS[name], args.batch_size, SuperResolution(model.unet)
+    levels, second = NETWORKS[name], SuperResolution(model.unet)
     generator = torch.Generator().manual_seed(args.seed)
     model.freeze()
     adapter = Network(model) if levels is None else Together(Network(model), second)
@@ -130,36 +131,45 @@ def train(name: str, model: minti.StableDiffusion, data: LowAndHigh, args: argpa
         return minti.diffusion_loss(model, batch.latents, batch.timesteps, context, batch.noise)
 
     optimizer = torch.optim.AdamW(adapter.trainable(), args.learning_rate, weight_decay=1e-4, fused=True)
-    draw = lambda generator: data.batch(size, levels, generator)  # noqa: E731
-    rate = cosine(args.steps)
-    trainer = Trainer(model, adapter, draw, loss, optimizer, args.steps, generator, rate, max_norm=1.0)
-    losses = []
-    for step in tqdm(trainer, name, total=args.steps, mininterval=10, disable=True if args.quiet else None):
+    draw = lambda generator: data.batch(BATCH, levels, generator)  # noqa: E731
+    steps, losses = args.training_steps, []
+    trainer = Trainer(model, adapter, draw, loss, optimizer, steps, generator, cosine(steps), max_norm=1.0)
+    for step in tqdm(trainer, name, total=steps, mininterval=10, disable=True if args.quiet else None):
         losses.append(step.loss)
-        if trainer.number % 100 == 0 or trainer.number == args.steps:
+        if trainer.number % 100 == 0 or trainer.number == steps:
             print(f"{name}, step {trainer.number}: loss {np.mean(losses):.4f}", flush=True)
             losses.clear()
     return dict(model.unet.state_dict()) if levels is None else second.concatenated(model.unet)
 
 
-def main() -> None:
-    """Encodes the training data, and trains the networks that are not there yet."""
-    parser = arguments(__doc__.split("\n\n")[0], output="outputs/super-resolution")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="which are trained")
-    parser.add_argument("--steps", type=whole(1), default=800, help="of each network")
-    parser.add_argument("--batch-size", type=whole(1), default=16)
+def training_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the training, for whichever script has to do it."""
+    parser.add_argument("--training-steps", type=whole(1), default=400, help="of each network, of 16 images each")
+    parser.add_argument("--training-images", type=whole(1), default=3_000, help="number of different images")
     parser.add_argument("--learning-rate", type=finite, default=5e-4)
-    parser.add_argument("--pictures", type=whole(1), default=6_000, help="number of training images")
-    args = parser.parse_args()
-    make_writable(args.output)
-    missing = {name: args.output / f"{name}.safetensors" for name in args.networks}
-    missing = {name: path for name, path in missing.items() if not path.exists()}
-    data = LowAndHigh(load(args), args.pictures, True if args.quiet else None) if missing else None
+
+
+def provide(folder: Path, args: argparse.Namespace) -> dict[str, Path]:
+    """The files of the three networks in a folder; those that are missing are trained."""
+    files = {name: folder / f"{name}.safetensors" for name in NETWORKS}
+    missing = {name: path for name, path in files.items() if not path.exists()}
+    if missing:
+        make_writable(folder)
+        data = LowAndHigh(load(args), args.training_images, True if args.quiet else None)
     for name, path in missing.items():
         fresh = load(args)
         tensors = train(name, base_model(fresh) if name == "base" else fresh, data, args)
         write_tensors(path, {key: tensor.half() for key, tensor in tensors.items()})
         print(f"wrote {path}", flush=True)
+    return files
+
+
+def main() -> None:
+    """Trains the networks that are not there yet."""
+    parser = arguments(__doc__.split("\n\n")[0], output="outputs/super-resolution")
+    training_options(parser)
+    args = parser.parse_args()
+    provide(args.output, args)
 
 
 if __name__ == "__main__":
