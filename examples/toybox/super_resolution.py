@@ -39,7 +39,7 @@ def described(scene: world.Scene) -> str:
 
 
 def psnr(images: Tensor, wanted: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio, 10 log10(4 / mean squared error) of images in [-1, 1]: (b, 3, h, w) -> (b,), in dB."""
+    """Peak signal-to-noise ratio, 10 log10(4 / MSE), of images in [-1, 1]: (b, 3, h, w) -> (b,), in dB."""
     return 10 * (4 / (images.clamp(-1, 1) - wanted).square().mean(dim=(1, 2, 3))).log10()
 
 
