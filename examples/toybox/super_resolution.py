@@ -28,6 +28,7 @@ from minti.images import to_pil
 from train_super_resolution import LEVELS, base_model, open_network, provide, reduced, training_options
 
 SHOWN = 8  # images of a row
+BASE_STEPS = 20
 
 
 def described(scene: world.Scene) -> str:
@@ -54,7 +55,8 @@ class Cascade:
         self.adapters = {name: open_network(name, path, self.models[name]) for name, path in files.items()}
         self.scenes = random_scenes(args.count, args.seed, 101)
         self.prompts, self.true = [described(scene) for scene in self.scenes], painted(self.scenes, args.seed, 102)
-        drawn = study.sample(self.prompts, self.models["base"], output="latents").clamp(-1, 1)
+        how = {"output": "latents", "num_inference_steps": BASE_STEPS}
+        drawn = study.sample(self.prompts, self.models["base"], **how).clamp(-1, 1)
         self.low = {"true": reduced(self.true), "drawn": drawn}
 
     def enlarge(self, low: Tensor, network: str, level: int) -> Tensor:
@@ -66,8 +68,9 @@ class Cascade:
             adapter.low, adapter.level = augmented(low[some], level, model.scheduler, noise), level
             return {}
 
+        prompts = [""] * len(low) if self.study.args.without_prompts else self.prompts
         with adapter.attached(model):
-            return self.study.sample(self.prompts, model, each=each)
+            return self.study.sample(prompts, model, each=each)
 
 
 class Measures:
@@ -95,8 +98,7 @@ def rows(study: Study, cascade: Cascade) -> Iterator[Row]:
     """True images, the toybox without a cascade, and each way for both kinds of low image."""
     model, measures = study.model, Measures(study, cascade)
     yield measures.row("", "true images", cascade.true)
-    with torch.no_grad():
-        through = torch.cat([model.decode(model.scale(model.encode(part).mean)) for part in cascade.true.split(16)])
+    through = torch.cat([model.decode(model.scale(model.encode(part).mean)) for part in cascade.true.split(16)])
     yield measures.row("", "true images through the VAE", through)
     yield measures.row("", "no cascading: the toybox", study.sample(cascade.prompts))
     ways = {"s = 0, trained without noise": ("clean", 0)}
@@ -118,10 +120,11 @@ def rows(study: Study, cascade: Cascade) -> Iterator[Row]:
 
 def main() -> None:
     """The table, and a page of images for each kind of low image."""
-    parser = options(__doc__, "outputs/super-resolution-table", count=(256, 16), steps=12)
+    parser = options(__doc__, "outputs/super-resolution-table", count=(256, 16), steps=10)
     parser.add_argument("--networks", type=Path, default=Path("outputs/super-resolution"), help="where they are kept")
-    levels = {"type": whole(0, LEVELS[-1]), "default": [0, 50, 100, 200, 300, 500]}
+    levels = {"type": whole(0, LEVELS[-1]), "default": [0, 100, 200, 350, 500]}
     parser.add_argument("--levels", nargs="+", help="s, of the network trained with noise", **levels)
+    parser.add_argument("--without-prompts", action="store_true", help="the base alone gets them")
     training_options(parser)
     parser.set_defaults(sampler="dpm-solver++", batch_size=16, guidance_scale=1.0)
     study = Study(parser)
