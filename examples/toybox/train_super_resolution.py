@@ -38,7 +38,7 @@ from resumable import cosine
 FACTOR = 4  # from 64 to 16 pixels
 LEVELS = range(0, 525, 25)  # s in training; at 500, 28 % of the signal are left
 BATCH = 16
-FASTER = 20  # times the learning rate, for the adapter, whose weights begin at zero
+FASTER = 20, 4  # times the learning rate: of the adapter, whose weights begin at zero; of the base's new ends
 DROP = 0.5  # fraction of prompts that are replaced by "": the low-resolution image must suffice
 NETWORKS = {"base": None, "clean": range(1), "augmented": LEVELS}
 
@@ -78,7 +78,7 @@ class LowAndHigh:
         pick = lambda *numbers: torch.randint(*numbers, (size,), generator=generator)  # noqa: E731
         indices, caption_seed = pick(len(self.low)), int(torch.randint(2**62, (), generator=generator))
         low, timesteps = self.low[indices], pick(1000)
-        timesteps[::2] = pick(300, 900)[::2]  # where the noisy image itself does not show its content
+        timesteps[::2] = pick(*((0, 1000) if levels is None else (300, 900)))[::2]  # where the low image says most
         prompts = draw_captions(indices, caption_seed, 0.1 if levels is None else DROP)
         if levels is None:
             return Batch(low, randn(low.shape, generator, low.device, low.dtype), timesteps, prompts, low, timesteps)
@@ -132,9 +132,10 @@ def train(name: str, model: minti.StableDiffusion, data: LowAndHigh, args: argpa
             context = model.encode_prompt(batch.prompts)
         return minti.diffusion_loss(model, batch.latents, batch.timesteps, context, batch.noise)
 
-    groups = [{"params": network.trainable()}]
-    if levels is not None:
-        groups.append({"params": second.trainable(), "lr": FASTER * args.learning_rate})
+    ends = nn.ModuleList([model.unet.conv_in, model.unet.conv_out])
+    new = list((ends if levels is None else second).parameters())
+    old = [weight for weight in network.trainable() if not any(weight is other for other in new)]
+    groups = [{"params": old}, {"params": new, "lr": FASTER[levels is None] * args.learning_rate}]
     optimizer = torch.optim.AdamW(groups, args.learning_rate, weight_decay=1e-4, fused=True)
     draw = lambda generator: data.batch(BATCH, levels, generator)  # noqa: E731
     steps, losses = args.training_steps, []
