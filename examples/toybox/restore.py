@@ -114,7 +114,7 @@ def rows(study: Study) -> Iterator[Row]:
 
 def main() -> None:
     """The table and the page."""
-    parser = options(__doc__, "outputs/restore", WAYS, count=(16, 2), steps=25)
+    parser = options(__doc__, "outputs/restore", WAYS, count=(16, 2), steps=20)
     parser.add_argument("--by", nargs="+", choices=DEGRADATIONS, default=list(DEGRADATIONS), help="which degradations")
     parser.add_argument("--scale", type=finite, default=10.0, help="of the gradient")
     parser.add_argument("--strength", type=finite, default=0.7, help="of what begins at the degraded image")

@@ -120,9 +120,9 @@ def rows(study: Study, cascade: Cascade) -> Iterator[Row]:
 
 def main() -> None:
     """The table, and a page of images for each kind of low image."""
-    parser = options(__doc__, "outputs/super-resolution-table", count=(256, 16), steps=10)
+    parser = options(__doc__, "outputs/super-resolution-table", count=(128, 16), steps=10)
     parser.add_argument("--networks", type=Path, default=Path("outputs/super-resolution"), help="where they are kept")
-    levels = {"type": whole(0, LEVELS[-1]), "default": [0, 100, 200, 350, 500]}
+    levels = {"type": whole(0, LEVELS[-1]), "default": [0, 25, 50, 100, 200]}
     parser.add_argument("--levels", nargs="+", help="s, of the network trained with noise", **levels)
     parser.add_argument("--without-prompts", action="store_true", help="the base alone gets them")
     training_options(parser)
