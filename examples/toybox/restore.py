@@ -79,7 +79,7 @@ def restored(study: Study, degradation: Degradation, given: Tensor, way: str, na
             loss = distance(study, degradation, given[some])
             options["guidance"] = universal_guidance(model.scheduler, loss, args.scale)
         if "begun" in how:
-            options["begin"] = ImageToImage(latents[some], args.strength)
+            options |= {"begin": ImageToImage(latents[some], args.strength), "sampler": "ddim"}  # without new noise
         return options
 
     return study.sample(named if "named" in how else [VAGUE] * len(given), each=each).clamp(-1, 1)
@@ -117,7 +117,7 @@ def main() -> None:
     parser = options(__doc__, "outputs/restore", WAYS, count=(16, 2), steps=20)
     parser.add_argument("--by", nargs="+", choices=DEGRADATIONS, default=list(DEGRADATIONS), help="which degradations")
     parser.add_argument("--scale", type=finite, default=10.0, help="of the gradient")
-    parser.add_argument("--strength", type=finite, default=0.7, help="of what begins at the degraded image")
+    parser.add_argument("--strength", type=finite, default=0.5, help="of what begins at the degraded image")
     parser.set_defaults(guidance_scale=1.0)
     study = Study(parser)
     measured = {"PSNR": ".1f", "PSNR of A": ".1f", "shape": ".0%", "colours": ".0%"}

@@ -20,7 +20,7 @@ from minti.scheduler import NoiseScheduler
 from minti.unet import UNet
 from minti.utils import Generators, randn
 
-OURS = {"conv_in": "conv_in.weight", "levels": "class_embedding.weight"}  # the second ones, as diffusers calls both
+CONV_IN, LEVELS = "conv_in.weight", "class_embedding.weight"  # in diffusers' network
 
 
 class SuperResolution(Adapter):
@@ -64,7 +64,7 @@ class SuperResolution(Adapter):
         """The weights of both as one network's, diffusers' `UNet2DConditionModel` with `in_channels` for [x; y] and
         `num_class_embeds` for s: how `StableDiffusionUpscalePipeline` has them."""
         both = torch.cat([unet.conv_in.weight, self.conv_in.weight.to(unet.conv_in.weight)], dim=1)
-        tensors = unet.state_dict() | {OURS["conv_in"]: both, OURS["levels"]: self.levels.weight}
+        tensors = unet.state_dict() | {CONV_IN: both, LEVELS: self.levels.weight}
         return {key: tensor.detach() for key, tensor in tensors.items()}
 
     @classmethod
@@ -73,8 +73,8 @@ class SuperResolution(Adapter):
         Raises ValueError: the weights are of no such network."""
         own, channels = dict(tensors), unet.config.in_channels
         try:
-            both, levels = own[OURS["conv_in"]], own.pop(OURS["levels"])
-            own[OURS["conv_in"]] = both[:, :channels]
+            both, levels = own[CONV_IN], own.pop(LEVELS)
+            own[CONV_IN] = both[:, :channels]
             adapter = cls(unet, both.shape[1] - channels, len(levels))
             unet.load_state_dict(own)
             adapter.load_state_dict({"conv_in.weight": both[:, channels:], "levels.weight": levels})
