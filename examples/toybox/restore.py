@@ -1,6 +1,6 @@
 """Restoration without training: deblurring, super-resolution and colourisation by universal guidance (`003` 46, 32).
 
-    python examples/toybox/restore.py        (ten minutes on one CPU core)
+    python examples/toybox/restore.py        (six minutes on one CPU core)
 
 The degradation A is known, and an image y = A(x) is given. Sampling is guided by ‖A(D(x̂_0)) - y‖, of the decoded image
 that the network predicts; no network was trained for it (arXiv 2302.07121; diffusion posterior sampling, 2209.14687).
@@ -36,7 +36,8 @@ WAYS = {
     "guided from noise": ("guided",),
     "begun at it, without guidance": ("begun",),
     "begun at it, and guided": ("begun", "guided"),
-    "guided from noise, its looks named": ("guided", "named"),
+    "looks named, without guidance": ("named",),
+    "looks named, guided from noise": ("named", "guided"),
 }
 
 

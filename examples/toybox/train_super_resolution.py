@@ -1,7 +1,7 @@
 """Trains the networks of a cascade: a base of 16 × 16 pixels, and super-resolution to 64 × 64 with and without
 conditioning augmentation (`001`, "Cascaded Diffusion Models"; arXiv 2106.15282).
 
-    python examples/toybox/train_super_resolution.py --output outputs/super-resolution        (half an hour)
+    python examples/toybox/train_super_resolution.py --output outputs/super-resolution        (17 minutes)
 
 All three begin as the toybox's UNet and are trained whole. "augmented" sees low-resolution images with the noise of a
 random level s, "clean" sees them as they are. "base" draws low-resolution images, of pixels and not latents. A network
