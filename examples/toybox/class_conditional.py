@@ -1,189 +1,150 @@
-"""A class-conditional diffusion model from nothing: training, guidance without and with a classifier (`002`, 15).
+"""A class-conditional model from nothing: trained, guided without and with a classifier, its classes mixed (`002`, 15).
 
     python examples/toybox/class_conditional.py        (ten minutes, of which five train the model)
 
-A UNet of 300,000 parameters learns toys of 16 x 16 pixels. Its label, a one-hot vector of eight shapes, is projected and
-added to the time embedding; in training one label in seven is dropped, so that the model also knows images without one.
-Writes guidance.csv, classes.png (classes x guidance scales) and mixed.png (0.7 of one class and 0.3 of another).
+The steps of the exercise: a UNet learns toys of 16 x 16 pixels with their shape as label, which is dropped now and
+then; a classifier learns noisy images; then classifier-free guidance, classifier guidance, FID, and blends of labels.
+Writes guidance.csv and classes.png (classes x ways), mixed.csv and mixed.png.
 """
 
-from study import Row, markdown, options
+from study import Row, line, markdown, options
 from support.command_line import finite, make_output, run, whole
 from support.pages import page
 from support.studies import write_table
 
 import argparse
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from itertools import permutations
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 
-from minti.adapter import Adapter
-from minti.denoising import Predict, Run, make_sampler
 from minti.formats.image_files import save_png
 from minti.guidance.gradients import Guidance, classifier_guidance
 from minti.images import to_pil
-from minti.sampling import classifier_free_guidance
-from minti.scheduler import NoiseScheduler, SchedulerConfig
-from minti.training import Trainer
-from minti.unet import UNet, UNetConfig
-from resumable import Network, resumable
-from small_toys import CLASSES, PATCH, SIZE, judged, measured, small_toys, small_unet_config, trained_classifier
+from minti.scheduler import NoiseScheduler
+from small_diffusion import ClassConditional, Recipe, sampled, trained
+from small_toys import CLASSES, Classifier, judged, measured, small_toys, trained_classifier
 
-LOSSES = {"L2": F.mse_loss, "L1": F.l1_loss, "Huber": partial(F.huber_loss, delta=0.1)}
+COLUMNS = {"way": "", "right": ".1%", "fid": ".2f", "kid": ".3f", "inception_score": ".2f"}
+SHOWN = (("star", "circle"), ("moon", "heart"), ("cross", "diamond"), ("triangle", "square"))
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained; the defaults are DDPM's, with labels."""
+class Parts(NamedTuple):
+    """What the exercise needs: the model, its schedule, the classifier of noisy images, the judge, and the judge's
+    features of true images."""
 
-    schedule: str = "linear"  # or "squaredcos_cap_v2", the cosine schedule
-    prediction: str = "epsilon"  # or "sample" (x_0), "v_prediction"
-    loss: str = "L2"  # or "L1", "Huber"
-    skips: bool = True  # the UNet's skip connections
-    dropout: float = 0.15  # the probability that a label is dropped, p_uncond
-    ema: float = 0.995  # the decay of the moving average of the weights
-    decay: bool = False  # whether the learning rate goes to 0 in the end
-    steps: int = 1200
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-
-    def scheduler(self) -> NoiseScheduler:
-        """The noise schedule."""
-        ends = {"beta_start": 0.0001, "beta_end": 0.02, "set_alpha_to_one": True}
-        return NoiseScheduler(SchedulerConfig(beta_schedule=self.schedule, prediction_type=self.prediction, **ends))
+    model: ClassConditional
+    scheduler: NoiseScheduler
+    noisy: Classifier
+    judge: Classifier
+    real: Tensor
 
 
-class Label(Adapter):
-    """Class conditioning: a one-hot label, projected and added to the time embedding (`002`, 15, 3; the class embedding
-    of arXiv 2105.05233). The UNet gets labels, (b, k), in place of a context; a row of zeros is no label."""
-
-    name = "the label"
-
-    def __init__(self, classes: int, width: int):
-        super().__init__()
-        self.projection = nn.Linear(classes, width, bias=False)
-
-    def hooks(self, unet: UNet) -> Iterator[Callable[[], None]]:
-        """Takes the labels from the UNet's inputs, and adds what they become to the time embedding."""
-        embedded = None
-
-        def take(unet: UNet, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-            nonlocal embedded
-            latents, timesteps, labels = inputs
-            embedded = self.projection(labels)
-            return latents, timesteps, latents.new_zeros(len(latents), 1, unet.config.cross_attention_dim)
-
-        yield unet.register_forward_pre_hook(take).remove
-        yield unet.time_embedding.register_forward_hook(lambda layer, inputs, time: time + embedded).remove
+def mixed(first: int, second: int, share: float) -> Tensor:
+    """Class mixing: a blended label, `share` of one class and the rest of another, (k,) (`002`, 15, 6)."""
+    return torch.lerp(*torch.eye(len(CLASSES))[[second, first]], share)
 
 
-class WithoutSkips(UNet):
-    """A UNet whose skip connections carry zeros; as many parameters, of which some have nothing to do."""
-
-    def right(self, x: Tensor, skips: list[Tensor], time_emb: Tensor, context: Tensor) -> Tensor:
-        """The decoder half, which knows the bottom only."""
-        return super().right(x, [torch.zeros_like(skip) for skip in skips], time_emb, context)
+def uphill(noisy: Classifier, scheduler: NoiseScheduler, classes: Tensor, s: float) -> Callable[[slice], Guidance]:
+    """Classifier guidance towards each image's class, (n,): a `Guidance` for a slice of them."""
+    return lambda some: classifier_guidance(scheduler, partial(noisy.log_probability, classes=classes[some]), s)
 
 
-class ClassConditional(nn.Module):
-    """A UNet with its label: images (b, 3, 16, 16), timesteps (b,) and labels (b, k) -> its prediction, as the images."""
-
-    def __init__(self, config: UNetConfig, classes: int = len(CLASSES), skips: bool = True):
-        super().__init__()
-        self.unet = (UNet if skips else WithoutSkips)(config)
-        self.label = Label(classes, 4 * config.block_out_channels[0])
-
-    def forward(self, pixels: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
-        with self.label.attached(self.unet):
-            return F.pixel_shuffle(self.unet(F.pixel_unshuffle(pixels, PATCH), timesteps, labels), PATCH)
-
-
-def new_model(recipe: Recipe, seed: int, widths: tuple[int, ...] = (32, 32)) -> ClassConditional:
-    """Random weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return ClassConditional(small_unet_config(widths), skips=recipe.skips)
+def ways(args: argparse.Namespace, parts: Parts, classes: Tensor) -> dict[str, dict[str, Any]]:
+    """{name: options of `sampled`}: without a label, then guidance without a classifier, and with one."""
+    labels = F.one_hot(classes, len(CLASSES)).float()
+    nothing = torch.zeros_like(labels)
+    by_label = {f"label, w = {w:g}": {"labels": labels, "scale": 1 + w} for w in args.scales}
+    by_classifier = {
+        f"classifier, s = {s:g}": {"labels": nothing, "guidance": uphill(parts.noisy, parts.scheduler, classes, s)}
+        for s in args.classifier_scales
+    }
+    return {"no label": {"labels": nothing}} | by_label | by_classifier
 
 
-def training(model: ClassConditional, recipe: Recipe, pixels: Tensor, classes: Tensor, seed: int) -> Trainer:
-    """The run. Every recipe draws the same images, timesteps, noise and dropped labels in the same order."""
-    scheduler, network, labels = (
-        recipe.scheduler(),
-        Network(model, recipe.ema),
-        F.one_hot(classes, len(CLASSES)).float(),
-    )
-
-    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rows = torch.randint(len(pixels), (recipe.batch_size,), generator=generator)
-        timesteps = torch.randint(scheduler.config.num_train_timesteps, (recipe.batch_size,), generator=generator)
-        noise = torch.randn(pixels[rows].shape, generator=generator)
-        kept = torch.rand(recipe.batch_size, 1, generator=generator) >= recipe.dropout
-        return pixels[rows], labels[rows] * kept, timesteps, noise
-
-    def loss(network: Network, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
-        clean, labels, timesteps, noise = batch
-        with sdpa_kernel(SDPBackend.MATH):  # of so few positions, plain matrix products are faster
-            prediction = network.module(scheduler.add_noise(clean, noise, timesteps), timesteps, labels)
-        return LOSSES[recipe.loss](prediction, scheduler.target(clean, noise, timesteps))
-
-    def rate(taken: int) -> float:
-        return min(1.0, (taken + 1) / 100) * (1 - taken / recipe.steps if recipe.decay else 1)
-
-    optimizer = torch.optim.AdamW(network.trainable(), lr=recipe.learning_rate, weight_decay=0)
-    generator = torch.Generator().manual_seed(seed)
-    return Trainer(network, network, draw, loss, optimizer, recipe.steps, generator, rate, max_norm=1.0)
+def guided(args: argparse.Namespace, parts: Parts) -> Iterator[Row]:
+    """Guidance: each way samples the same classes from the same noise. First what FID says of true images and noise."""
+    classes, (others, seen) = torch.arange(args.count) % len(CLASSES), small_toys(args.count, 2)
+    yield {"way": "true images"} | measured(parts.judge, others, seen["shape"], parts.real)
+    noise = torch.randn(others.shape, generator=torch.Generator().manual_seed(args.seed))
+    yield {"way": "pure noise"} | measured(parts.judge, noise, classes, parts.real)
+    shown = {}
+    for way, how in ways(args, parts, classes).items():
+        pixels = sampled(parts.model, parts.scheduler, steps=args.sampling_steps, seed=args.seed, **how)
+        shown[way] = to_pil(pixels[: len(CLASSES)])
+        lines = [(name, [images[i] for images in shown.values()]) for i, name in enumerate(CLASSES) if i < args.count]
+        save_png(page(lines, 96, list(shown)), args.output / "classes.png")
+        yield {"way": way} | measured(parts.judge, pixels, classes, parts.real)
 
 
-def trained(
-    recipe: Recipe, path: Path, pixels: Tensor, classes: Tensor, seed: int, quiet: bool = True
-) -> tuple[ClassConditional, ClassConditional]:
-    """The averaged model and that of the last weights; resumes from the checkpoint `path`."""
-    trainer = training(new_model(recipe, seed), recipe, pixels, classes, seed)
-    network = trainer.adapter
-    for _ in resumable(trainer, path, asdict(recipe) | {"seed": seed}, path.stem, quiet):
-        network.average.update_parameters(network.module)
-    return tuple(model.eval().requires_grad_(False) for model in (network.average.module, network.module))
+def blends(args: argparse.Namespace, parts: Parts) -> Iterator[Row]:
+    """Class mixing: what the judge sees in images of a blended label, of all ordered pairs of classes."""
+    pairs = list(permutations(range(len(CLASSES)), 2)) * args.mixed
+    for share in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5):
+        for w in args.mixing_scales:
+            labels = torch.stack([mixed(first, second, share) for first, second in pairs])
+            pixels = sampled(parts.model, parts.scheduler, labels, 1 + w, steps=args.sampling_steps, seed=args.seed)
+            seen = judged(parts.judge, pixels)[1]["shape"].argmax(dim=1)
+            first, second = ((seen == torch.tensor(side)).double().mean().item() for side in zip(*pairs))
+            yield {"share": share, "w": w, "first": first, "second": second, "neither": 1 - first - second}
 
 
-def clipped(scheduler: NoiseScheduler, predict: Predict) -> Predict:
-    """The prediction of an image in [-1, 1], as DDPM samples pixels: what lies beyond is cut off."""
+def show_mixed(args: argparse.Namespace, parts: Parts) -> None:
+    """A page: from one class to another by blended labels, from one noise in each row."""
+    shares, lines = (1, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0), []
+    for seed, names in enumerate(SHOWN):
+        labels = torch.stack([mixed(*map(CLASSES.index, names), share) for share in shares])
+        noise = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed)).expand(len(shares), -1, -1, -1)
+        pixels = sampled(parts.model, parts.scheduler, labels, 2, steps=args.sampling_steps, noise=noise)
+        lines.append((f"{names[0]}, {names[1]}", to_pil(pixels)))
+    save_png(page(lines, 64, [f"{share:g}" for share in shares]), args.output / "mixed.png")
 
-    def cut(latents: Tensor, t: float) -> Tensor:
-        clean = scheduler.clean_and_noise(predict(latents, t), latents, t)[0].clamp(-1, 1)
-        return scheduler.target(clean, scheduler.noise_from_clean(latents, clean, t), t)
 
-    return cut
+def printed(args: argparse.Namespace, name: str, rows: Iterable[Row], columns: dict[str, str]) -> None:
+    """Prints rows as they come, and keeps them in NAME.csv."""
+    found: list[Row] = []
+    for row in rows:
+        found.append(row)
+        write_table(args.output / f"{name}.csv", found)
+        both = row | {key: (row[key], row[f"{key}_error"]) for key in row if f"{key}_error" in row}
+        print(line(both, columns) if len(found) > 1 else markdown([both], columns), flush=True)
 
 
-@torch.no_grad()
-def sampled(
-    model: ClassConditional,
-    scheduler: NoiseScheduler,
-    labels: Tensor,
-    scale: float = 1.0,
-    guidance: Callable[[slice], Guidance] = lambda some: lambda predict: predict,
-    steps: int = 50,
-    sampler: str = "ddim",
-    seed: int = 0,
-    batch_size: int = 128,
-) -> Tensor:
-    """Images of labels, (n, k) -> (n, 3, 16, 16) in [-1, 1], with classifier-free guidance.
+def main() -> None:
+    """Trains the three networks, or loads those that are in --output; then the two tables and pages."""
+    parser = options(__doc__, "outputs/class_conditional", count=512)
+    parser.add_argument("--steps", type=whole(1), default=Recipe.steps, help="optimizer steps of the model")
+    parser.add_argument("--classifier-steps", type=whole(1), default=800, help="of the judge, and of that which guides")
+    parser.add_argument("--sampling-steps", type=whole(1), default=50, help="DDIM's steps")
+    parser.add_argument("--pictures", type=whole(64), default=8192, help="number of training images")
+    parser.add_argument("--scales", type=finite, nargs="+", default=[0, 0.5, 1, 2, 4], help="w, of guidance without")
+    scales = {"type": finite, "nargs": "+", "default": [1, 2, 4]}
+    parser.add_argument("--classifier-scales", help="s, of guidance with a classifier", **scales)
+    parser.add_argument("--mixing-scales", type=finite, nargs="+", default=[0, 2], help="w, of blended labels")
+    parser.add_argument("--mixed", type=whole(1), default=4, help="images of each of the 56 pairs of classes")
+    args = parser.parse_args()
+    make_output(args.output)
+    pixels, labels = small_toys(args.pictures, 0)
+    recipe = replace(Recipe(), steps=args.steps)
+    model, _ = trained(recipe, args.output / f"0-{args.seed}.pt", pixels, labels["shape"], args.seed, args.quiet)
+    networks = [
+        trained_classifier(args.output / f"{name}.safetensors", pixels, labels, noise, args.classifier_steps, seed)
+        for name, noise, seed in (("noisy", recipe.scheduler(), 8), ("judge", None, 7))
+    ]
+    real = judged(networks[1], small_toys(args.count, 1)[0])[0]
+    parts = Parts(model, recipe.scheduler(), *networks, real)
+    printed(args, "guidance", guided(args, parts), COLUMNS)
+    print()
+    seen = dict.fromkeys(("first", "second", "neither"), ".0%")
+    printed(args, "mixed", blends(args, parts), {"share": "", "w": ""} | seen)
+    show_mixed(args, parts)
+    print(f"wrote {args.output}")
 
-        epsilon = epsilon(x, 0) + s (epsilon(x, y) - epsilon(x, 0)) = (1 + w) epsilon(x, y) - w epsilon(x, 0),  s = 1 + w
 
-    `guidance`: what else changes the prediction of the images of a slice."""
-    generator, walk, parts = torch.Generator().manual_seed(seed), make_sampler(sampler), []
-    for start in range(0, len(labels), batch_size):
-        some = slice(start, start + batch_size)
-        predict = classifier_free_guidance(model, labels[some], torch.zeros_like(labels[some]), scale)
-        predict = clipped(scheduler, guidance(some)(predict))
-        noise = torch.randn(len(labels[some]), 3, SIZE, SIZE, generator=generator)
-        *_, last = walk(predict, Run(noise, scheduler, walk.stops(scheduler, steps), generator))
-        parts.append(last.latents)
-    return torch.cat(parts)
+if __name__ == "__main__":
+    run(main)

@@ -20,12 +20,11 @@ from itertools import product
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from class_conditional import Recipe, sampled, trained
 from minti.formats.image_files import save_png
 from minti.images import to_pil
+from small_diffusion import Recipe, sampled, trained
 from small_toys import CLASSES, Classifier, judged, measured, small_toys, trained_classifier
 
 BASELINE = "baseline"
@@ -38,6 +37,7 @@ RECIPES = {
     "L1": {"loss": "L1"},
     "Huber": {"loss": "Huber"},
     "no label dropped": {"dropout": 0.0},
+    "labels as numbers": {"one_hot": False},
     "learning rate to 0": {"decay": True},
     "cosine schedule, predicts v": {"schedule": "squaredcos_cap_v2", "prediction": "v_prediction"},
 }
@@ -53,7 +53,7 @@ def measure(
     recipe, number = replace(Recipe(**RECIPES[name]), steps=args.steps), list(RECIPES).index(name)
     models = trained(recipe, args.output / f"{number}-{seed}.pt", *data, seed, args.quiet)
     classes = torch.arange(args.count) % len(CLASSES)
-    labels = F.one_hot(classes, len(CLASSES)).float()
+    labels = recipe.encoded(classes)
     for model, row in zip(models, names(name)):
         pixels = sampled(model, recipe.scheduler(), labels, steps=args.sampling_steps, seed=seed)
         save_png(page([(row, to_pil(pixels[:16]))], 48), args.output / f"{row.replace(' ', '-')}-{seed}.png")

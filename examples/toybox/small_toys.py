@@ -60,8 +60,8 @@ def small_unet_config(widths: tuple[int, ...]) -> UNetConfig:
 
 
 class Classifier(EncoderHalf):
-    """A classifier of images with noise, p(y | x_t, t): the encoder half of the UNet, and two linear layers (`002`, 15, 3:
-    "using the UNet encoder architecture is recommended"). On clean images, at timestep 0, it is the judge."""
+    """A classifier of images with noise, p(y | x_t, t): the encoder half of the UNet, as `002`, 15, 3, recommends, and
+    two linear layers. On clean images, at timestep 0, it is the judge."""
 
     def __init__(self, widths: tuple[int, ...] = (24, 48), hidden: int = 64):
         super().__init__(small_unet_config(widths))
