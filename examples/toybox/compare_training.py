@@ -34,11 +34,11 @@ RECIPES = {
     "predicts x_0": {"prediction": "sample"},
     "predicts v": {"prediction": "v_prediction"},
     "without skip connections": {"skips": False},
+    "learning rate to 0": {"decay": True},
+    "labels as numbers": {"one_hot": False},
     "L1": {"loss": "L1"},
     "Huber": {"loss": "Huber"},
     "no label dropped": {"dropout": 0.0},
-    "labels as numbers": {"one_hot": False},
-    "learning rate to 0": {"decay": True},
     "cosine schedule, predicts v": {"schedule": "squaredcos_cap_v2", "prediction": "v_prediction"},
 }
 LAST = ", last weights"  # the same run without the average: a row of its own

@@ -40,8 +40,8 @@ class Recipe:
     dropout: float = 0.15  # the probability that a label is dropped, p_uncond
     ema: float = 0.995  # the decay of the moving average of the weights
     decay: bool = False  # whether the learning rate goes to 0 in the end
-    steps: int = 1200
-    batch_size: int = 64
+    steps: int = 1500
+    batch_size: int = 32
     learning_rate: float = 2e-3
 
     def scheduler(self) -> NoiseScheduler:

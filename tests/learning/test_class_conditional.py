@@ -1,6 +1,5 @@
 """A class-conditional model: the label against diffusers' class embedding, guidance, what a recipe is, and training."""
 
-import csv
 from dataclasses import asdict
 from pathlib import Path
 
