@@ -13,6 +13,7 @@ from support.pages import page
 from support.studies import write_table
 
 import argparse
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -28,9 +29,9 @@ from minti.guidance.gradients import Guidance, classifier_guidance
 from minti.images import to_pil
 from minti.scheduler import NoiseScheduler
 from small_diffusion import ClassConditional, Recipe, sampled, trained
-from small_toys import CLASSES, Classifier, judged, measured, small_toys, trained_classifier
+from small_toys import CLASSES, Classifier, judged, measured, small_toys, trained_classifier, true_images
 
-COLUMNS = {"way": "", "right": ".1%", "fid": ".2f", "kid": ".3f", "inception_score": ".2f"}
+COLUMNS = {"way": "", "right": ".1%", "fid": ".2f", "kid": ".3f", "inception_score": ".2f", "time": ".1f"}
 SHOWN = (("star", "circle"), ("moon", "heart"), ("cross", "diamond"), ("triangle", "square"))
 
 
@@ -68,18 +69,23 @@ def ways(args: argparse.Namespace, parts: Parts, classes: Tensor) -> dict[str, d
 
 
 def guided(args: argparse.Namespace, parts: Parts) -> Iterator[Row]:
-    """Guidance: each way samples the same classes from the same noise. First what FID says of true images and noise."""
-    classes, (others, seen) = torch.arange(args.count) % len(CLASSES), small_toys(args.count, 2)
-    yield {"way": "true images"} | measured(parts.judge, others, seen["shape"], parts.real)
+    """Guidance: each way samples the same classes from the same noise. First what FID says of the true images that are
+    compared with, of others, and of noise."""
+    classes, (same, known), (others, seen) = (torch.arange(args.count) % len(CLASSES), *true_images(args.count))
+    yield {"way": "the same true images"} | measured(parts.judge, same, known["shape"], parts.real)
+    yield {"way": "other true images"} | measured(parts.judge, others, seen["shape"], parts.real)
     noise = torch.randn(others.shape, generator=torch.Generator().manual_seed(args.seed))
     yield {"way": "pure noise"} | measured(parts.judge, noise, classes, parts.real)
-    shown = {}
+    shown, least = {}, None
     for way, how in ways(args, parts, classes).items():
+        begun = time.process_time()
         pixels = sampled(parts.model, parts.scheduler, steps=args.sampling_steps, seed=args.seed, **how)
+        taken = time.process_time() - begun
+        least = least or taken
         shown[way] = to_pil(pixels[: len(CLASSES)])
         lines = [(name, [images[i] for images in shown.values()]) for i, name in enumerate(CLASSES) if i < args.count]
         save_png(page(lines, 96, list(shown)), args.output / "classes.png")
-        yield {"way": way} | measured(parts.judge, pixels, classes, parts.real)
+        yield {"way": way, "time": taken / least} | measured(parts.judge, pixels, classes, parts.real)
 
 
 def blends(args: argparse.Namespace, parts: Parts) -> Iterator[Row]:
@@ -136,7 +142,7 @@ def main() -> None:
         trained_classifier(args.output / f"{name}.safetensors", pixels, labels, noise, args.classifier_steps, seed)
         for name, noise, seed in (("noisy", recipe.scheduler(), 8), ("judge", None, 7))
     ]
-    real = judged(networks[1], small_toys(args.count, 1)[0])[0]
+    real = judged(networks[1], true_images(args.count)[0][0])[0]
     parts = Parts(model, recipe.scheduler(), *networks, real)
     printed(args, "guidance", guided(args, parts), COLUMNS)
     print()

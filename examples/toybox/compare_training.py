@@ -25,7 +25,7 @@ from torch import Tensor
 from minti.formats.image_files import save_png
 from minti.images import to_pil
 from small_diffusion import Recipe, sampled, trained
-from small_toys import CLASSES, Classifier, judged, measured, small_toys, trained_classifier
+from small_toys import CLASSES, Classifier, judged, measured, small_toys, trained_classifier, true_images
 
 BASELINE = "baseline"
 RECIPES = {
@@ -102,10 +102,10 @@ def main() -> None:
     make_writable(args.output)
     pixels, labels = small_toys(args.pictures, 0)
     judge = trained_classifier(args.output / "judge.safetensors", pixels, labels, None, args.judge_steps, 7, args.quiet)
-    real, path = judged(judge, small_toys(args.count, 1)[0])[0], args.output / "training.csv"
+    (same, _), (others, seen) = true_images(args.count)
+    real, path = judged(judge, same)[0], args.output / "training.csv"
     found = kept(path)
     if not found:
-        others, seen = small_toys(args.count, 2)
         found = [{"recipe": "true images", "seed": 0} | measured(judge, others, seen["shape"], real)]
     for seed, name in product(args.seeds, args.ways):
         done = {(row["recipe"], row["seed"]) for row in found}

@@ -42,6 +42,14 @@ def small_toys(count: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
     return pixels, labels
 
 
+Images = tuple[Tensor, dict[str, Tensor]]
+
+
+def true_images(count: int) -> tuple[Images, Images]:
+    """Two sets of images that no training saw: one to compare samples with, and one to be compared itself."""
+    return small_toys(count, 1), small_toys(count, 2)
+
+
 def small_unet_config(widths: tuple[int, ...]) -> UNetConfig:
     """Of a UNet for these images, which sees blocks of 2 x 2 pixels as one position with 12 channels."""
     channels, levels = 3 * PATCH**2, len(widths)

@@ -241,7 +241,9 @@ def test_the_exercise(tmp_path):
     options = ("--classifier-steps", 2, "--scales", 0, 1, "--classifier-scales", 1, "--mixed", 1, *SHORT, tmp_path)
     said = script_inside("toybox/class_conditional.py", *options).stdout
     ways = [line.split("|")[1].strip() for line in said.split("\n\n")[0].splitlines()[2:]]
-    assert ways == ["true images", "pure noise", "no label", "label, w = 0", "label, w = 1", "classifier, s = 1"]
+    assert ways[:2] == ["the same true images", "other true images"]
+    assert ways[2:] == ["pure noise", "no label", "label, w = 0", "label, w = 1", "classifier, s = 1"]
+    assert 0 <= float(said.splitlines()[2].split("|")[3].split()[0]) < 0.01  # FID of a set with itself
     assert {path.name for path in tmp_path.glob("*.png")} == {"classes.png", "mixed.png"}
 
 
