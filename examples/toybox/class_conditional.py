@@ -125,7 +125,7 @@ def main() -> None:
     """Trains the three networks, or loads those that are in --output; then the two tables and pages."""
     parser = options(__doc__, "outputs/class_conditional", count=512)
     parser.add_argument("--steps", type=whole(1), default=Recipe.steps, help="optimizer steps of the model")
-    parser.add_argument("--classifier-steps", type=whole(1), default=800, help="of the judge, and of that which guides")
+    parser.add_argument("--classifier-steps", type=whole(1), default=600, help="of the judge, and of that which guides")
     parser.add_argument("--sampling-steps", type=whole(1), default=50, help="DDIM's steps")
     parser.add_argument("--pictures", type=whole(64), default=8192, help="number of training images")
     parser.add_argument("--scales", type=finite, nargs="+", default=[0, 0.5, 1, 2, 4], help="w, of guidance without")

@@ -92,12 +92,12 @@ def table(found: list[Row]) -> str:
 
 def main() -> None:
     """Trains, measures, and prints the table of all rows so far."""
-    parser = options(__doc__, "outputs/compare_training", RECIPES, count=1024)
+    parser = options(__doc__, "outputs/compare_training", RECIPES, count=512)
     parser.add_argument("--steps", type=whole(1), default=Recipe.steps, help="optimizer steps of each recipe")
     parser.add_argument("--sampling-steps", type=whole(1), default=50, help="DDIM's steps")
     parser.add_argument("--seeds", type=whole(0), nargs="+", default=[0, 1])
     parser.add_argument("--pictures", type=whole(64), default=8192, help="number of training images")
-    parser.add_argument("--judge-steps", type=whole(1), default=800)
+    parser.add_argument("--judge-steps", type=whole(1), default=600)
     args = parser.parse_args()
     make_writable(args.output)
     pixels, labels = small_toys(args.pictures, 0)

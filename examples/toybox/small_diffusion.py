@@ -38,11 +38,11 @@ class Recipe:
     skips: bool = True  # the UNet's skip connections
     one_hot: bool = True  # or the label is one number, 1/8 to 1
     dropout: float = 0.15  # the probability that a label is dropped, p_uncond
-    ema: float = 0.995  # the decay of the moving average of the weights
+    ema: float = 0.998  # the decay of the moving average of the weights
     decay: bool = False  # whether the learning rate goes to 0 in the end
-    steps: int = 1500
+    steps: int = 2400
     batch_size: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
 
     def scheduler(self) -> NoiseScheduler:
         """The noise schedule."""
