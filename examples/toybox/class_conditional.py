@@ -84,7 +84,7 @@ def guided(args: argparse.Namespace, parts: Parts) -> Iterator[Row]:
         least = least or taken
         shown[way] = to_pil(pixels[: len(CLASSES)])
         lines = [(name, [images[i] for images in shown.values()]) for i, name in enumerate(CLASSES) if i < args.count]
-        save_png(page(lines, 96, list(shown)), args.output / "classes.png")
+        save_png(page(lines, 112, list(shown)), args.output / "classes.png")
         yield {"way": way, "time": taken / least} | measured(parts.judge, pixels, classes, parts.real)
 
 

@@ -78,8 +78,7 @@ class Classifier(EncoderHalf):
         self.heads = nn.ModuleDict({head: nn.Linear(hidden, len(answers)) for head, answers in HEADS.items()})
 
     def features(self, pixels: Tensor, timesteps: Tensor) -> Tensor:
-        """(b, 3, 16, 16) and (b,) -> (b, hidden), of which the distances are made. Normalised, or one strange image would
-        decide them."""
+        """(b, 3, 16, 16) and (b,) -> (b, hidden), for the distances; normalised, or one odd image would decide them."""
         time, nothing = self.embed_time(timesteps, pixels.dtype), pixels.new_zeros(len(pixels), 1, 8)
         x, _ = self.left(F.pixel_unshuffle(pixels, PATCH), time, nothing)
         return F.silu(F.layer_norm(self.hidden(x.flatten(1)), (self.hidden.out_features,)))
