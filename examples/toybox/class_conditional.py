@@ -91,7 +91,7 @@ def guided(args: argparse.Namespace, parts: Parts) -> Iterator[Row]:
 def blends(args: argparse.Namespace, parts: Parts) -> Iterator[Row]:
     """Class mixing: what the judge sees in images of a blended label, of all ordered pairs of classes."""
     pairs = list(permutations(range(len(CLASSES)), 2)) * args.mixed
-    for share in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5):
+    for share in (0.9, 0.7, 0.5):
         for w in args.mixing_scales:
             labels = torch.stack([mixed(first, second, share) for first, second in pairs])
             pixels = sampled(parts.model, parts.scheduler, labels, 1 + w, steps=args.sampling_steps, seed=args.seed)
@@ -126,7 +126,7 @@ def main() -> None:
     parser = options(__doc__, "outputs/class_conditional", count=512)
     parser.add_argument("--steps", type=whole(1), default=Recipe.steps, help="optimizer steps of the model")
     parser.add_argument("--classifier-steps", type=whole(1), default=600, help="of the judge, and of that which guides")
-    parser.add_argument("--sampling-steps", type=whole(1), default=50, help="DDIM's steps")
+    parser.add_argument("--sampling-steps", type=whole(1), default=50, help="DDPM's steps")
     parser.add_argument("--pictures", type=whole(64), default=8192, help="number of training images")
     parser.add_argument("--scales", type=finite, nargs="+", default=[0, 0.5, 1, 2, 4], help="w, of guidance without")
     scales = {"type": finite, "nargs": "+", "default": [1, 2, 4]}

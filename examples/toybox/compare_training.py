@@ -41,8 +41,7 @@ RECIPES = {
     "no label dropped": {"dropout": 0.0},
     "cosine schedule, predicts v": {"schedule": "squaredcos_cap_v2", "prediction": "v_prediction"},
 }
-LAST = ", last weights"  # the same run without the average: a row of its own
-WITHOUT_AVERAGE = (BASELINE, "learning rate to 0")
+WITHOUT_AVERAGE = (BASELINE, "learning rate to 0")  # of which the last weights of the same run are measured, too
 NUMBERS = ("right", "right_error", "fid", "fid_error", "kid", "kid_error", "inception_score")
 
 
@@ -54,15 +53,19 @@ def measure(
     models = trained(recipe, args.output / f"{number}-{seed}.pt", *data, seed, args.quiet)
     classes = torch.arange(args.count) % len(CLASSES)
     labels = recipe.encoded(classes)
-    for model, row in zip(models, names(name)):
-        pixels = sampled(model, recipe.scheduler(), labels, steps=args.sampling_steps, seed=seed)
+    for row, (model, sampler) in names(name).items():
+        how = {"steps": args.sampling_steps, "sampler": sampler, "seed": seed}
+        pixels = sampled(models[model], recipe.scheduler(), labels, **how)
         save_png(page([(row, to_pil(pixels[:16]))], 48), args.output / f"{row.replace(' ', '-')}-{seed}.png")
         yield {"recipe": row, "seed": seed} | measured(judge, pixels, classes, real)
 
 
-def names(recipe: str) -> list[str]:
-    """Its rows: of the average, and of some recipes also of the last weights of the same run."""
-    return [recipe] + [recipe + LAST] * (recipe in WITHOUT_AVERAGE)
+def names(recipe: str) -> dict[str, tuple[int, str]]:
+    """Its rows: {name: (0 for the average of the weights or 1 for the last ones, the sampler)}."""
+    rows = {recipe: (0, "ddpm")}
+    if recipe in WITHOUT_AVERAGE:
+        rows[f"{recipe}, last weights"] = (1, "ddpm")
+    return rows | ({f"{recipe}, sampled by DDIM": (0, "ddim")} if recipe == BASELINE else {})
 
 
 def kept(path: Path) -> list[Row]:
@@ -94,7 +97,7 @@ def main() -> None:
     """Trains, measures, and prints the table of all rows so far."""
     parser = options(__doc__, "outputs/compare_training", RECIPES, count=512)
     parser.add_argument("--steps", type=whole(1), default=Recipe.steps, help="optimizer steps of each recipe")
-    parser.add_argument("--sampling-steps", type=whole(1), default=50, help="DDIM's steps")
+    parser.add_argument("--sampling-steps", type=whole(1), default=50, help="DDPM's steps")
     parser.add_argument("--seeds", type=whole(0), nargs="+", default=[0, 1])
     parser.add_argument("--pictures", type=whole(64), default=8192, help="number of training images")
     parser.add_argument("--judge-steps", type=whole(1), default=600)

@@ -160,7 +160,7 @@ def sampled(
     scale: float = 1.0,
     guidance: Callable[[slice], Guidance] = lambda some: lambda predict: predict,
     steps: int = 50,
-    sampler: str = "ddim",
+    sampler: str = "ddpm",
     seed: int = 0,
     batch_size: int = 128,
     noise: Tensor | None = None,
