@@ -88,6 +88,15 @@ def guided(args: argparse.Namespace, parts: Parts) -> Iterator[Row]:
         yield {"way": way, "time": taken / least} | measured(parts.judge, pixels, classes, parts.real)
 
 
+@torch.no_grad()
+def accuracy(args: argparse.Namespace, parts: Parts, t: int) -> float:
+    """Of the classifier that guides, on true images with the noise of timestep t."""
+    (pixels, seen), _ = true_images(args.count)
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(t))
+    answers = parts.noisy(parts.scheduler.add_noise(pixels, noise, t), torch.full((len(pixels),), t))["shape"]
+    return (answers.argmax(dim=1) == seen["shape"]).double().mean().item()
+
+
 def blends(args: argparse.Namespace, parts: Parts) -> Iterator[Row]:
     """Class mixing: what the judge sees in images of a blended label, of all ordered pairs of classes."""
     pairs = list(permutations(range(len(CLASSES)), 2)) * args.mixed
@@ -101,12 +110,12 @@ def blends(args: argparse.Namespace, parts: Parts) -> Iterator[Row]:
 
 
 def show_mixed(args: argparse.Namespace, parts: Parts) -> None:
-    """A page: from one class to another by blended labels, from one noise in each row."""
+    """A page: from one class to another by blended labels, at w = 2, from one noise in each row."""
     shares, lines = (1, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0), []
     for seed, names in enumerate(SHOWN):
         labels = torch.stack([mixed(*map(CLASSES.index, names), share) for share in shares])
-        noise = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed)).expand(len(shares), -1, -1, -1)
-        pixels = sampled(parts.model, parts.scheduler, labels, 2, steps=args.sampling_steps, noise=noise)
+        how = {"steps": args.sampling_steps, "seed": seed, "alike": True}
+        pixels = sampled(parts.model, parts.scheduler, labels, 3, **how)
         lines.append((f"{names[0]}, {names[1]}", to_pil(pixels)))
     save_png(page(lines, 64, [f"{share:g}" for share in shares]), args.output / "mixed.png")
 
@@ -123,13 +132,13 @@ def printed(args: argparse.Namespace, name: str, rows: Iterable[Row], columns: d
 
 def main() -> None:
     """Trains the three networks, or loads those that are in --output; then the two tables and pages."""
-    parser = options(__doc__, "outputs/class_conditional", count=512)
+    parser = options(__doc__, "outputs/class_conditional", count=256)
     parser.add_argument("--steps", type=whole(1), default=Recipe.steps, help="optimizer steps of the model")
     parser.add_argument("--classifier-steps", type=whole(1), default=600, help="of the judge, and of that which guides")
     parser.add_argument("--sampling-steps", type=whole(1), default=50, help="DDPM's steps")
     parser.add_argument("--pictures", type=whole(64), default=8192, help="number of training images")
-    parser.add_argument("--scales", type=finite, nargs="+", default=[0, 0.5, 1, 2, 4], help="w, of guidance without")
-    scales = {"type": finite, "nargs": "+", "default": [1, 2, 4]}
+    parser.add_argument("--scales", type=finite, nargs="+", default=[0, 1, 3], help="w, of guidance without")
+    scales = {"type": finite, "nargs": "+", "default": [1, 3]}
     parser.add_argument("--classifier-scales", help="s, of guidance with a classifier", **scales)
     parser.add_argument("--mixing-scales", type=finite, nargs="+", default=[0, 2], help="w, of blended labels")
     parser.add_argument("--mixed", type=whole(1), default=4, help="images of each of the 56 pairs of classes")
@@ -144,6 +153,8 @@ def main() -> None:
     ]
     real = judged(networks[1], true_images(args.count)[0][0])[0]
     parts = Parts(model, recipe.scheduler(), *networks, real)
+    shares = (f"{accuracy(args, parts, t):.0%} at t = {t}" for t in (0, 100, 300, 500, 700))
+    print("the classifier of noisy images is right in", ", ".join(shares), end="\n\n")
     printed(args, "guidance", guided(args, parts), COLUMNS)
     print()
     seen = dict.fromkeys(("first", "second", "neither"), ".0%")

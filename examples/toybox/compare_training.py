@@ -19,7 +19,9 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from minti.formats.image_files import save_png
@@ -56,7 +58,7 @@ def measure(
     for row, (model, sampler) in names(name).items():
         how = {"steps": args.sampling_steps, "sampler": sampler, "seed": seed}
         pixels = sampled(models[model], recipe.scheduler(), labels, **how)
-        save_png(page([(row, to_pil(pixels[:16]))], 48), args.output / f"{row.replace(' ', '-')}-{seed}.png")
+        save_png(page([(row, to_pil(pixels[:16]))], 48), strip(args.output, row, seed))
         yield {"recipe": row, "seed": seed} | measured(judge, pixels, classes, real)
 
 
@@ -66,6 +68,16 @@ def names(recipe: str) -> dict[str, tuple[int, str]]:
     if recipe in WITHOUT_AVERAGE:
         rows[f"{recipe}, last weights"] = (1, "ddpm")
     return rows | ({f"{recipe}, sampled by DDIM": (0, "ddim")} if recipe == BASELINE else {})
+
+
+def strip(folder: Path, row: str, seed: int) -> Path:
+    """The file with the first images of a row."""
+    return folder / f"{row.replace(' ', '-')}-{seed}.png"
+
+
+def stacked(paths: list[Path]) -> Image.Image:
+    """Strips of one width, one below the other."""
+    return Image.fromarray(np.concatenate([np.asarray(Image.open(path)) for path in paths if path.exists()]))
 
 
 def kept(path: Path) -> list[Row]:
@@ -120,6 +132,8 @@ def main() -> None:
             write_table(path, found)
             print(table(new), flush=True)
     print(table(found))
+    strips = [strip(args.output, row["recipe"], row["seed"]) for row in found[1:] if row["seed"] == args.seeds[0]]
+    save_png(stacked(strips), args.output / "training.png")
 
 
 if __name__ == "__main__":

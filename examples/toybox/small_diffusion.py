@@ -22,6 +22,7 @@ from minti.sampling import classifier_free_guidance
 from minti.scheduler import NoiseScheduler, SchedulerConfig
 from minti.training import Trainer
 from minti.unet import UNet, UNetConfig
+from minti.utils import randn
 from resumable import Network, resumable
 from small_toys import CLASSES, PATCH, SIZE, small_unet_config
 
@@ -163,21 +164,21 @@ def sampled(
     sampler: str = "ddpm",
     seed: int = 0,
     batch_size: int = 128,
-    noise: Tensor | None = None,
+    alike: bool = False,
 ) -> Tensor:
     """Images of labels, (n, k) -> (n, 3, 16, 16) in [-1, 1], with classifier-free guidance.
 
         epsilon = epsilon(x, 0) + s (epsilon(x, y) - epsilon(x, 0))
                 = (1 + w) epsilon(x, y) - w epsilon(x, 0),    s = 1 + w    (`002`, 15, 2)
 
-    `guidance`: what else changes the prediction of the images of a slice. `noise`: of all images; drawn when absent."""
+    `guidance`: what else changes the prediction of the images of a slice. `alike`: all images from one noise."""
     generator, walk, parts = torch.Generator().manual_seed(seed), make_sampler(sampler), []
     for start in range(0, len(labels), batch_size):
         some = slice(start, start + batch_size)
         predict = classifier_free_guidance(model, labels[some], torch.zeros_like(labels[some]), scale)
         predict = clipped(scheduler, guidance(some)(predict))
-        drawn = torch.randn(len(labels[some]), 3, SIZE, SIZE, generator=generator)
-        start_of = drawn if noise is None else noise[some]
-        *_, last = walk(predict, Run(start_of, scheduler, walk.stops(scheduler, steps), generator))
+        source = [torch.Generator().manual_seed(seed) for _ in labels[some]] if alike else generator
+        noise = randn((len(labels[some]), 3, SIZE, SIZE), source, labels.device, labels.dtype)
+        *_, last = walk(predict, Run(noise, scheduler, walk.stops(scheduler, steps), source))
         parts.append(last.latents)
     return torch.cat(parts)
