@@ -44,6 +44,7 @@ RECIPES = {
     "cosine schedule, predicts v": {"schedule": "squaredcos_cap_v2", "prediction": "v_prediction"},
 }
 WITHOUT_AVERAGE = (BASELINE, "learning rate to 0")  # of which the last weights of the same run are measured, too
+HEADINGS = {"right": "right shape, %", "fid": "FID", "kid": "KID"}
 NUMBERS = ("right", "right_error", "fid", "fid_error", "kid", "kid_error", "inception_score")
 
 
@@ -96,13 +97,13 @@ def table(found: list[Row]) -> str:
     for recipe in dict.fromkeys(row["recipe"] for row in found):
         group = [row for row in found if row["recipe"] == recipe]
         line: Row = {"recipe": recipe, "seeds": len(group)}
-        for name in ("right", "fid", "kid"):
+        for name, heading in HEADINGS.items():
             mean, between = mean_and_error([row[name] for row in group])
             error = sum(row[f"{name}_error"] ** 2 for row in group) ** 0.5 / len(group)
-            line[name] = mean, max(error, between if len(group) > 1 else 0)
+            line[heading] = mean, max(error, between if len(group) > 1 else 0)
         lines.append(line | {"Inception Score": sum(row["inception_score"] for row in group) / len(group)})
-    form = {"recipe": "", "seeds": "", "right": ".1%", "fid": ".2f", "kid": ".3f", "Inception Score": ".2f"}
-    return markdown(lines, form)
+    forms = dict(zip(HEADINGS.values(), (".1%", ".2f", ".3f")))
+    return markdown(lines, {"recipe": "", "seeds": ""} | forms | {"Inception Score": ".2f"})
 
 
 def main() -> None:
