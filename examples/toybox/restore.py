@@ -30,7 +30,7 @@ from train_super_resolution import reduced
 Degradation = Callable[[Tensor], Tensor]  # images (b, 3, 64, 64) in [-1, 1] -> what is left of them
 
 SIGMA = 2.5  # of the blur, in pixels
-SHOWN = 8  # images of a row
+SHOWN = 5  # images of a row
 VAGUE = "a photo of a toy"
 WAYS = {
     "guided from noise": ("guided",),
