@@ -92,11 +92,11 @@ def rows(study: Study) -> Iterator[Row]:
             yield row(way, study.sample(captions, guidance_scale=how["guidance_scale"], **cfg))
 
 
+@torch.no_grad()
 def main() -> None:
     """The table and the page."""
     parser = options(__doc__, "outputs/guidance_over_time", schedules((0, 999), 5), count=256, steps=20, batch_size=32)
     parser.set_defaults(sampler="ddim")
-    torch.set_grad_enabled(False)
     study = Study(parser)
     study.table("guidance_over_time", rows(study), COLUMNS)
 
