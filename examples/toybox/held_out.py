@@ -38,6 +38,14 @@ def random_scenes(count: int, *seeds: int, **options: object) -> list[world.Scen
     return [world.random_scene(np.random.default_rng((*seeds, i)), **options) for i in range(count)]
 
 
+def described(scene: world.Scene) -> str:
+    """A prompt that names all of a scene."""
+    toys = [f"a {toy.looks}" for toy in scene.toys]
+    if len(toys) == 1:
+        toys = [f"a {scene.size} {scene.toys[0].looks} {scene.place}"]
+    return f"{world.STYLES[scene.style]} {' next to '.join(toys)} on a {scene.background} background"
+
+
 def pixels_of(toy: world.Toy, count: int = 5) -> Tensor:
     """The training images of a toy, five unless more are asked for, (count, 3, 64, 64) in [-1, 1]."""
     return to_pixels(concept_pictures(toy, count))

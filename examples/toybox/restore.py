@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import world
-from held_out import painted, random_scenes
+from held_out import described, painted, random_scenes
 from measure import verdicts
 from minti.adapters.super_resolution import enlarged
 from minti.editing.image_to_image import ImageToImage
 from minti.guidance.gradients import universal_guidance
-from super_resolution import described, psnr
+from super_resolution import psnr
 from train_super_resolution import reduced
 
 Degradation = Callable[[Tensor], Tensor]  # images (b, 3, 64, 64) in [-1, 1] -> what is left of them

@@ -20,7 +20,7 @@ from torch import Tensor
 import world
 from compare_sets import compare
 from evaluate_toybox import truth
-from held_out import painted, random_scenes
+from held_out import described, painted, random_scenes
 from measure import verdicts
 from minti.adapters.super_resolution import augmented, enlarged
 from minti.evaluation.distribution import kernel_distance
@@ -29,14 +29,6 @@ from train_super_resolution import LEVELS, base_model, open_network, provide, re
 
 SHOWN = 8  # images of a row
 BASE_STEPS = 20
-
-
-def described(scene: world.Scene) -> str:
-    """A prompt that names all of a scene."""
-    toys = [f"a {toy.looks}" for toy in scene.toys]
-    if len(toys) == 1:
-        toys = [f"a {scene.size} {scene.toys[0].looks} {scene.place}"]
-    return f"{world.STYLES[scene.style]} {' next to '.join(toys)} on a {scene.background} background"
 
 
 def psnr(images: Tensor, wanted: Tensor) -> Tensor:

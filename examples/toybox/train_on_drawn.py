@@ -22,7 +22,8 @@ from torch import Tensor
 import minti
 import world
 from compare_few_steps import LORAS
-from held_out import painted, random_scenes
+from evaluate_toybox import truth
+from held_out import described, painted, random_scenes
 from measure import Verdict, rates, verdicts
 from minti.samplers.few_step import TCD
 from networks import Judge
@@ -31,18 +32,6 @@ from stages import train_judge
 WAYS = ("true", "drawn", "half of each", "half as many true", "drawn, the judge's labels", "true, wrong labels")
 HEADS = (*Judge.TOY, *Judge.SCENE)
 Labels = dict[str, int]  # of an image, as of `Judge.labels`: -100 where an attribute cannot be seen
-
-
-def prompt_of(scene: world.Scene) -> str:
-    """A prompt that says all of a scene."""
-    toys = " next to a ".join(toy.looks for toy in scene.toys)
-    size, place = (f"{scene.size} ", f" {scene.place}") if len(scene.toys) == 1 else ("", "")
-    return f"{world.STYLES[scene.style]} a {size}{toys}{place} on a {scene.background} background"
-
-
-def named(judge: Judge, labels: Labels) -> Verdict:
-    """Labels by their names, of what can be seen."""
-    return {name: judge.answers[name][label] for name, label in labels.items() if label >= 0}
 
 
 def relabelled(judge: Judge, labels: Labels, verdict: Verdict) -> Labels:
@@ -62,7 +51,7 @@ def spoiled(judge: Judge, labels: Labels, like: Labels, rng: np.random.Generator
 def drawn(study: Study, scenes: Sequence[world.Scene]) -> Tensor:
     """The distilled toybox's image of each scene's prompt."""
     with minti.load_lora(study.model, LORAS[2]).merged(study.model):
-        prompts = [prompt_of(scene) for scene in scenes]
+        prompts = [described(scene) for scene in scenes]
         return study.sample(prompts, num_inference_steps=2, guidance_scale=1, sampler=TCD(gamma=0))
 
 
@@ -75,7 +64,7 @@ def rows(study: Study) -> Iterator[Row]:
     study.show("train_on_drawn", "true", true[:8])
     study.show("train_on_drawn", "drawn", images[:8])
     seen = verdicts(judge, images)
-    yield {"way": "(labels of drawn images)"} | rates(zip(seen, [named(judge, each) for each in labels]))
+    yield {"way": "(labels of drawn images)"} | rates(zip(seen, [truth(judge, scene) for scene in scenes]))
     judged = [relabelled(judge, *pair) for pair in zip(labels, seen)]
     rng = np.random.default_rng((args.seed, 83))
     ways: dict[str, tuple[Tensor, list[Labels]]] = {
@@ -87,7 +76,7 @@ def rows(study: Study) -> Iterator[Row]:
         "true, wrong labels": (true, [spoiled(judge, *pair, rng) for pair in zip(labels, judged)]),
     }
     tests = random_scenes(args.tests, args.seed, 84)
-    test, answers = painted(tests, args.seed, 85), [named(judge, judge.labels(scene)) for scene in tests]
+    test, answers = painted(tests, args.seed, 85), [truth(judge, scene) for scene in tests]
     yield {"way": "(the stored judge)"} | rates(zip(verdicts(judge, test), answers))
     device = study.model.device
     for way in study.bar(args.ways, "ways"):

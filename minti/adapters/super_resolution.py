@@ -76,8 +76,8 @@ class SuperResolution(Adapter):
             both, levels = own[CONV_IN], own.pop(LEVELS)
             own[CONV_IN] = both[:, :channels]
             adapter = cls(unet, both.shape[1] - channels, len(levels))
-            unet.load_state_dict(own)
             adapter.load_state_dict({"conv_in.weight": both[:, channels:], "levels.weight": levels})
+            unet.load_state_dict(own)
         except (KeyError, RuntimeError) as error:
             raise ValueError(f"these are not the weights of super-resolution for this UNet: {error}") from None
         return adapter

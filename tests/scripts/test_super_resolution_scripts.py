@@ -10,11 +10,11 @@ from running import script_inside
 
 import minti
 import world
-from held_out import painted, random_scenes
+from held_out import described, painted, random_scenes
 from measure import wanted
 from painting import draw
 from restore import SIGMA, as_image, blurred, grey
-from super_resolution import described, psnr
+from super_resolution import psnr
 from train_super_resolution import base_model, reduced
 
 FAST = pytest.mark.fast
