@@ -102,8 +102,7 @@ def prepare_for_textual_inversion(wrapper: TrainingWrapper) -> Optimizer:
     embedding.values.data.copy_(vectors)  # as they are, where the model's are rounded to half precision
     if config.optimizer is not None:
         return wrapper.attach(config.optimizer(wrapper))
-    optimizer = AdamW(embedding.trainable(), lr=wrapper.learning_rate, weight_decay=config.weight_decay)
-    return wrapper.attach(optimizer)  # for those who write their own loop
+    return wrapper.attach(AdamW(embedding.trainable(), lr=wrapper.learning_rate, weight_decay=config.weight_decay))
 
 
 class LearnedEmbedding(Adapter):
@@ -146,6 +145,7 @@ class MaskedEmbedding(Adapter):
         return self.embedding[0].weight[self.own]
 
     def trainable(self) -> list[nn.Parameter]:
+        """The whole matrix, as in E4's own code."""
         return [self.embedding[0].weight]
 
     def hooks(self, model: Any) -> Iterator[Callable[[], Any]]:
